@@ -1,0 +1,37 @@
+"""attnrec: recommendations ranked by attention over a user's history, each with its exact reasons.
+
+Names are imported when they are first used, so that `import attnrec` stays fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Explanation": "attnrec.explanation",
+    "MODELS": "attnrec.models",
+    "Recommender": "attnrec.recommender",
+    "SampleLog": "attnrec.sample",
+    "evaluate": "attnrec.evaluation",
+    "fit": "attnrec.recommender",
+    "histories_from_frame": "attnrec.dataset",
+    "ingest": "attnrec.ingestion",
+    "load": "attnrec.loading",
+    "load_experiment": "attnrec.experiment",
+    "sample_log": "attnrec.sample",
+    "split_by_time": "attnrec.dataset",
+    "split_last": "attnrec.dataset",
+    "train": "attnrec.training",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'attnrec' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

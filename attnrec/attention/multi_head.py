@@ -1,0 +1,45 @@
+"""Multi-head self-attention around any core (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2).
+
+Shapes: B users, L positions, H heads, C = dim / H channels per head.
+"""
+
+from torch import Tensor, nn
+
+from attnrec.attention.core import Attended, Core
+
+
+class MultiHeadAttention(nn.Module):
+    """Project to heads, attend with `core`, project back.
+
+    Args:
+        dim: width of the states; a multiple of `heads`.
+        heads: number of heads.
+        core: the mechanism.
+    """
+
+    def __init__(self, dim: int, *, heads: int, core: Core) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, got dim={dim} and heads={heads}; change one")
+        self.heads = heads
+        self.core = core
+        self.project_in = nn.Linear(dim, 3 * dim)
+        self.project_out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Tensor, *, allowed: Tensor | None = None, causal: bool = False, need_weights: bool = False
+    ) -> Attended:
+        """Attend within each sequence of x (B, L, dim); weights are (B, H, L, L)."""
+        q, k, v = (to_heads(part, self.heads) for part in self.project_in(x).chunk(3, dim=-1))
+        attended = self.core(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights)
+        return Attended(self.project_out(from_heads(attended.output)), attended.weights)
+
+
+def to_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, H * C) -> (B, H, L, C)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def from_heads(x: Tensor) -> Tensor:
+    """(B, H, L, C) -> (B, L, H * C)."""
+    return x.transpose(1, 2).flatten(2)

@@ -1,0 +1,77 @@
+"""Attention pooling with one value per event: the readout whose scores are sums over the history.
+
+Weights may look at everything (contextual states); the value of an event looks at its own item alone, so
+`user = sum_j weight_j * value_j` splits exactly. After attention pooling as in NAIS (He et al. 2018,
+arXiv:1809.07053) with contextual weights; the sum law as a constraint is this project's.
+
+Shapes: B users, L positions, H heads, C = dim / H channels per head.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attnrec.attention.core import Attended
+from attnrec.attention.multi_head import from_heads, to_heads
+from attnrec.attention.scaled_dot import ScaledDot
+
+
+class AttentionPooling(nn.Module):
+    """Several heads, each with its own shares of the history.
+
+    Args:
+        dim: width of states, values and the user vector.
+        heads: number of heads; each owns dim / heads channels of the user vector.
+    """
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of pooling_heads, got {dim} and {heads}; change one")
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.core = ScaledDot()
+
+    def everywhere(self, states: Tensor, values: Tensor) -> Tensor:
+        """User vectors at every position from what came up to it: (B, L, dim), for training."""
+        q, k, v = (to_heads(x, self.heads) for x in (self.query(states), self.key(states), values))
+        return from_heads(self.core(q, k, v, causal=True).output)
+
+    def at_end(self, states: Tensor, values: Tensor, *, lengths: Tensor) -> Attended:
+        """What each event adds to the user vector at the end of the history.
+
+        Args:
+            states: contextual states, (B, L, dim).
+            values: one per event, (B, L, dim).
+            lengths: real positions, (B,); a user without any gets zeros.
+
+        Returns:
+            output: the parts, (B, L, dim), whose sum over L is the user vector; weights: (B, H, 1, L).
+        """
+        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[-1])
+        q = to_heads(self.query(states.gather(1, last)), self.heads)
+        k, v = to_heads(self.key(states), self.heads), to_heads(values, self.heads)
+        real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
+        weights = self.core(q, k, v, allowed=real[:, None, None], need_weights=True).weights
+        assert weights is not None, "scaled dot-product gives weights when asked"
+        return Attended(from_heads(weights.mT * v), weights)
+
+
+class ItemValues(nn.Module):
+    """v = W LN(e) + MLP(LN(e)): what one event is worth, from its item vector alone.
+
+    A plain linear value learned worse: Beauty, validation NDCG@10 after 12 epochs, linear .034, this .055.
+    """
+
+    def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, dim, bias=False)
+        self.network = nn.Sequential(
+            nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+        )
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        normed = self.norm(items)
+        return self.linear(normed) + self.network(normed)

@@ -1,0 +1,48 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1).
+
+Shapes: B users, H heads, Q queries, K keys, C channels per head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnrec.attention.core import Attended, WeightsAre
+
+
+class ScaledDot(nn.Module):
+    """softmax(q k' / sqrt(C)) v. A query that may attend to nothing gets zeros, not NaN."""
+
+    weights_are: WeightsAre = "shares"
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        allowed: Tensor | None = None,
+        causal: bool = False,
+        need_weights: bool = False,
+    ) -> Attended:
+        """See `core.Core`. Without weights the fused kernel runs: no (Q, K) tensor is made for causal masks."""
+        if not need_weights and allowed is None:
+            return Attended(F.scaled_dot_product_attention(q, k, v, is_causal=causal), None)
+        allowed = allowed_pairs(q, k, allowed=allowed, causal=causal)
+        logits = (q @ k.mT) / q.shape[-1] ** 0.5
+        weights = masked_softmax(logits, allowed)
+        return Attended(weights @ v, weights if need_weights else None)
+
+
+def allowed_pairs(q: Tensor, k: Tensor, *, allowed: Tensor | None, causal: bool) -> Tensor:
+    """Join `allowed` and `causal` into one mask, broadcastable to (B, H, Q, K)."""
+    if not causal:
+        return torch.ones(1, dtype=torch.bool, device=q.device) if allowed is None else allowed
+    past = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    return past if allowed is None else allowed & past
+
+
+def masked_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over the last axis where `allowed`; rows with nothing allowed are all zero."""
+    masked = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
+    return torch.softmax(masked, dim=-1) * allowed

@@ -1,0 +1,40 @@
+"""From interactions to what models read: vocabulary, histories, batches, splits, features, graph."""
+
+from attnrec.dataset.batches import Batch, Windows, last_events, user_batches
+from attnrec.dataset.features import Features, load_features
+from attnrec.dataset.graph import Edges, user_item_edges
+from attnrec.dataset.histories import Histories, histories_from_frame, histories_from_parts
+from attnrec.dataset.split import (
+    Holdout,
+    LeakageError,
+    Split,
+    audit_split,
+    join_given,
+    split_by_time,
+    split_given,
+    split_last,
+)
+from attnrec.dataset.vocabulary import Vocabulary
+
+__all__ = [
+    "Batch",
+    "Edges",
+    "Features",
+    "Histories",
+    "Holdout",
+    "LeakageError",
+    "Split",
+    "Vocabulary",
+    "Windows",
+    "audit_split",
+    "histories_from_frame",
+    "histories_from_parts",
+    "join_given",
+    "last_events",
+    "load_features",
+    "split_by_time",
+    "split_given",
+    "split_last",
+    "user_batches",
+    "user_item_edges",
+]

@@ -1,0 +1,169 @@
+"""One TOML file = one frozen Experiment: what is read, how it is split, trained, judged and served."""
+
+import tomllib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from attnrec.config import Config
+from attnrec.evaluation import EvaluateConfig
+from attnrec.ingestion import InteractionSource, TableSource
+from attnrec.models import MODELS, AnyModelConfig, ModelConfig, SASRecConfig
+from attnrec.promotion import PromoteConfig
+from attnrec.scoring import ScoreConfig
+from attnrec.training import TrainConfig
+
+PATH_KEYS = ("path", "test_path")
+
+
+class ExperimentError(ValueError):
+    """An experiment that cannot be run; the message is one line."""
+
+
+class DatasetConfig(Config):
+    """Which events are kept: items, then users, with fewer than this many are left out (and counted)."""
+
+    min_item_events: int = Field(1, ge=1)
+    min_user_events: int = Field(1, ge=1)
+
+
+class SplitConfig(Config):
+    """How the log is cut.
+
+    `time` (default): the last `test_days` are test, the `validation_days` before them validation, or `cutoff`
+    is where test begins. `last`: leave one out. `given`: `test_path` holds the test interactions.
+    """
+
+    kind: Literal["time", "last", "given"] = "time"
+    test_days: float = Field(7, gt=0)
+    validation_days: float = Field(7, gt=0)
+    cutoff: datetime | None = None
+    test_path: str | None = None
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+
+
+class TrackingConfig(Config):
+    """Where runs are told: the MLflow experiment (default attnrec-NAME) and the registered model."""
+
+    experiment: str | None = None
+    registered_model: str = "attnrec"
+
+
+class PipelineConfig(Config):
+    """How flows run: training is stopped hard after `deadline_minutes`; `refit` trains on all events before serving."""
+
+    deadline_minutes: float = Field(24 * 60, gt=0)
+    refit: bool = True
+
+
+class Experiment(Config):
+    """Everything a run depends on; made by `load_experiment`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    seed: int = 0
+    interactions: InteractionSource
+    items: TableSource | None = None
+    users: TableSource | None = None
+    dataset: DatasetConfig = DatasetConfig()
+    split: SplitConfig = SplitConfig()
+    model: Annotated[AnyModelConfig, Field(discriminator="kind")] = SASRecConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    score: ScoreConfig = ScoreConfig()
+    promote: PromoteConfig = PromoteConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+
+    @property
+    def mlflow_experiment(self) -> str:
+        """Name of the MLflow experiment; without "/", which its pages would cut."""
+        return self.tracking.experiment or f"attnrec-{self.name}"
+
+
+def load_experiment(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        path: a TOML file; relative paths in it are taken from its folder. Its name is the default `name`.
+        overrides: settings that win over the file, such as "train.epochs=2"; values are TOML, or else text.
+
+    Raises:
+        ExperimentError: for a file that is not there or no TOML, an unknown key, a wrong value.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExperimentError(f"an experiment is a TOML file, got {path}, which is not there") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ExperimentError(f"an experiment is a TOML file, got {path}: {error}") from None
+    for override in overrides:
+        _override(content, override)
+    content.setdefault("name", path.stem)
+    _resolve_paths(content, path.resolve().parent)
+    if "seed" in content and isinstance(content.get("train", {}), dict):
+        content.setdefault("train", {}).setdefault("seed", content["seed"])
+    if isinstance(content.get("model"), dict):
+        content["model"].setdefault("kind", "sasrec")
+    try:
+        return Experiment(**content)
+    except ValidationError as error:
+        raise ExperimentError(f"{path}: {_first_problem(error)}") from None
+    except TypeError as error:
+        raise ExperimentError(f"{path}: {error}") from None
+
+
+def model_config(kind: str, settings: dict[str, Any]) -> ModelConfig:
+    """Settings of a model by its kind.
+
+    Raises:
+        ExperimentError: for an unknown kind or setting.
+    """
+    if kind not in MODELS:
+        raise ExperimentError(f"model.kind must be one of {sorted(MODELS)}, got {kind!r}")
+    try:
+        return MODELS[kind][1](kind=kind, **settings)
+    except ValidationError as error:
+        raise ExperimentError(_first_problem(error)) from None
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ExperimentError(f"--set needs KEY=VALUE such as train.epochs=2, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, name = key.strip().split(".")
+    for table in tables:
+        content = content.setdefault(table, {})
+        if not isinstance(content, dict):
+            raise ExperimentError(f"--set {override}: {table} is a value, not a table")
+    content[name] = value
+
+
+def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
+    for table in content.values():
+        if isinstance(table, dict):
+            for key in PATH_KEYS:
+                if isinstance(table.get(key), str):
+                    table[key] = str(folder / table[key])
+                elif isinstance(table.get(key), list):
+                    table[key] = [str(folder / str(path)) for path in table[key]]
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for a person: where, what, and how many more."""
+    problems = error.errors()
+    first = problems[0]
+    kinds = set(MODELS)
+    where = ".".join(str(part) for part in first["loc"] if part not in kinds) or "experiment"
+    what = {"extra_forbidden": "unknown key", "missing": "is needed"}.get(first["type"])
+    if what is None:
+        came = f", got {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        what = first["msg"].removeprefix("Value error, ") + came
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {what}{more}"

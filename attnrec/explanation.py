@@ -1,0 +1,102 @@
+"""Why this item: the exact split of one score over one user's history, as a frame, a sentence and a picture."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from attnrec.dataset import Histories, last_events
+from attnrec.models import Model
+from attnrec.schema import DATETIME, ITEM
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One score, split: `score = item_bias + frame.contribution.sum()`.
+
+    Attributes:
+        item_id: what was scored.
+        score: in the model's own units.
+        item_bias: the part that does not depend on the user ("everyone likes it").
+        frame: one row per history event the model read, oldest first: item_id, datetime, contribution
+            (score units), weight (share of attention; NaN where the model has none).
+    """
+
+    item_id: Any
+    score: float
+    item_bias: float
+    frame: pd.DataFrame
+
+    def because(self, n: int = 3) -> str:
+        """The n largest reasons as a sentence: "because of: A +1.32, B +0.87, everyone likes it +0.10"."""
+        joined = self.frame.groupby(ITEM, sort=False)["contribution"].sum()
+        best = joined[joined > 0].sort_values(ascending=False, kind="stable").head(n)
+        return because([(str(item), float(added)) for item, added in best.items()], item_bias=self.item_bias)
+
+    def plot(self, *, n: int = 20, ax: "Axes | None" = None) -> "Axes":
+        """Bars of the n latest events' contributions in time order, and the item's own part.
+
+        Args:
+            n: events shown; the older ones are summed in one bar.
+            ax: where to draw; default a new figure.
+        """
+        from matplotlib import pyplot
+
+        if ax is None:
+            _, ax = pyplot.subplots(figsize=(7, 0.9 + 0.28 * (min(n, len(self.frame)) + 2)), layout="constrained")
+        older, latest = self.frame.iloc[:-n], self.frame.iloc[-n:]
+        bars = [("everyone (item bias)", self.item_bias)]
+        if len(older):
+            bars.append((f"{len(older)} older events", float(older["contribution"].sum())))
+        bars += [(str(row.item_id), float(row.contribution)) for row in latest.itertuples()]
+        names, values = zip(*bars, strict=True)
+        ax.barh(range(len(values)), values, color=["#2a6f97" if value >= 0 else "#c1553b" for value in values])
+        ax.set_yticks(range(len(values)), names, fontsize=8)
+        ax.axvline(0, color="black", linewidth=0.6)
+        ax.set_xlabel("contribution to the score")
+        ax.set_title(f"why {self.item_id}: score {self.score:.2f}, latest event on top", fontsize=10)
+        return ax
+
+
+def because(reasons: list[tuple[str, float]], *, item_bias: float) -> str:
+    """A sentence from (item, contribution) pairs and what everyone's liking added."""
+    parts = [f"{item} {added:+.2f}" for item, added in reasons]
+    return "because of: " + ", ".join([*parts, f"everyone likes it {item_bias:+.2f}"])
+
+
+def explain(model: Model, histories: Histories, *, user: int, item: int) -> Explanation:
+    """Split the score of one item for one user.
+
+    Args:
+        model: with exact reasons.
+        histories: in the model's item rows.
+        user: user row.
+        item: item row.
+
+    Raises:
+        ReasonsError: for a model whose scores are not sums over the history.
+    """
+    model.eval()
+    batch = last_events(histories, np.array([user]), max_length=model.max_length)
+    asked = torch.tensor([[item]])
+    with torch.inference_mode():
+        reading = model.read(batch.to(model.rankable.device))
+        contributions = reading.contributions(asked.to(model.rankable.device))[0, :, 0].cpu()
+        weights = None if reading.weights is None else reading.weights[0].cpu()
+    length = int(batch.lengths[0])
+    bias = float(model.item_bias().detach()[item])
+    frame = pd.DataFrame(
+        {
+            ITEM: histories.item_ids.decode(batch.items[0, :length].numpy()),
+            DATETIME: pd.to_datetime(batch.times[0, :length].numpy(), unit="s", utc=True),
+            "contribution": contributions[:length].double().numpy(),
+            "weight": np.full(length, np.nan) if weights is None else weights[:length].double().numpy(),
+        }
+    )
+    item_id = histories.item_ids.decode(np.array([item]))[0]
+    return Explanation(item_id, bias + float(frame["contribution"].sum()), bias, frame)

@@ -1,0 +1,78 @@
+"""Pictures and tables of a run for people: learning curve, examples with reasons."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from attnrec.explanation import because
+from attnrec.recommender import Recommender
+from attnrec.schema import ITEM, USER
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def learning_curve(epochs: Sequence[dict[str, float]], *, metric: str) -> "Figure":
+    """Training loss and the validation metric by epoch."""
+    from matplotlib import pyplot
+
+    figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    numbers = range(1, len(epochs) + 1)
+    left.plot(numbers, [epoch["train/loss"] for epoch in epochs], color="#888888", label="training loss")
+    left.set_xlabel("epoch")
+    left.set_ylabel("training loss (nats)")
+    values = [epoch.get(f"val/{metric}", np.nan) for epoch in epochs]
+    right = left.twinx()
+    right.plot(numbers, values, color="#2a6f97", marker="o", markersize=3, label=f"validation {metric}")
+    right.set_ylabel(f"validation {metric}")
+    if np.isfinite(values).any():
+        best = int(np.nanargmax(values))
+        right.annotate(f"{values[best]:.4f}", (best + 1, values[best]), xytext=(0, 6), textcoords="offset points")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def fixed_users(user_ids: NDArray[np.object_], *, n: int) -> NDArray[np.int64]:
+    """The same n users in every run, as long as they are in the log: those whose ids hash lowest."""
+    hashes = pd.util.hash_array(np.asarray(user_ids).astype(str).astype(object))
+    return np.sort(np.argsort(hashes, kind="stable")[:n])
+
+
+def examples_table(recommender: Recommender, users: NDArray[np.int64], *, k: int = 10) -> pd.DataFrame:
+    """What some users did, what they are recommended and why, as text: one row per user.
+
+    Args:
+        recommender: a model with histories.
+        users: user rows.
+        k: recommendations each.
+
+    Returns:
+        user_id, history (latest last), top (best first), because (reasons of the first).
+    """
+    histories = recommender.histories
+    assert histories is not None, "examples need histories"
+    ids = histories.user_ids.decode(users)
+    found = recommender.recommend(ids, k=k)
+    rows = []
+    for user, user_id in zip(users, ids, strict=True):
+        history = histories.item_ids.decode(histories.items_of(user)[-10:])
+        mine = found[found[USER] == user_id]
+        best = mine.iloc[0]
+        rows.append(
+            {
+                USER: str(user_id),
+                "history": ", ".join(map(str, history)),
+                "top": ", ".join(map(str, mine[ITEM])),
+                "because": because_row(best) if recommender.model.exact_reasons else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def because_row(row: "pd.Series", *, n: int = 3) -> str:
+    """The sentence of one row of recommendations."""
+    reasons = [(str(reason[ITEM]), float(reason["contribution"])) for reason in row["reasons"][:n]]
+    return because(reasons, item_bias=float(row["item_bias"]))

@@ -1,0 +1,71 @@
+"""CSV, TSV and MovieLens' ratings.dat as scans: records split in SQL, all values text."""
+
+from collections.abc import Sequence
+
+from attnrec.ingestion.database import quote_files, quote_text
+from attnrec.ingestion.records import BREAK, FIELD, READER, SPLIT, UNDECODABLE, UNREADABLE, Chunk
+from attnrec.ingestion.scan import Scan, as_values
+
+
+def text_scan(
+    chunk: Chunk, columns: Sequence[str], found: Sequence[str], row_number: str | None, delimiter: str
+) -> Scan:
+    """Read a chunk of delimited text.
+
+    Args:
+        columns: names of all columns, in order.
+        found: the columns to read.
+        row_number: column that the fingerprint leaves out.
+    """
+    fields, original = f"string_split(line, {quote_text(delimiter)})", "line"
+    problem = f"CASE WHEN len(fields) <> {len(columns)} THEN 'unreadable row' END"
+    if not chunk.plain:
+        split = f"starts_with(line, {quote_text(SPLIT)})"
+        text = f"replace(substr(line, 2), {quote_text(BREAK)}, chr(10))"
+        fields = f"CASE WHEN {split} THEN string_split({text}, {quote_text(FIELD)}) ELSE {fields} END"
+        problem = f"CASE {marked_problems()} ELSE {problem} END"
+        original = f"CASE WHEN {split} THEN to_json(fields)::VARCHAR ELSE {unmarked_line()} END"
+    values = as_values([f"fields[{columns.index(name) + 1}]" for name in found])
+    relation = f"""(SELECT row, line, fields, {problem} AS problem,
+        hash({_without(columns, row_number)}) AS fingerprint, {values}
+        FROM (SELECT row, line, {fields} AS fields FROM ({numbered_lines(chunk)})))"""
+    return Scan(relation, original, ("VARCHAR",) * len(found), chunk.n_rows, chunk.done)
+
+
+def numbered_lines(chunk: Chunk) -> str:
+    """SQL for the records of a chunk as (row, line)."""
+    options = {
+        "columns": "{'line': 'VARCHAR'}",
+        "auto_detect": "false",
+        "header": "false",
+        "delim": quote_text(READER),
+        "quote": "''",
+        "escape": "''",
+        "new_line": r"'\n'",
+        "strict_mode": "false",
+        "parallel": "false",
+        "max_line_size": str(2**24),
+    }
+    named = ", ".join(f"{name}={value}" for name, value in options.items())
+    return f"""SELECT {chunk.rows_before} + row_number() OVER () AS row, line
+        FROM read_csv({quote_files([chunk.path])}, {named})"""
+
+
+def marked_problems() -> str:
+    """WHEN branches for the rows that `records` could not read."""
+    return (
+        f"WHEN starts_with(line, {quote_text(UNDECODABLE)}) THEN 'not UTF-8' "
+        f"WHEN starts_with(line, {quote_text(UNREADABLE)}) THEN 'unreadable row'"
+    )
+
+
+def unmarked_line() -> str:
+    """The text of a row that could not be read."""
+    return f"ltrim(line, {quote_text(UNDECODABLE + UNREADABLE)})"
+
+
+def _without(columns: Sequence[str], row_number: str | None) -> str:
+    if row_number not in columns:
+        return "fields"
+    at = columns.index(row_number) + 1
+    return "fields[2:]" if at == 1 else f"list_concat(fields[:{at - 1}], fields[{at + 1}:])"

@@ -1,0 +1,47 @@
+"""The models: one file each, one contract (`base.Model`), one registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError
+from attnrec.models.gat import GAT, GATConfig
+from attnrec.models.item_knn import ItemKNN, ItemKNNConfig
+from attnrec.models.popularity import Popularity, PopularityConfig
+from attnrec.models.sasrec import SASRec, SASRecConfig
+
+MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
+    "popularity": (Popularity, PopularityConfig),
+    "item_knn": (ItemKNN, ItemKNNConfig),
+    "sasrec": (SASRec, SASRecConfig),
+    "gat": (GAT, GATConfig),
+}
+"""Kind in the TOML -> model and its settings. A new model is one file and one line here."""
+
+AnyModelConfig = Annotated[
+    SASRecConfig | GATConfig | PopularityConfig | ItemKNNConfig, Field(discriminator="kind")
+]
+
+
+def build_model(config: ModelConfig, n_items: int) -> Model:
+    """Make an untrained model for a catalogue of `n_items`."""
+    return MODELS[config.kind][0](config, n_items)
+
+
+__all__ = [
+    "GAT",
+    "MODELS",
+    "AnyModelConfig",
+    "GATConfig",
+    "ItemKNN",
+    "ItemKNNConfig",
+    "Model",
+    "ModelConfig",
+    "Popularity",
+    "PopularityConfig",
+    "Reading",
+    "ReasonsError",
+    "SASRec",
+    "SASRecConfig",
+    "build_model",
+]

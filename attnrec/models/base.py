@@ -1,0 +1,131 @@
+"""The contract of every model: read a history once, then score and split the scores by event.
+
+Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows (row 0 is padding).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attnrec.config import Config
+from attnrec.dataset import Batch, Histories
+
+
+class ReasonsError(Exception):
+    """The model has no exact contributions."""
+
+
+class ModelConfig(Config):
+    """Settings every model has."""
+
+    kind: str
+    max_length: int = 200
+
+
+class Reading(Protocol):
+    """B histories, read once by a model.
+
+    Attributes:
+        weights: share of attention each event got, mean over heads, (B, L); None where a model has none.
+    """
+
+    weights: Tensor | None
+
+    def scores(self, items: Tensor | None = None) -> Tensor:
+        """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""
+        ...
+
+    def contributions(self, items: Tensor) -> Tensor:
+        """What each event added to the scores of `items` (B, n): (B, L, n), 0 at padding."""
+        ...
+
+
+class Model(nn.Module, ABC):
+    """Base of all models.
+
+    Attributes:
+        kind: name in the registry and in the TOML.
+        paper: where it comes from.
+        needs_order: refuses unordered sets.
+        reasons: whether reasons are exact, in words, for tables.
+        learns: trained by gradient steps; otherwise `observe` is all there is.
+    """
+
+    kind: ClassVar[str]
+    paper: ClassVar[str]
+    reasons: ClassVar[str] = "exact"
+    needs_order: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
+    rankable: Tensor
+
+    def __init__(self, config: Any, n_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.n_items = n_items
+        self.max_length: int = config.max_length
+        rankable = torch.ones(n_items + 1, dtype=torch.bool)
+        rankable[0] = False
+        self.register_buffer("rankable", rankable)
+
+    @property
+    def exact_reasons(self) -> bool:
+        """Whether `contributions` exists: scores are sums over the history."""
+        return True
+
+    @property
+    def description(self) -> str:
+        """A short name that says what the model is, for runs and tables."""
+        return self.kind
+
+    def observe(self, histories: Histories) -> None:
+        """Take from the training part what is not learned by gradients: which items exist, counts, edges."""
+        self.rankable = torch.from_numpy(histories.item_counts() > 0).to(self.rankable.device)
+
+    def refresh(self) -> None:  # noqa: B027  most models have nothing to refresh
+        """Bring what scoring reads up to date with the weights; called before evaluation and saving."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of a training batch, a scalar in nats.
+
+        Raises:
+            TypeError: for a model that is not trained by gradients.
+        """
+        raise TypeError(f"{self.kind} is not trained by gradient steps; `observe` fits it")
+
+    @abstractmethod
+    def read(self, batch: Batch) -> Reading:
+        """Read B histories once, for scores and contributions."""
+
+    @abstractmethod
+    def item_bias(self) -> Tensor:
+        """What the model knows of each item apart from the user, (N,), in score units."""
+
+    def item_vectors(self) -> Tensor:
+        """Vectors whose cosines say which items are alike, (N, D).
+
+        Raises:
+            TypeError: for a model without vectors.
+        """
+        raise TypeError(f"{self.kind} has no item vectors; use a model that learns them, such as sasrec")
+
+    def score(self, batch: Batch, items: Tensor | None = None) -> Tensor:
+        """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""
+        return self.read(batch).scores(items)
+
+    def contributions(self, batch: Batch, items: Tensor) -> Tensor:
+        """Split each item's score into what every history entry added to it.
+
+        Args:
+            batch: B users with histories of length L, padded on the right.
+            items: row numbers of the n items to explain, (B, n).
+
+        Returns:
+            (B, L, n), in score units. Padding adds 0. Summed over L it equals the score, less
+            what the model knows of the item apart from this user (see `item_bias`).
+
+        Raises:
+            ReasonsError: for a model whose scores are not sums over the history.
+        """
+        return self.read(batch).contributions(items)

@@ -1,0 +1,92 @@
+"""Item-kNN: items alike to those in the history (Sarwar et al. 2001, doi:10.1145/371920.372071).
+
+Cosine similarity of the items' user sets with shrinkage, the k nearest neighbours of each item.
+Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows, k neighbours.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attnrec.dataset import Batch, Histories, user_item_edges
+from attnrec.models.base import Model, ModelConfig
+
+BLOCK = 256  # items whose co-occurrences with all others are counted at a time: BLOCK x (users + N) floats
+
+
+class ItemKNNConfig(ModelConfig):
+    """Settings of item-kNN; `shrinkage` is added to the denominator of the cosine (events)."""
+
+    kind: Literal["item_knn"] = "item_knn"
+    n_neighbours: int = Field(100, gt=0)
+    shrinkage: float = Field(10.0, ge=0)
+    max_length: int = Field(1000, gt=0)
+
+
+class ItemKNN(Model):
+    """Score = sum over the history of similarity(event, item)."""
+
+    kind = "item_knn"
+    paper = "Sarwar et al. 2001, doi:10.1145/371920.372071"
+    learns = False
+    neighbours: Tensor
+    similarities: Tensor
+
+    def __init__(self, config: ItemKNNConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        k = min(config.n_neighbours, n_items)
+        self.register_buffer("neighbours", torch.zeros(n_items + 1, k, dtype=torch.long))
+        self.register_buffer("similarities", torch.zeros(n_items + 1, k))
+
+    def observe(self, histories: Histories) -> None:
+        """Count in how many histories two items meet, and keep the k most similar of each."""
+        super().observe(histories)
+        edges = user_item_edges(histories)
+        shape = (self.n_items + 1, histories.n_users)
+        places = torch.stack([torch.from_numpy(edges.items), torch.from_numpy(edges.users)])
+        seen = torch.sparse_coo_tensor(places, torch.ones(len(edges)), shape, check_invariants=False).coalesce()
+        counts = torch.from_numpy(edges.items).bincount(minlength=self.n_items + 1).float()
+        for start in range(0, self.n_items + 1, BLOCK):
+            rows = torch.arange(start, min(start + BLOCK, self.n_items + 1))
+            block = seen.index_select(0, rows).to_dense()  # (block, users)
+            together = torch.sparse.mm(seen, block.mT).mT  # (block, N)
+            norms = (counts[rows, None] * counts).sqrt() + self.config.shrinkage
+            similar = together / norms.clamp(min=1)
+            similar[torch.arange(len(rows)), rows] = 0
+            best = similar.topk(self.neighbours.shape[1], dim=1)
+            self.neighbours[rows], self.similarities[rows] = best.indices, best.values
+
+    def read(self, batch: Batch) -> "NeighbourReading":
+        return NeighbourReading(batch.items, self.neighbours, self.similarities)
+
+    def item_bias(self) -> Tensor:
+        return self.similarities.new_zeros(self.n_items + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourReading:
+    """Histories and the neighbours of their items."""
+
+    history: Tensor
+    neighbours: Tensor
+    similarities: Tensor
+    weights: Tensor | None = None
+
+    def scores(self, items: Tensor | None = None) -> Tensor:
+        """See `base.Reading`."""
+        if items is not None:
+            return self.contributions(items).sum(1)
+        totals = self.similarities.new_zeros(len(self.history), len(self.neighbours))
+        neighbours, similarities = self.neighbours[self.history], self.similarities[self.history]
+        return totals.scatter_add_(1, neighbours.flatten(1), similarities.flatten(1))
+
+    def contributions(self, items: Tensor) -> Tensor:
+        """Similarity of each event to each item, 0 for items that are not among its neighbours."""
+        per_item = [
+            (self.similarities[self.history] * (self.neighbours[self.history] == item[:, None, None])).sum(-1)
+            for item in items.unbind(1)
+        ]
+        return torch.stack(per_item, dim=-1)

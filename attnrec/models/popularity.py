@@ -1,0 +1,59 @@
+"""Popularity: everyone gets what most users had. The floor that every model has to beat."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attnrec.dataset import Batch, Histories
+from attnrec.models.base import Model, ModelConfig
+
+
+class PopularityConfig(ModelConfig):
+    """Popularity has no settings of its own."""
+
+    kind: Literal["popularity"] = "popularity"
+
+
+class Popularity(Model):
+    """Score = log(1 + number of training events); the same for all users, so no history has a part in it."""
+
+    kind = "popularity"
+    paper = "baseline"
+    reasons = "exact (all of the score is the item's)"
+    learns = False
+    log_counts: Tensor
+
+    def __init__(self, config: PopularityConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.register_buffer("log_counts", torch.zeros(n_items + 1))
+
+    def observe(self, histories: Histories) -> None:
+        super().observe(histories)
+        self.log_counts = torch.from_numpy(histories.item_counts()).log1p().float()
+
+    def read(self, batch: Batch) -> "PopularityReading":
+        return PopularityReading(self.log_counts, batch.items)
+
+    def item_bias(self) -> Tensor:
+        return self.log_counts
+
+
+@dataclass(frozen=True, eq=False)
+class PopularityReading:
+    """Users that all look the same."""
+
+    log_counts: Tensor
+    history: Tensor
+    weights: Tensor | None = None
+
+    def scores(self, items: Tensor | None = None) -> Tensor:
+        """See `base.Reading`."""
+        if items is None:
+            return self.log_counts.expand(len(self.history), -1)
+        return self.log_counts[items]
+
+    def contributions(self, items: Tensor) -> Tensor:
+        """Zeros: nothing of the score comes from the history."""
+        return self.log_counts.new_zeros(*self.history.shape, items.shape[1])

@@ -1,0 +1,182 @@
+"""Recommendations with their reasons, for many users, as one table that two runs write byte for byte alike.
+
+Shapes: U users, k places, m reasons.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from attnrec.config import Config
+from attnrec.dataset import Histories
+from attnrec.models import Model
+from attnrec.ranking import RankedBatch, rank_users
+from attnrec.reasons import largest_reasons
+from attnrec.schema import ITEM, USER
+
+SPARE = 8  # candidates beyond k, so that rescoring can correct the order at the end of the list
+
+REASON = pa.struct([(ITEM, pa.string()), ("contribution", pa.float32()), ("weight", pa.float32())])
+
+
+class ScoreConfig(Config):
+    """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not."""
+
+    k: int = Field(10, gt=0)
+    n_reasons: int = Field(5, ge=0)
+    filter_viewed: bool = True
+    batch_size: int = Field(256, gt=0)
+    users_per_shard: int = Field(200_000, gt=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendations:
+    """The k best items of U users, in arrays.
+
+    Attributes:
+        users: user rows, (U,).
+        items: item rows by rank, (U, k); 0 where fewer than k could be recommended.
+        scores: (U, k) float32, NaN at empty places.
+        item_bias: the part of each score that is not from the history, (U, k) float32.
+        reason_items, reason_contributions, reason_weights: (U, k, m); item row 0 where there are fewer,
+            weight NaN where the model has none.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    item_bias: NDArray[np.float32]
+    reason_items: NDArray[np.int32]
+    reason_contributions: NDArray[np.float32]
+    reason_weights: NDArray[np.float32]
+
+
+def recommend(
+    model: Model,
+    histories: Histories,
+    users: NDArray[np.int64],
+    *,
+    config: ScoreConfig,
+    on_batch: Callable[[int], None] | None = None,
+) -> Recommendations:
+    """Find the k best items of each user and why.
+
+    Winners are rescored in float32 from their contributions in the order of the history, so a score is the
+    sum of what is written beside it; ties go to the smaller item row. Models without exact reasons give none.
+
+    Args:
+        model: trained on the catalogue of `histories`.
+        histories: what is known of the users.
+        users: rows to recommend for, (U,).
+        config: settings.
+        on_batch: called with the number of users just done.
+    """
+    k, m = config.k, config.n_reasons if model.exact_reasons else 0
+    found = Recommendations(
+        users=users,
+        items=np.zeros((len(users), k), np.int32),
+        scores=np.full((len(users), k), np.nan, np.float32),
+        item_bias=np.full((len(users), k), np.nan, np.float32),
+        reason_items=np.zeros((len(users), k, m), np.int32),
+        reason_contributions=np.zeros((len(users), k, m), np.float32),
+        reason_weights=np.full((len(users), k, m), np.nan, np.float32),
+    )
+    bias = model.item_bias().detach().float()
+    ranking = rank_users(
+        model, histories, users, k=k + SPARE, filter_viewed=config.filter_viewed, batch_size=config.batch_size
+    )
+    for ranked in ranking:
+        _fill(found, ranked, bias, k=k, m=m, exact=model.exact_reasons)
+        if on_batch is not None:
+            on_batch(len(ranked.chosen))
+    return found
+
+
+def _fill(found: Recommendations, ranked: RankedBatch, bias: torch.Tensor, *, k: int, m: int, exact: bool) -> None:
+    """Rescore one batch, cut it to k places and put it where it belongs."""
+    with torch.inference_mode():
+        contributions = ranked.reading.contributions(ranked.items).float() if exact else None
+        if contributions is None:
+            scores = ranked.reading.scores(ranked.items).float()
+        else:  # float64 sums do not depend on how wide the batch was padded
+            scores = (contributions.double().sum(1) + bias[ranked.items].double()).float()
+        scores = scores.masked_fill(ranked.items == 0, float("-inf"))
+        order = _by_score_then_row(scores, ranked.items)[:, :k]
+        items, scores = ranked.items.gather(1, order), scores.gather(1, order)
+        at = (ranked.chosen, slice(0, order.shape[1]))
+        found.items[at] = items.cpu().numpy()
+        found.scores[at] = scores.masked_fill(items == 0, float("nan")).cpu().numpy()
+        found.item_bias[at] = bias[items].masked_fill(items == 0, float("nan")).cpu().numpy()
+        if contributions is None or not m:
+            return
+        chosen = contributions.gather(2, order[:, None].expand(-1, contributions.shape[1], -1))
+        reasons = largest_reasons(ranked.reading, ranked.batch.items.to(items.device), chosen, m=m)
+        at = (ranked.chosen, slice(0, order.shape[1]), slice(0, reasons.items.shape[2]))
+        found.reason_items[at] = (reasons.items * (items > 0)[..., None]).cpu().numpy()
+        found.reason_contributions[at] = reasons.contributions.cpu().numpy()
+        if reasons.weights is not None:
+            found.reason_weights[at] = reasons.weights.cpu().numpy()
+
+
+def _by_score_then_row(scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    by_row = items.argsort(dim=1, stable=True)
+    return by_row.gather(1, scores.gather(1, by_row).argsort(dim=1, descending=True, stable=True))
+
+
+def to_table(found: Recommendations, histories: Histories, *, model_version: str, scored_at: datetime) -> pa.Table:
+    """One row per (user, rank), as it is published.
+
+    Args:
+        found: what `recommend` gave.
+        histories: whose ids are used.
+        model_version: which model made them.
+        scored_at: the run's logical time, UTC; a parameter, so that two runs write the same bytes.
+
+    Returns:
+        user_id, rank (from 1), item_id, score, item_bias, reasons (list of item_id, contribution, weight),
+        model_version, scored_at.
+    """
+    filled = found.items > 0
+    places = np.broadcast_to(np.arange(1, found.items.shape[1] + 1, dtype=np.int32), found.items.shape)
+    users = np.broadcast_to(found.users[:, None], found.items.shape)
+    n_rows = int(filled.sum())
+    return pa.table(
+        {
+            USER: pa.array(histories.user_ids.decode(users[filled]).astype(str), pa.string()),
+            "rank": pa.array(places[filled]),
+            ITEM: pa.array(histories.item_ids.decode(found.items[filled]).astype(str), pa.string()),
+            "score": pa.array(found.scores[filled]),
+            "item_bias": pa.array(found.item_bias[filled]),
+            "reasons": _reason_lists(found, filled, histories),
+            "model_version": pa.array([model_version] * n_rows, pa.string()).dictionary_encode(),
+            "scored_at": pa.array([scored_at] * n_rows, pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table of recommendations as Parquet into a folder that is not yet visible (see `storage`)."""
+    pq.write_table(table, path, compression="zstd", row_group_size=100_000)
+
+
+def _reason_lists(found: Recommendations, filled: NDArray[np.bool_], histories: Histories) -> pa.Array:
+    items = found.reason_items[filled]
+    given = items > 0
+    offsets = np.concatenate([[0], np.cumsum(given.sum(1))]).astype(np.int32)
+    weights = found.reason_weights[filled][given]
+    columns: list[Any] = [
+        pa.array(histories.item_ids.decode(items[given]).astype(str), pa.string()),
+        pa.array(found.reason_contributions[filled][given]),
+        pa.array(weights, mask=np.isnan(weights)),
+    ]
+    structs = pa.StructArray.from_arrays(columns, fields=list(REASON))
+    return pa.ListArray.from_arrays(pa.array(offsets), structs)

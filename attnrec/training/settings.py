@@ -1,0 +1,61 @@
+"""Settings of training, and where it runs."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from attnrec.config import Config
+
+
+class TrainConfig(Config):
+    """How a model is trained.
+
+    Attributes:
+        epochs: at most this many passes over the training windows.
+        batch_size: windows a step.
+        learning_rate: of AdamW, after `warmup_steps` of linear increase.
+        weight_decay: decoupled, on matrices; not on biases, norms and embeddings.
+        clip_norm: largest gradient norm; larger ones are scaled down.
+        patience: epochs without a better validation metric before training stops.
+        metric: the validation metric that chooses the epoch.
+        validation_users: validate on at most this many users, the same in every epoch.
+        max_minutes: stop after this time in training, summed over restarts; the best epoch so far is kept.
+        checkpoint_minutes: save everything needed to go on this often, besides at the end of each epoch.
+        precision: "auto" is bfloat16 autocast on CUDA and float32 on the CPU.
+        device: "auto" is CUDA where there is one.
+        seed: of weights, dropout and the order of batches.
+        threads: of torch on the CPU; None leaves torch's choice.
+    """
+
+    epochs: int = Field(100, gt=0)
+    batch_size: int = Field(64, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    patience: int = Field(10, gt=0)
+    metric: str = "ndcg_at_10"
+    validation_users: int | None = Field(10_000, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    checkpoint_minutes: float = Field(5, gt=0)
+    precision: Literal["auto", "float32"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+    threads: int | None = Field(None, gt=0)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a setting.
+
+    Raises:
+        ValueError: when CUDA is asked for where there is none, or for an unknown device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} needs a CUDA GPU that torch can see, got none; use device = 'auto'")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}; change the setting") from error

@@ -1,0 +1,1 @@
+"""Prefect flows around attnrec: one file per stage."""

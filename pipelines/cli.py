@@ -1,0 +1,217 @@
+"""The command `attnrec`: the same flows from a terminal, and questions to what they left."""
+
+import logging
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.settings import prepare
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Attention recommenders whose every score is an exact sum over the user's history.",
+)
+out = Console()
+
+ExperimentArgument = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT", help="A TOML file, or smoke, ml-1m, online-retail.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Overrides the file: --set train.epochs=2. Can be repeated."),
+]
+HomeOption = Annotated[
+    str | None, typer.Option("--home", help="Folder for all that is written. [default: $ATTNREC_HOME or ./data]")
+]
+AtOption = Annotated[
+    datetime | None, typer.Option("--at", help="Logical time (UTC), written as scored_at. [default: today 00:00]")
+]
+UserOption = Annotated[str, typer.Option("--user", help="A user_id of the log.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="A model folder or models:/NAME@ALIAS. [default: what served last]")
+]
+
+
+def main() -> None:
+    """Run the command; an error a person can mend is one line and exit code 2."""
+    from attnrec.storage import StorageError
+
+    try:
+        app()
+    except (ValueError, LookupError, FileNotFoundError, StorageError, RuntimeError, TypeError) as error:
+        if os.environ.get("ATTNREC_DEBUG"):
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_one_line(error)}", highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def daily(experiment: ExperimentArgument, set_: SetOption = None, home: HomeOption = None, at: AtOption = None) -> None:
+    """Ingest, train, evaluate, decide, register and score; a second run does nothing."""
+    _prepare_flow(experiment, set_, home)
+    from pipelines.daily import daily_flow
+    from pipelines.summary import print_daily
+
+    result = daily_flow(experiment, tuple(set_ or ()), home, at)
+    print_daily(out, result, prepare(home))
+
+
+@app.command()
+def ingest(experiment: ExperimentArgument, set_: SetOption = None, home: HomeOption = None) -> None:
+    """Read the raw log; bad rows are set aside with a reason."""
+    _prepare_flow(experiment, set_, home)
+    from pipelines.ingest import ingest_flow
+    from pipelines.summary import print_ingest
+
+    print_ingest(out, ingest_flow(experiment, tuple(set_ or ()), home))
+
+
+@app.command()
+def train(experiment: ExperimentArgument, set_: SetOption = None, home: HomeOption = None) -> None:
+    """Train and evaluate; the run is in MLflow, nothing is registered."""
+    _prepare_flow(experiment, set_, home)
+    from pipelines.summary import print_metrics
+    from pipelines.train import train_flow
+
+    trained, evaluated = train_flow(experiment, tuple(set_ or ()), home)
+    print_metrics(out, trained, evaluated)
+
+
+@app.command()
+def score(experiment: ExperimentArgument, set_: SetOption = None, home: HomeOption = None, at: AtOption = None) -> None:
+    """Score every user with the champion and publish."""
+    _prepare_flow(experiment, set_, home)
+    from pipelines.score import score_flow
+    from pipelines.summary import print_recommendations
+
+    print_recommendations(out, score_flow(experiment, tuple(set_ or ()), home, at))
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to; made when it is not there.")],
+    users: Annotated[int, typer.Option(min=1, help="Users.")] = 1200,
+    items: Annotated[int, typer.Option(min=10, help="Items.")] = 200,
+    pairs: Annotated[int, typer.Option(min=0, help="Planted causes: who bought A soon buys B.")] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = 0,
+) -> None:
+    """Write a synthetic log with planted causes: interactions, items, and the truth."""
+    from attnrec.sample import sample_log, write_sample
+
+    log = sample_log(n_users=users, n_items=items, n_pairs=pairs, seed=seed)
+    write_sample(log, folder)
+    out.print(f"{len(log.interactions):,} interactions of {users:,} users with {items:,} items in {folder}")
+
+
+@app.command()
+def recommend(
+    user: UserOption,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    model: ModelOption = None,
+    home: HomeOption = None,
+) -> None:
+    """The k best items of one user, with reasons, by the model that served last."""
+    from pipelines.summary import print_frame
+
+    recommender = _recommender(model, home)
+    print_frame(out, recommender.recommend([user], k=k))
+
+
+@app.command()
+def explain(
+    user: UserOption,
+    item: Annotated[str, typer.Option("--item", help="An item_id of the log.")],
+    plot: Annotated[Path | None, typer.Option(help="Also save a picture (PNG, SVG, PDF).")] = None,
+    model: ModelOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Why one item has the score it has for one user: every event's part."""
+    from pipelines.summary import print_explanation
+
+    explanation = _recommender(model, home).explain(user, item)
+    print_explanation(out, explanation)
+    if plot is not None:
+        figure = explanation.plot().get_figure()
+        assert figure is not None, "axes belong to a figure"
+        figure.savefig(plot)
+        out.print(f"picture: {plot}")
+
+
+@app.command()
+def models() -> None:
+    """The kinds of models: where they come from, and whether their reasons are exact."""
+    from attnrec.models import MODELS
+
+    table = Table("kind", "reasons", "needs order", "paper")
+    for kind, (model, _) in MODELS.items():
+        table.add_row(kind, model.reasons, "yes" if model.needs_order else "no", model.paper)
+    out.print(table)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000, home: HomeOption = None
+) -> None:
+    """Open MLflow's pages on this home's runs, on 127.0.0.1 only; stop with Ctrl-C."""
+    place = prepare(home)
+    if not (place.root / "mlflow.db").exists():
+        raise FileNotFoundError(f"no runs in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home")
+    # MLflow opens on its GenAI pages unless the address says otherwise
+    out.print(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", place.local_store, "--artifacts-destination", str(place.artifacts)]
+    try:
+        code = subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+def _prepare_flow(experiment: str, overrides: list[str] | None, home: str | None) -> None:
+    """Find what is wrong with the experiment before anything starts, and keep Prefect's logs readable."""
+    from attnrec.ingestion import source_fingerprint
+    from pipelines.job import make_job
+
+    job = make_job(experiment, tuple(overrides or ()), home)
+    source_fingerprint(job.experiment.interactions)
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Errors a person can mend are said in one line at the end; others keep their traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ValueError | LookupError | OSError | RuntimeError) and not os.environ.get("ATTNREC_DEBUG"):
+        record.exc_info, record.exc_text = None, None
+        record.msg, record.args = f"{type(error).__name__}: {_one_line(error)}", ()
+    return True
+
+
+def _recommender(model: str | None, home: str | None) -> Any:
+    """The model that served last (or the one given) with the histories of the last run."""
+    from attnrec.dataset import Histories
+    from attnrec.loading import load
+    from attnrec.recommender import Recommender
+    from attnrec.storage import read_json
+
+    place = prepare(home)
+    if not (place.root / "current.json").exists():
+        raise FileNotFoundError(f"nothing was scored in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home")
+    current = read_json(place.root / "current.json")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", place.tracking_uri)
+    loaded = load(model or place.root / current["model"])
+    histories = Histories.load(place.root / current["histories"] / "histories").recode(loaded.item_ids)
+    return Recommender(loaded.model, loaded.item_ids, histories, loaded.facts)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,57 @@
+"""The daily run: ingest -> train -> evaluate -> decide -> refit -> register -> score."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from prefect import flow
+
+from attnrec.promotion import Decision
+from pipelines.evaluate import evaluate_task
+from pipelines.ingest import histories_task, ingest_task
+from pipelines.job import logical_time, make_job
+from pipelines.register import champion_task, decide_task, record_task, register_task
+from pipelines.score import score_all
+from pipelines.stages import sweep
+from pipelines.train import refit_task, train_task
+
+
+@dataclass(frozen=True)
+class DailyResult:
+    """Where a daily run left things.
+
+    Attributes:
+        log, histories, trained, evaluated: stage folders.
+        decision: whether the new model is served.
+        model_version: what is served now.
+        published: the folder of recommendations.
+    """
+
+    log: Path
+    histories: Path
+    trained: Path
+    evaluated: Path
+    decision: Decision
+    model_version: str
+    published: Path
+
+
+@flow(name="daily", log_prints=True)
+def daily_flow(
+    experiment: str, overrides: tuple[str, ...] = (), home: str | None = None, at: datetime | None = None
+) -> DailyResult:
+    """Bring recommendations up to date: a second run does nothing, a killed one goes on where it was."""
+    job = make_job(experiment, overrides, home)
+    sweep(job.home)
+    logs = ingest_task(job)
+    histories = histories_task(job, logs)
+    trained = train_task(job, histories)
+    evaluated = evaluate_task(job, histories, trained)
+    run_id = record_task(job, histories, trained, evaluated)
+    decision = decide_task(job, histories, trained, evaluated)
+    refit = decision.promoted and job.experiment.pipeline.refit
+    served = refit_task(job, histories, trained) if refit else trained
+    register_task(job, histories, trained, served, run_id, decision)
+    champion = champion_task(job)
+    published = score_all(job, histories, champion, logical_time(at))
+    return DailyResult(logs[0], histories, trained, evaluated, decision, champion.label, published)

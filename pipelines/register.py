@@ -1,0 +1,235 @@
+"""Stages 5 and 6: record a run in MLflow, decide whether it is promoted, register what is served."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from attnrec.figures import examples_table, fixed_users, learning_curve
+from attnrec.models.folder import load_model, save_model
+from attnrec.promotion import Candidate, Decision, decide
+from attnrec.recommender import Recommender
+from attnrec.storage import read_json, write_json
+from attnrec.tracking import EVALUATED, EXPERIMENT, STAGE_KEY, TRAIN_KEY, Tracker, Version, download_model
+from pipelines.artifacts import show_text
+from pipelines.evaluate import BASELINES, judge_champion, metrics_of
+from pipelines.ingest import load_split
+from pipelines.job import Job, PipelineError
+from pipelines.runs import run_of, tracker_of
+from pipelines.stages import build, key_of
+
+RECORDED = "attnrec.recorded"
+N_EXAMPLES = 5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model that scores: its folder, resolved once, and its label."""
+
+    folder: Path
+    label: str
+
+
+def record_run(job: Job, histories: Path, trained: Path, evaluated: Path) -> str:
+    """Put test metrics, figures, examples and the judged model into the training run; twice does nothing.
+
+    Returns:
+        The run's id.
+    """
+    tracker, run_id = tracker_of(job), run_of(job, histories, trained)
+    if tracker.client.get_run(run_id).data.tags.get(RECORDED) == evaluated.name:
+        return run_id
+    fitted, metrics = read_json(trained / "manifest.json"), metrics_of(evaluated)
+    tracker.log_metrics(run_id, {f"test/{name}": value for name, value in metrics["challenger"].items()})
+    speed = {f"train/{name}": fitted[name] for name in ("best_epoch", "peak_mb", "wall_seconds")}
+    tracker.log_metrics(run_id, speed)
+    for baseline in BASELINES:
+        values = {f"test-{baseline.kind}/{name}": value for name, value in metrics[baseline.kind].items()}
+        tracker.log_metrics(run_id, values)
+    tracker.log_folder(run_id, evaluated, "evaluation")
+    tracker.log_folder(run_id, trained / "model", EVALUATED)
+    if read_json(trained / "epochs.json"):
+        figure = learning_curve(read_json(trained / "epochs.json"), metric=job.experiment.train.metric)
+        tracker.log_figure(run_id, figure, "figures/learning_curve.png")
+    _log_examples(job, histories, trained, tracker, run_id)
+    tracker.set_tags(run_id, {"mlflow.note.content": _note(job, metrics), RECORDED: evaluated.name} | _prefect_tags())
+    tracker.close_run(run_id)
+    return run_id
+
+
+def decide_promotion(job: Job, histories: Path, trained: Path, evaluated: Path) -> Decision:
+    """Compare with the champion on the same test users; the answer is kept as a stage.
+
+    Raises:
+        PipelineError: when the registered model belongs to another experiment.
+    """
+    tracker, train = tracker_of(job), read_json(trained / "manifest.json")["key"]
+    name = job.experiment.tracking.registered_model
+    champion = tracker.champion(name)
+    if champion is not None and champion.tags.get(EXPERIMENT) != job.experiment.name:
+        raise PipelineError(
+            f"registered model {name!r} serves experiment {champion.tags.get(EXPERIMENT)!r}, got "
+            f"{job.experiment.name!r}; set tracking.registered_model"
+        )
+    if champion is not None and champion.tags[TRAIN_KEY] == train:
+        return Decision(True, f"{champion.label} is this model", {})
+    rule = job.experiment.promote
+    rival = champion.tags[TRAIN_KEY] if champion else ""
+    key = key_of("decide", inputs=[evaluated.name, rival], parameters=rule.model_dump())
+
+    def make(target: Path) -> dict[str, object]:
+        metrics = metrics_of(evaluated)
+        served = None
+        if champion is not None:
+            judged = metrics_of(judge_champion(job, histories, champion, tracker))
+            served = Candidate(champion.label, judged["champion"])
+        baselines = [Candidate(baseline.kind, metrics[baseline.kind]) for baseline in BASELINES]
+        decision = decide(Candidate("challenger", metrics["challenger"]), served, baselines=baselines, rule=rule)
+        write_json(target / "decision.json", decision.to_json())
+        return {}
+
+    return Decision(**read_json(build(job.home, "decide", key, make) / "decision.json"))
+
+
+def register_model(job: Job, histories: Path, trained: Path, served: Path, run_id: str, decision: Decision) -> Version:
+    """Log the model to be served and register it; promote it when that was decided. Twice does nothing.
+
+    Args:
+        job: experiment and home.
+        histories: what it was trained on.
+        trained: the training stage.
+        served: the stage whose model is registered: the refit, or the training stage itself.
+        run_id: the training run.
+        decision: whether it becomes champion.
+    """
+    tracker, name = tracker_of(job), job.experiment.tracking.registered_model
+    key = read_json(served / "manifest.json")["key"]
+    version = tracker.find_version(name, key)
+    if version is None:
+        content = read_json(histories / "histories" / "manifest.json")["content_hash"]
+        dataset = tracker.log_dataset(run_id, name=job.experiment.name, source=histories, content_hash=content)
+        run = tracker.client.get_run(run_id)
+        test = {metric: value for metric, value in run.data.metrics.items() if metric.startswith("test/")}
+        uri = tracker.log_model(run_id, served / "model", metrics=test, dataset=dataset)
+        tags = {
+            STAGE_KEY: key,
+            TRAIN_KEY: read_json(trained / "manifest.json")["key"],
+            EXPERIMENT: job.experiment.name,
+            "attnrec.served": served.name,
+            "attnrec.promoted": str(decision.promoted).lower(),
+        }
+        description = f"{run.info.run_name} on {job.experiment.name}: {decision.reason}"
+        version = tracker.register(name, uri, run_id=run_id, tags=tags, description=description)
+    if decision.promoted:
+        tracker.promote(version)
+    return version
+
+
+def champion_model(job: Job) -> Served:
+    """The champion, resolved once: workers get a folder and need no MLflow.
+
+    Raises:
+        PipelineError: when there is no champion.
+    """
+    tracker, name = tracker_of(job), job.experiment.tracking.registered_model
+    champion = tracker.champion(name)
+    if champion is None:
+        raise PipelineError(f"no champion of {name!r} in {tracker.uri}; run `attnrec daily` first")
+    own = job.home.stages / champion.tags.get("attnrec.served", "") / "model"
+    if (own / "config.json").is_file():
+        return Served(own, champion.label)
+
+    def make(target: Path) -> dict[str, object]:
+        found = load_model(download_model(f"models:/{name}/{champion.number}"))
+        (target / "model").mkdir()
+        save_model(found, target / "model")
+        return {}
+
+    key = key_of("champion", inputs=[champion.tags.get(STAGE_KEY, champion.label)], parameters={})
+    return Served(build(job.home, "champion", key, make) / "model", champion.label)
+
+
+def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, run_id: str) -> None:
+    """The same users in every run: history, top 10, reasons, and a picture each of why the first item."""
+    _, split = load_split(job.experiment, histories)
+    saved, seen = load_model(trained / "model"), split.test.histories
+    recommender = Recommender(saved.model, saved.item_ids, seen, saved.facts)
+    asked = seen.user_ids.decode(split.test.users)
+    users = split.test.users[fixed_users(asked, n=N_EXAMPLES)]
+    tracker.log_table(run_id, examples_table(recommender, users), "tables/examples.json")
+    if not saved.model.exact_reasons:
+        return
+    for user_id in seen.user_ids.decode(users[:3]):
+        best = recommender.recommend([user_id], k=1)["item_id"].iloc[0]
+        axes = recommender.explain(user_id, best).plot()
+        tracker.log_figure(run_id, axes.get_figure(), f"figures/why/{user_id}.png")
+
+
+def _note(job: Job, metrics: dict[str, dict[str, float]]) -> str:
+    """The run's description: test metrics beside the baselines', in markdown."""
+    metric = job.experiment.promote.metric
+    rows = [f"| {name} | {values[metric]:.4f} |" for name, values in metrics.items()]
+    return "\n".join([f"`{job.experiment.name}`, test part", "", f"| model | {metric} |", "|---|---|", *rows])
+
+
+def _prefect_tags() -> dict[str, str]:
+    run_id = runtime.flow_run.id
+    return {"prefect.flow_run_id": str(run_id), "prefect.flow_run_name": str(runtime.flow_run.name)} if run_id else {}
+
+
+_OUTSIDE = {
+    "cache_policy": NO_CACHE,
+    "retries": 2,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": lambda task_, run, state: _failed_outside(state),
+}
+
+
+def _failed_outside(state: object) -> bool:
+    """MLflow's store may be away for a moment; our own errors are not mended by waiting."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        state.result()  # type: ignore[attr-defined]
+    except (OSError, MlflowException):
+        return True
+    except Exception:
+        return False
+    return False
+
+
+@task(name="record", **_OUTSIDE)
+def record_task(job: Job, histories: Path, trained: Path, evaluated: Path) -> str:
+    """Everything about the run, in MLflow."""
+    run_id = record_run(job, histories, trained, evaluated)
+    show_text(f"{job.experiment.name}-mlflow", f"MLflow run `{run_id}` in `{job.experiment.mlflow_experiment}`")
+    return run_id
+
+
+@task(name="decide", **_OUTSIDE)
+def decide_task(job: Job, histories: Path, trained: Path, evaluated: Path) -> Decision:
+    """Whether the challenger takes the champion's place."""
+    decision = decide_promotion(job, histories, trained, evaluated)
+    logger.info("%s: %s", "promoted" if decision.promoted else "not promoted", decision.reason)
+    show_text(f"{job.experiment.name}-decision", f"promoted: **{decision.promoted}**\n\n{decision.reason}")
+    return decision
+
+
+@task(name="register", **_OUTSIDE)
+def register_task(
+    job: Job, histories: Path, trained: Path, served: Path, run_id: str, decision: Decision
+) -> Version:
+    """A version in the registry, and the aliases."""
+    return register_model(job, histories, trained, served, run_id, decision)
+
+
+@task(name="resolve-champion", **_OUTSIDE)
+def champion_task(job: Job) -> Served:
+    """The folder of the model that is served."""
+    return champion_model(job)

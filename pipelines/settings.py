@@ -1,0 +1,73 @@
+"""Where runs lie, and the environment of Prefect and MLflow: set here, in one place, before either is imported."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+OURS = {
+    # no telemetry: DO_NOT_TRACK alone does not stop either tool
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # the temporary in-process server needs 10-20 s for its first start on a small machine
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # Prefect's default serializer is pickle
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "attnrec,pipelines",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    # MLflow's server would start ten processes for jobs that nobody runs
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MPLBACKEND": "Agg",
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that everything a run writes is under."""
+
+    root: Path
+
+    @property
+    def stages(self) -> Path:
+        """One folder per finished stage, named by its key."""
+        return self.root / "stages"
+
+    @property
+    def published(self) -> Path:
+        """Recommendations that readers read: NAME/current."""
+        return self.root / "recommendations"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts, when no MLflow server is set."""
+        return self.root / "mlartifacts"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store: MLFLOW_TRACKING_URI, or a SQLite file here."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.local_store
+
+    @property
+    def local_store(self) -> str:
+        """The SQLite file of this home, as an MLflow address."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+
+def prepare(root: str | Path | None = None) -> Home:
+    """Choose the home and set the environment; what the caller has set wins.
+
+    Args:
+        root: default ATTNREC_HOME, or ./data.
+    """
+    home = Home(Path(root or os.environ.get("ATTNREC_HOME") or "data").absolute())
+    home.stages.mkdir(parents=True, exist_ok=True)
+    for name, value in OURS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(home.root / "prefect"))
+    for name in ("attnrec", "pipelines"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    return home

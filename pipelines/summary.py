@@ -1,0 +1,84 @@
+"""What the command prints for people."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from attnrec.explanation import Explanation
+from attnrec.figures import because_row
+from attnrec.storage import read_json
+from pipelines.settings import Home
+
+if TYPE_CHECKING:
+    from pipelines.daily import DailyResult
+
+SHOWN = ("ndcg_at_10", "hit_rate_at_10", "recall_at_10", "mrr_at_10", "coverage_at_10")
+
+
+def print_daily(out: Console, result: "DailyResult", home: Home) -> None:
+    """Recommendations of three users, metrics, where things are."""
+    print_ingest(out, result.log)
+    print_recommendations(out, result.published)
+    print_metrics(out, result.trained, result.evaluated)
+    promoted = "promoted" if result.decision.promoted else "not promoted"
+    out.print(f"\n{promoted}: {result.decision.reason}; serving {result.model_version}")
+    out.print(f"recommendations: {result.published}", soft_wrap=True)
+    out.print(f"runs in MLflow:  attnrec ui --home {home.root}", soft_wrap=True)
+
+
+def print_ingest(out: Console, log: Path) -> None:
+    """How many rows came in, and what became of them."""
+    manifest = read_json(log / "manifest.json")
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest["rejected_by_reason"].items())
+    counts = f"{manifest['read']:,} rows read = {manifest['accepted']:,} accepted + {manifest['rejected']:,} rejected"
+    out.print(f"{counts}{f' ({reasons})' if reasons else ''}; {log}", soft_wrap=True)
+
+
+def print_recommendations(out: Console, published: Path) -> None:
+    """The first places of three users."""
+    from pipelines.score import sample_of
+
+    print_frame(out, sample_of(published))
+
+
+def print_frame(out: Console, frame: pd.DataFrame) -> None:
+    """Recommendations, one line each with their reasons."""
+    table = Table("user", "rank", "item", "score", "because of")
+    previous = None
+    for _, row in frame.iterrows():
+        user = str(row["user_id"]) if row["user_id"] != previous else ""
+        previous = row["user_id"]
+        reasons = because_row(row).removeprefix("because of: ")
+        table.add_row(user, str(row["rank"]), str(row["item_id"]), f"{row['score']:.2f}", reasons)
+    out.print(table)
+
+
+def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
+    """Test metrics beside the baselines'."""
+    fitted, found = read_json(trained / "manifest.json"), read_json(evaluated / "metrics.json")
+    model = read_json(evaluated / "manifest.json")["model"]
+    table = Table("test", *(name for name in SHOWN if name in found["challenger"]["metrics"]))
+    for name, evaluation in found.items():
+        values = [f"{evaluation['metrics'][metric]:.4f}" for metric in SHOWN if metric in evaluation["metrics"]]
+        table.add_row(model if name == "challenger" else name, *values)
+    out.print(table)
+    speed = f"{fitted['tokens_per_second']:,.0f} tokens/s on {fitted['device']}, {fitted['threads']} threads"
+    out.print(f"best epoch {fitted['best_epoch']} of {fitted['n_epochs']}, {fitted['seconds']:.0f} s of training, {speed}")
+
+
+def print_explanation(out: Console, explanation: Explanation) -> None:
+    """Every event's part of a score, largest first."""
+    table = Table("event", "when", "contribution", "attention")
+    frame = explanation.frame.sort_values("contribution", ascending=False, kind="stable")
+    for row in frame.head(20).itertuples():
+        weight = "" if pd.isna(row.weight) else f"{row.weight:.3f}"
+        table.add_row(str(row.item_id), str(row.datetime)[:16], f"{row.contribution:+.3f}", weight)
+    if len(frame) > 20:
+        rest = frame["contribution"].iloc[20:].sum()
+        table.add_row(f"{len(frame) - 20} others", "", f"{rest:+.3f}", "")
+    table.add_row("everyone (item bias)", "", f"{explanation.item_bias:+.3f}", "")
+    out.print(table)
+    out.print(f"{explanation.item_id}: score {explanation.score:.3f} = the sum of this column; {explanation.because()}")

@@ -1,0 +1,119 @@
+"""Stage 3: training, in a process of its own with a deadline; killed and started again it goes on."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from attnrec.storage import is_done, read_json, write_json
+from pipelines.evaluate import evaluate_task
+from pipelines.ingest import histories_task, ingest_task
+from pipelines.job import Job, PipelineError, make_job
+from pipelines.register import record_task
+from pipelines.runs import open_run, tracker_of
+from pipelines.stages import build, folder_of, key_of
+
+
+def train_key(job: Job, histories: Path) -> str:
+    """What a trained model depends on."""
+    experiment = job.experiment
+    settings = {
+        "split": experiment.split.model_dump(mode="json", exclude={"test_path"}),
+        "model": experiment.model.model_dump(mode="json"),
+        "train": experiment.train.model_dump(mode="json", exclude={"threads", "checkpoint_minutes"}),
+    }
+    return key_of("train", inputs=[histories.name], parameters=settings)
+
+
+def train_model(job: Job, histories: Path) -> Path:
+    """Train on the training part, choosing the epoch on validation: a folder with model/ and epochs.json."""
+    key = train_key(job, histories)
+    if not is_done(folder_of(job.home, "train", key)):
+        run_id = open_run(job, histories, key)
+        try:
+            return _build_in_process(job, histories, "train", key, {"run_id": run_id})
+        except PipelineError:
+            tracker_of(job).close_run(run_id, failed=True)
+            raise
+    return folder_of(job.home, "train", key)
+
+
+def refit_model(job: Job, histories: Path, trained: Path) -> Path:
+    """Train on all events for as many epochs as were best: the model that is served."""
+    manifest = read_json(trained / "manifest.json")
+    key = key_of("refit", inputs=[manifest["key"]], parameters={})
+    return _build_in_process(job, histories, "refit", key, {"epochs": manifest["best_epoch"]})
+
+
+def _build_in_process(
+    job: Job, histories: Path, mode: Literal["train", "refit"], key: str, more: dict[str, Any]
+) -> Path:
+    """Run pipelines.training_process for a stage; its checkpoint outlives a kill, its output does not."""
+    work = job.home.stages / f"work-{mode}-{key}"
+
+    def make(target: Path) -> dict[str, Any]:
+        work.mkdir(exist_ok=True)
+        spec = {
+            "experiment": job.experiment.model_dump(mode="json"),
+            "home": str(job.home.root),
+            "histories": str(histories),
+            "target": str(target),
+            "checkpoint": str(work / "checkpoint.safetensors"),
+            "mode": mode,
+            **more,
+        }
+        write_json(work / "spec.json", spec)
+        _run_process(work / "spec.json", deadline_minutes=job.experiment.pipeline.deadline_minutes)
+        return read_json(target / "fitted.json")
+
+    folder = build(job.home, mode, key, make)
+    for left in work.glob("*"):
+        left.unlink()
+    if work.exists():
+        work.rmdir()
+    return folder
+
+
+def _run_process(spec: Path, *, deadline_minutes: float) -> None:
+    command = [sys.executable, "-m", "pipelines.training_process", str(spec)]
+    try:
+        done = subprocess.run(command, timeout=60 * deadline_minutes, check=False)
+    except subprocess.TimeoutExpired:
+        raise PipelineError(
+            f"training must end within {deadline_minutes:g} minutes and was stopped; "
+            "raise pipeline.deadline_minutes or set train.max_minutes, and run again: it goes on from its checkpoint"
+        ) from None
+    if done.returncode:
+        problem = spec.with_name("error.txt")
+        said = problem.read_text() if problem.exists() else f"its process ended with code {done.returncode}"
+        raise PipelineError(f"training failed: {said}")
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train_task(job: Job, histories: Path) -> Path:
+    """Train, or find the model that was trained on the same data with the same settings."""
+    return train_model(job, histories)
+
+
+@task(name="refit", cache_policy=NO_CACHE)
+def refit_task(job: Job, histories: Path, trained: Path) -> Path:
+    """Train on all events for serving."""
+    return refit_model(job, histories, trained)
+
+
+@flow(name="train", log_prints=True)
+def train_flow(experiment: str, overrides: tuple[str, ...] = (), home: str | None = None) -> tuple[Path, Path]:
+    """Train and evaluate one experiment; everything about it is in MLflow, nothing is registered.
+
+    Returns:
+        The training and the evaluation stage.
+    """
+    job = make_job(experiment, overrides, home)
+    histories = histories_task(job, ingest_task(job))
+    trained = train_task(job, histories)
+    evaluated = evaluate_task(job, histories, trained)
+    record_task(job, histories, trained, evaluated)
+    return trained, evaluated

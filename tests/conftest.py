@@ -1,0 +1,133 @@
+"""Worlds small enough to check by eye, shared by the tests."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores collapse when anything else runs
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+# --- the library core: worlds, batches, a trained shop -------------------------------------------------
+
+N_COLOUR = 6
+N_COPIES = 5
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real logs beside the project; see data/README.md."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"needs the real logs in {REAL_DATA}, which is not on this machine")
+    return REAL_DATA
+
+
+@pytest.fixture
+def tiny_log() -> pd.DataFrame:
+    """Three users of a tea shop, out of order on purpose: ann 4 events, bob 2, cid 1."""
+    rows = [
+        ("bob", "cup", 10),
+        ("ann", "tea", 1),
+        ("ann", "cup", 2),
+        ("cid", "tea", 5),
+        ("ann", "spoon", 4),
+        ("ann", "tea", 3),
+        ("bob", "pan", 20),
+    ]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"])
+
+
+@pytest.fixture(scope="session")
+def histories_of():
+    """Histories from {user: letters}: each letter an item, its place the time in seconds; rows a = 1, b = 2, ..."""
+    from attnrec.dataset import Histories, histories_from_frame
+
+    def make(world: dict[str, str]) -> Histories:
+        rows = [(user, item, second) for user, items in world.items() for second, item in enumerate(items)]
+        return histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batch_of():
+    """A batch from lists of item rows; `length` pads further than needed."""
+    import torch
+
+    from attnrec.dataset import Batch
+
+    def make(*rows: list[int], length: int = 1) -> Batch:
+        lengths = [len(row) for row in rows]
+        width = max(length, *lengths)
+        items = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        real = torch.arange(width) < torch.tensor(lengths)[:, None]
+        return Batch(items, torch.tensor(lengths), torch.arange(width).expand_as(items) * real)
+
+    return make
+
+
+@dataclass(frozen=True, eq=False)
+class Checkerboard:
+    """Who sees an even item next sees the next even item, and so with odd ones, round and round.
+
+    Attributes:
+        seen: 60 users who saw five of the six items of their colour, in turn; 12 items.
+        answers: the sixth, item rows by user: the next one, and the only one of the colour not seen.
+    """
+
+    seen: "Histories"  # noqa: F821
+    answers: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def checkerboard() -> Checkerboard:
+    from attnrec.dataset import histories_from_frame
+
+    rows = [
+        (f"user-{copy}-{colour}-{start}", 2 * ((start + step) % N_COLOUR) + colour, step)
+        for copy in range(N_COPIES)
+        for colour in range(2)
+        for start in range(N_COLOUR)
+        for step in range(N_COLOUR)
+    ]
+    histories = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
+    answers = histories.items[histories.offsets[1:] - 1].astype(np.int64)
+    return Checkerboard(histories.up_to(histories.lengths - 1), answers)
+
+
+@pytest.fixture(scope="session")
+def shop():
+    """The synthetic shop log with its truth."""
+    from attnrec.sample import sample_log
+
+    return sample_log()
+
+
+@pytest.fixture(scope="session")
+def shop_recommender(shop):
+    """SASRec with pooling, fitted on the shop without each user's last event; it knows the whole log."""
+    from attnrec.recommender import fit
+
+    settings = {"dim": 32, "max_length": 50}
+    return fit(shop.interactions, settings=settings, epochs=12, seed=0, progress_bar=False)
+
+
+@pytest.fixture
+def holds_pickle() -> Callable[[Path], bool]:
+    """Whether a file is a pickle, or a zip of pickles as torch.save writes."""
+
+    def search(path: Path) -> bool:
+        content = path.read_bytes()
+        opens = content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        zipped = content.startswith(b"PK\x03\x04")
+        return zipped or (opens and content.endswith(b".")) or b"_rebuild_tensor" in content or b"__reduce" in content
+
+    return search
+
+
+# --- end of the library core ---------------------------------------------------------------------------

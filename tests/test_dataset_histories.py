@@ -1,0 +1,215 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from attnrec.dataset import Histories, Vocabulary, histories_from_frame, histories_from_parts
+
+
+def items(histories: Histories, user: object) -> list:
+    rows = histories.items_of(histories.user_ids.row(user))
+    return histories.item_ids.decode(rows).tolist()
+
+
+def write_parts(folder, *parts: list[tuple]) -> list:
+    paths = [folder / f"part-{number}.parquet" for number in range(len(parts))]
+    for path, rows in zip(paths, parts, strict=True):
+        pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]).to_parquet(path, index=False)
+    return paths
+
+
+# --- vocabulary
+
+
+def test_item_rows_start_at_one_and_unknown_items_are_padding():
+    vocabulary = Vocabulary(["cup", "pan", "tea"], first=1)
+    assert vocabulary.encode(["tea", "cup", "hat"]).tolist() == [3, 1, 0]
+    assert vocabulary.decode(np.array([[3, 1]])).tolist() == [["tea", "cup"]]
+
+
+def test_user_rows_start_at_zero_and_unknown_users_are_minus_one():
+    assert Vocabulary(["ann", "bob"]).encode(["bob", "zoe"]).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("unknown", ["hat", 7, None])
+def test_the_row_of_an_unknown_id_is_a_key_error(unknown):
+    vocabulary = Vocabulary(["cup", "tea"], first=1)
+    assert unknown not in vocabulary
+    with pytest.raises(KeyError):
+        vocabulary.row(unknown)
+
+
+def test_whole_number_ids_are_found_as_numbers_and_as_text():
+    vocabulary = Vocabulary([-5, 10, 20], first=1)
+    assert vocabulary.encode([20, "20", np.int64(-5), "-5"]).tolist() == [3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("odd", ["--5", "5-", "", "²", "ten", None, 5.5])
+def test_what_is_no_whole_number_is_unknown_among_whole_numbers(odd):
+    vocabulary = Vocabulary([5, 10], first=1)
+    assert odd not in vocabulary
+    assert vocabulary.encode([odd, 10]).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("ids", [["cup", "tea"], [3, 7]])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_saved_vocabulary_is_read_back(tmp_path, ids, first):
+    Vocabulary(ids, first=first).save(tmp_path / "ids.parquet")
+    loaded = Vocabulary.load(tmp_path / "ids.parquet")
+    assert loaded.ids.tolist() == ids
+    assert loaded.first == first
+
+
+# --- histories from a frame
+
+
+def test_histories_are_sorted_by_user_and_time(tiny_log):
+    histories = histories_from_frame(tiny_log)
+    assert histories.user_ids.ids.tolist() == ["ann", "bob", "cid"]
+    assert histories.item_ids.ids.tolist() == ["cup", "pan", "spoon", "tea"]
+    assert histories.items.tolist() == [4, 1, 4, 3, 1, 2, 4]
+    assert histories.times.tolist() == [1, 2, 3, 4, 10, 20, 5]
+    assert histories.offsets.tolist() == [0, 4, 6, 7]
+    assert histories.lengths.tolist() == [4, 2, 1]
+
+
+def test_the_arrays_have_the_declared_types(tiny_log):
+    histories = histories_from_frame(tiny_log.assign(weight=1, event="view"))
+    types = [histories.items, histories.times, histories.offsets, histories.lengths, histories.weights, histories.events]
+    assert [str(array.dtype) for array in types] == ["int32", "int64", "int64", "int64", "float32", "uint8"]
+
+
+def test_events_at_the_same_time_keep_their_order_of_arrival():
+    frame = pd.DataFrame({"user_id": "ann", "item_id": list("zebra"), "datetime": [5, 5, 1, 5, 5]})
+    assert items(histories_from_frame(frame), "ann") == ["b", "z", "e", "r", "a"]
+
+
+def test_without_times_the_set_is_unordered_and_keeps_its_order_of_arrival():
+    frame = pd.DataFrame({"user_id": ["bob", "ann", "bob"], "item_id": ["z", "y", "x"]})
+    histories = histories_from_frame(frame)
+    assert not histories.ordered
+    assert items(histories, "bob") == ["z", "x"]
+
+
+def test_kinds_of_event_are_numbered_by_name(tiny_log):
+    events = ["view", "cart", "view", "view", "buy", "view", "view"]
+    histories = histories_from_frame(tiny_log.assign(event=events))
+    assert histories.event_names == ("buy", "cart", "view")
+    # ann's events by time: tea (row 1, cart), cup (2, view), tea (5, view), spoon (4, buy)
+    assert histories.events[:4].tolist() == [1, 2, 2, 0]
+
+
+def test_a_log_gives_back_its_frame(tiny_log):
+    tiny_log = tiny_log.assign(weight=np.arange(7.0), event=list("abcabca"))
+    histories = histories_from_frame(tiny_log)
+    frame = histories.to_frame(np.array([0, 1, 2]))
+    expected = tiny_log.sort_values(["user_id", "datetime"], ignore_index=True)
+    assert frame["item_id"].tolist() == expected["item_id"].tolist()
+    assert frame["datetime"].dt.as_unit("s").astype("int64").tolist() == expected["datetime"].tolist()
+    assert frame["weight"].tolist() == expected["weight"].tolist()
+    assert frame["event"].tolist() == expected["event"].tolist()
+
+
+def test_the_content_hash_tells_logs_apart(tiny_log):
+    same, other = tiny_log.copy(), tiny_log.assign(item_id="tea")
+    assert histories_from_frame(tiny_log).content_hash == histories_from_frame(same).content_hash
+    assert histories_from_frame(tiny_log).content_hash != histories_from_frame(other).content_hash
+
+
+def test_a_prefix_is_a_view(tiny_log):
+    histories = histories_from_frame(tiny_log)
+    view = histories.up_to(np.array([2, 0, 1]))
+    assert view.items is histories.items
+    assert [items(view, user) for user in ("ann", "bob", "cid")] == [["tea", "cup"], [], ["tea"]]
+    assert view.n_events == 3
+    assert view.item_counts().tolist() == [0, 1, 0, 0, 2]
+
+
+def test_a_view_can_not_show_more_than_there_is(tiny_log):
+    histories = histories_from_frame(tiny_log)
+    with pytest.raises(AssertionError):
+        histories.up_to(histories.lengths + 1)
+
+
+def test_positions_are_those_of_the_users_asked_for(tiny_log):
+    view = histories_from_frame(tiny_log).up_to(np.array([3, 0, 1]))
+    assert view.positions().tolist() == [0, 1, 2, 6]
+    assert view.positions(np.array([2, 1, 0])).tolist() == [6, 0, 1, 2]
+    assert view.positions(np.array([], dtype=np.int64)).tolist() == []
+
+
+def test_recoding_to_another_catalogue_leaves_out_what_it_does_not_know(tiny_log):
+    histories = histories_from_frame(tiny_log.assign(weight=np.arange(7.0), event=list("abcabca")))
+    recoded = histories.up_to(np.array([4, 1, 1])).recode(Vocabulary(["hat", "tea", "spoon"], first=1))
+    assert recoded.items.tolist() == [2, 2, 3, 2]
+    assert recoded.lengths.tolist() == [3, 0, 1]
+    assert recoded.offsets.tolist() == [0, 3, 3, 4]
+    assert recoded.times.tolist() == [1, 3, 4, 5]
+    assert recoded.weights.tolist() == [1, 5, 4, 3]
+    assert [recoded.event_names[code] for code in recoded.events] == ["b", "c", "b", "a"]
+    assert recoded.n_items == 3
+
+
+def test_saved_histories_are_read_back_memory_mapped(tmp_path, tiny_log, holds_pickle):
+    histories = histories_from_frame(tiny_log.assign(weight=1.5, event="view")).up_to(np.array([3, 2, 1]))
+    histories.save(tmp_path / "histories")
+    loaded = Histories.load(tmp_path / "histories")
+    for name in ("items", "times", "offsets", "lengths", "weights", "events"):
+        assert isinstance(getattr(loaded, name), np.memmap)
+        assert getattr(loaded, name).tolist() == getattr(histories, name).tolist()
+    assert loaded.item_ids.ids.tolist() == histories.item_ids.ids.tolist()
+    assert loaded.user_ids.ids.tolist() == histories.user_ids.ids.tolist()
+    facts = ("event_names", "ordered", "content_hash", "n_items", "n_users", "n_events")
+    assert all(getattr(loaded, fact) == getattr(histories, fact) for fact in facts)
+    assert not any(holds_pickle(path) for path in (tmp_path / "histories").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["histories"]
+
+
+def test_whole_number_ids_stay_whole_numbers_on_disk(tmp_path):
+    frame = pd.DataFrame({"user_id": [7, 7, 3], "item_id": [100, 20, 100], "datetime": [1, 2, 3]})
+    histories_from_frame(frame).save(tmp_path / "histories")
+    loaded = Histories.load(tmp_path / "histories")
+    assert loaded.user_ids.ids.tolist() == [3, 7]
+    assert items(loaded, 7) == [100, 20]
+
+
+# --- histories from parts
+
+
+def test_parts_join_to_the_same_histories_as_the_frame(tmp_path, tiny_log):
+    ordered = tiny_log.sort_values(["user_id", "datetime"])
+    rows = list(ordered.itertuples(index=False, name=None))
+    parts = write_parts(tmp_path, rows[4:6], rows[:4] + rows[6:])
+    histories = histories_from_parts(parts, ordered=True, content_hash="log")
+    assert histories.content_hash == "log"
+    whole = histories_from_frame(tiny_log)
+    for user in ("ann", "bob", "cid"):
+        assert items(histories, user) == items(whole, user)
+    assert histories.times[histories.positions(histories.user_ids.encode(["bob"]))].tolist() == [10, 20]
+
+
+def test_rare_items_go_before_rare_users_are_counted(tmp_path):
+    parts = write_parts(
+        tmp_path,
+        [("ann", "tea", 1), ("ann", "hat", 2), ("ann", "cup", 3)],
+        [("bob", "tea", 1), ("bob", "fan", 2), ("cid", "cup", 1), ("cid", "tea", 2)],
+    )
+    histories = histories_from_parts(
+        parts, ordered=True, content_hash="", min_item_events=2, min_user_events=2
+    )
+    assert histories.item_ids.ids.tolist() == ["cup", "tea"]  # hat and fan have one event each
+    assert histories.user_ids.ids.tolist() == ["ann", "cid"]  # bob has one event left
+    assert items(histories, "ann") == ["tea", "cup"]
+
+
+def test_a_part_of_which_nothing_is_left_does_no_harm(tmp_path):
+    parts = write_parts(tmp_path, [(1, 50, 1), (1, 60, 2)], [(2, 70, 1)], [(3, 60, 1), (3, 50, 2)])
+    histories = histories_from_parts(parts, ordered=True, content_hash="", min_item_events=2)
+    assert histories.user_ids.ids.tolist() == [1, 3]
+    assert histories.user_ids.encode([3, "3"]).tolist() == [1, 1]
+    assert items(histories, 3) == [60, 50]
+
+
+def test_filters_that_leave_nothing_are_refused(tmp_path):
+    parts = write_parts(tmp_path, [("ann", "tea", 1), ("ann", "hat", 2)])
+    with pytest.raises(ValueError, match="loosen the filters"):
+        histories_from_parts(parts, ordered=True, content_hash="", min_item_events=2)
