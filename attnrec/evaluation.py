@@ -96,11 +96,11 @@ def evaluate(
             for k in ks
         }
     )
-    means = per_user.drop(columns=[USER, "n_relevant"])
+    names = [metric_name(name, k) for name in RANK_METRICS for k in ks]
     return Evaluation(
         per_user=per_user,
-        summary={name: float(means[name].mean()) for name in means} | _catalogue_metrics(recommended, holdout, ks),
-        intervals={name: bootstrap_interval(means[name].to_numpy()) for name in means} if intervals else {},
+        summary={name: float(per_user[name].mean()) for name in names} | _catalogue_metrics(recommended, holdout, ks),
+        intervals={name: bootstrap_interval(per_user[name].to_numpy()) for name in names} if intervals else {},
     )
 
 
@@ -125,9 +125,7 @@ def _ranks(
     return np.where(hits, np.arange(1, recommended.shape[1] + 1), np.inf)
 
 
-def _catalogue_metrics(
-    recommended: NDArray[np.int64], holdout: Holdout, ks: Sequence[int]
-) -> dict[str, float]:
+def _catalogue_metrics(recommended: NDArray[np.int64], holdout: Holdout, ks: Sequence[int]) -> dict[str, float]:
     n_items = holdout.histories.n_items
     counts = holdout.histories.item_counts()
     values: dict[str, float] = {}

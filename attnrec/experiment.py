@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from attnrec.config import Config
 from attnrec.evaluation import EvaluateConfig
 from attnrec.ingestion import InteractionSource, TableSource
-from attnrec.models import MODELS, AnyModelConfig, ModelConfig, SASRecConfig
+from attnrec.models import MODELS, AnyModelConfig, SASRecConfig
 from attnrec.promotion import PromoteConfig
 from attnrec.scoring import ScoreConfig
 from attnrec.training import TrainConfig
@@ -25,8 +25,8 @@ class ExperimentError(ValueError):
 class DatasetConfig(Config):
     """Which events are kept: items, then users, with fewer than this many are left out (and counted)."""
 
-    min_item_events: int = Field(1, ge=1)
-    min_user_events: int = Field(1, ge=1)
+    min_item_events: int = Field(default=1, ge=1)
+    min_user_events: int = Field(default=1, ge=1)
 
 
 class SplitConfig(Config):
@@ -37,11 +37,11 @@ class SplitConfig(Config):
     """
 
     kind: Literal["time", "last", "given"] = "time"
-    test_days: float = Field(7, gt=0)
-    validation_days: float = Field(7, gt=0)
+    test_days: float = Field(default=7, gt=0)
+    validation_days: float = Field(default=7, gt=0)
     cutoff: datetime | None = None
     test_path: str | None = None
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
 
 
 class TrackingConfig(Config):
@@ -54,7 +54,7 @@ class TrackingConfig(Config):
 class PipelineConfig(Config):
     """How flows run: training is stopped hard after `deadline_minutes`; `refit` trains on all events before serving."""
 
-    deadline_minutes: float = Field(24 * 60, gt=0)
+    deadline_minutes: float = Field(default=24 * 60, gt=0)
     refit: bool = True
 
 
@@ -113,20 +113,6 @@ def load_experiment(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Exp
         raise ExperimentError(f"{path}: {_first_problem(error)}") from None
     except TypeError as error:
         raise ExperimentError(f"{path}: {error}") from None
-
-
-def model_config(kind: str, settings: dict[str, Any]) -> ModelConfig:
-    """Settings of a model by its kind.
-
-    Raises:
-        ExperimentError: for an unknown kind or setting.
-    """
-    if kind not in MODELS:
-        raise ExperimentError(f"model.kind must be one of {sorted(MODELS)}, got {kind!r}")
-    try:
-        return MODELS[kind][1](kind=kind, **settings)
-    except ValidationError as error:
-        raise ExperimentError(_first_problem(error)) from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:

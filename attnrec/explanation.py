@@ -13,6 +13,7 @@ from attnrec.schema import DATETIME, ITEM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Explanation:
         """The n largest reasons as a sentence: "because of: A +1.32, B +0.87, everyone likes it +0.10"."""
         joined = self.frame.groupby(ITEM, sort=False)["contribution"].sum()
         best = joined[joined > 0].sort_values(ascending=False, kind="stable").head(n)
-        return because([(str(item), float(added)) for item, added in best.items()], item_bias=self.item_bias)
+        return because(list(zip(best.index.astype(str), best.to_numpy(float), strict=True)), item_bias=self.item_bias)
 
     def plot(self, *, n: int = 20, ax: "Axes | None" = None) -> "Axes":
         """Bars of the n latest events' contributions in time order, and the item's own part.
@@ -45,15 +46,12 @@ class Explanation:
             n: events shown; the older ones are summed in one bar.
             ax: where to draw; default a new figure.
         """
-        from matplotlib import pyplot
-
-        if ax is None:
-            _, ax = pyplot.subplots(figsize=(7, 0.9 + 0.28 * (min(n, len(self.frame)) + 2)), layout="constrained")
+        ax = ax or self.figure(n=n, drawn=False).gca()
         older, latest = self.frame.iloc[:-n], self.frame.iloc[-n:]
         bars = [("everyone (item bias)", self.item_bias)]
         if len(older):
             bars.append((f"{len(older)} older events", float(older["contribution"].sum())))
-        bars += [(str(row.item_id), float(row.contribution)) for row in latest.itertuples()]
+        bars += zip(latest[ITEM].astype(str), latest["contribution"].to_numpy(float), strict=True)
         names, values = zip(*bars, strict=True)
         ax.barh(range(len(values)), values, color=["#2a6f97" if value >= 0 else "#c1553b" for value in values])
         ax.set_yticks(range(len(values)), names, fontsize=8)
@@ -61,6 +59,16 @@ class Explanation:
         ax.set_xlabel("contribution to the score")
         ax.set_title(f"why {self.item_id}: score {self.score:.2f}, latest event on top", fontsize=10)
         return ax
+
+    def figure(self, *, n: int = 20, drawn: bool = True) -> "Figure":
+        """The picture of `plot` as a figure of its own, for saving."""
+        from matplotlib import pyplot
+
+        height = 0.9 + 0.28 * (min(n, len(self.frame)) + 2)
+        figure, ax = pyplot.subplots(figsize=(7, height), layout="constrained")
+        if drawn:
+            self.plot(n=n, ax=ax)
+        return figure
 
 
 def because(reasons: list[tuple[str, float]], *, item_bias: float) -> str:

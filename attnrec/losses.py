@@ -30,9 +30,7 @@ def full_softmax(users: Tensor, items: Tensor, bias: Tensor | None, targets: Ten
     return _FullSoftmax.apply(users, items, bias, targets - 1)
 
 
-def sampled_softmax(
-    users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, n_negatives: int
-) -> Tensor:
+def sampled_softmax(users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, n_negatives: int) -> Tensor:
     """Cross-entropy of the target among shared, uniformly drawn negatives.
 
     Uniform draws have the same logQ for every negative (Bengio & Senecal 2008): log(n_negatives / N) is taken

@@ -13,7 +13,7 @@ class PromoteConfig(Config):
     best baseline's."""
 
     metric: str = "ndcg_at_10"
-    tolerance: float = Field(0.02, ge=0, lt=1)
+    tolerance: float = Field(default=0.02, ge=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def decide(
         return Decision(False, baseline, numbers)
     floor = champion.metrics[metric] * (1 - rule.tolerance)
     if value < floor:
-        reason = f"{metric} {value:.4f} is more than {rule.tolerance:.0%} below the champion's {champion.metrics[metric]:.4f}"
+        served = champion.metrics[metric]
+        reason = f"{metric} {value:.4f} is more than {rule.tolerance:.0%} below the champion's {served:.4f}"
         return Decision(False, reason, numbers)
     return Decision(True, f"{metric} {value:.4f} against the champion's {champion.metrics[metric]:.4f}", numbers)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attnrec.dataset import Histories, Vocabulary, audit_split, histories_from_frame, split_last
 from attnrec.explanation import Explanation, explain
-from attnrec.models import MODELS, Model, build_model
+from attnrec.models import Model, build_model, model_config
 from attnrec.models.folder import SavedModel, load_model, save_model
 from attnrec.schema import ITEM, USER
 from attnrec.scoring import Recommendations, ScoreConfig, recommend
@@ -64,7 +64,8 @@ class Recommender:
             filter_viewed: never recommend what is in the history.
 
         Returns:
-            user_id, rank, item_id, score, reasons (dicts of item_id, contribution, weight, largest first), item_bias.
+            user_id, rank, item_id, score, reasons (dicts of item_id, contribution, weight, largest first), rest,
+            item_bias; score = sum of the reasons' contributions + rest + item_bias.
 
         Raises:
             UnknownIdError: for an unknown user.
@@ -74,9 +75,7 @@ class Recommender:
         config = ScoreConfig(k=k, filter_viewed=filter_viewed)
         return recommendations_frame(recommend(self.model, histories, rows, config=config), histories)
 
-    def explain(
-        self, user_id: Any = None, item_id: Any = None, *, history: Sequence[Any] | None = None
-    ) -> Explanation:
+    def explain(self, user_id: Any = None, item_id: Any = None, *, history: Sequence[Any] | None = None) -> Explanation:
         """Why `item_id` has the score it has, for a known user or a history given as a list.
 
         Raises:
@@ -132,7 +131,9 @@ class Recommender:
 
     def _known(self) -> Histories:
         if self.histories is None:
-            raise UnknownIdError("no user is known to this model, since it was loaded alone; call with_histories(frame)")
+            raise UnknownIdError(
+                "no user is known to this model, since it was loaded alone; call with_histories(frame)"
+            )
         return self.histories
 
     def _user_rows(self, histories: Histories, users: Iterable[Any] | None) -> NDArray[np.int64]:
@@ -183,14 +184,13 @@ def fit(
     Raises:
         ValueError: for a frame that does not follow the schema, an unknown model or setting.
     """
-    if model not in MODELS:
-        raise ValueError(f"model must be one of {sorted(MODELS)}, got {model!r}")
+    chosen = model_config(model, settings or {})
     histories = histories_from_frame(interactions)
     split = split_last(histories)
     audit_split(split)
     config = TrainConfig(**training)
     torch.manual_seed(config.seed)
-    built = build_model(MODELS[model][1](kind=model, **(settings or {})), histories.n_items)
+    built = build_model(chosen, histories.n_items)
     asked = split.test if len(split.test.users) else None
     seen = split.test.histories if asked is not None else histories
     fitted = train(built, seen, validation=asked, config=config, progress_bar=progress_bar)
@@ -214,7 +214,11 @@ def recommendations_frame(found: Recommendations, histories: Histories) -> pd.Da
     decode = histories.item_ids.decode
     reasons = [
         [
-            {ITEM: decode(item), "contribution": float(added), "weight": None if np.isnan(share) else float(share)}
+            {
+                ITEM: decode(item),
+                "contribution": float(added),
+                "weight": None if np.isnan(share) else float(share),
+            }
             for item, added, share in zip(
                 found.reason_items[at], found.reason_contributions[at], found.reason_weights[at], strict=True
             )
@@ -228,7 +232,8 @@ def recommendations_frame(found: Recommendations, histories: Histories) -> pd.Da
             "rank": places + 1,
             ITEM: decode(found.items[users, places]),
             "score": found.scores[users, places],
-            "item_bias": found.item_bias[users, places],
             "reasons": reasons,
+            "rest": found.rest[users, places],
+            "item_bias": found.item_bias[users, places],
         }
     )

@@ -31,11 +31,11 @@ REASON = pa.struct([(ITEM, pa.string()), ("contribution", pa.float32()), ("weigh
 class ScoreConfig(Config):
     """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not."""
 
-    k: int = Field(10, gt=0)
-    n_reasons: int = Field(5, ge=0)
+    k: int = Field(default=10, gt=0)
+    n_reasons: int = Field(default=5, ge=0)
     filter_viewed: bool = True
-    batch_size: int = Field(256, gt=0)
-    users_per_shard: int = Field(200_000, gt=0)
+    batch_size: int = Field(default=256, gt=0)
+    users_per_shard: int = Field(default=200_000, gt=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class Recommendations:
     """The k best items of U users, in arrays.
 
     Attributes:
+        exact: whether scores are sums over the history, so that there can be reasons.
         users: user rows, (U,).
         items: item rows by rank, (U, k); 0 where fewer than k could be recommended.
         scores: (U, k) float32, NaN at empty places.
@@ -51,6 +52,7 @@ class Recommendations:
             weight NaN where the model has none.
     """
 
+    exact: bool
     users: NDArray[np.int64]
     items: NDArray[np.int32]
     scores: NDArray[np.float32]
@@ -58,6 +60,14 @@ class Recommendations:
     reason_items: NDArray[np.int32]
     reason_contributions: NDArray[np.float32]
     reason_weights: NDArray[np.float32]
+
+    @property
+    def rest(self) -> NDArray[np.float32]:
+        """What the events that are no reason here added (or, below zero, took away), (U, k); NaN without reasons."""
+        if not self.exact:
+            return np.full_like(self.scores, np.nan)
+        told = np.where(self.reason_items > 0, self.reason_contributions, 0).sum(2, dtype=np.float64)
+        return (self.scores.astype(np.float64) - self.item_bias - told).astype(np.float32)
 
 
 def recommend(
@@ -82,6 +92,7 @@ def recommend(
     """
     k, m = config.k, config.n_reasons if model.exact_reasons else 0
     found = Recommendations(
+        exact=model.exact_reasons,
         users=users,
         items=np.zeros((len(users), k), np.int32),
         scores=np.full((len(users), k), np.nan, np.float32),
@@ -142,8 +153,8 @@ def to_table(found: Recommendations, histories: Histories, *, model_version: str
         scored_at: the run's logical time, UTC; a parameter, so that two runs write the same bytes.
 
     Returns:
-        user_id, rank (from 1), item_id, score, item_bias, reasons (list of item_id, contribution, weight),
-        model_version, scored_at.
+        user_id, rank (from 1), item_id, score, reasons (list of item_id, contribution, weight), rest, item_bias,
+        model_version, scored_at. score = sum of the reasons' contributions + rest + item_bias.
     """
     filled = found.items > 0
     places = np.broadcast_to(np.arange(1, found.items.shape[1] + 1, dtype=np.int32), found.items.shape)
@@ -155,8 +166,9 @@ def to_table(found: Recommendations, histories: Histories, *, model_version: str
             "rank": pa.array(places[filled]),
             ITEM: pa.array(histories.item_ids.decode(found.items[filled]).astype(str), pa.string()),
             "score": pa.array(found.scores[filled]),
-            "item_bias": pa.array(found.item_bias[filled]),
             "reasons": _reason_lists(found, filled, histories),
+            "rest": pa.array(found.rest[filled], mask=np.isnan(found.rest[filled])),
+            "item_bias": pa.array(found.item_bias[filled]),
             "model_version": pa.array([model_version] * n_rows, pa.string()).dictionary_encode(),
             "scored_at": pa.array([scored_at] * n_rows, pa.timestamp("us", tz="UTC")),
         }

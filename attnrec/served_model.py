@@ -1,14 +1,18 @@
 """The model-from-code file that MLflow runs: recommendations with reasons from a frame of interactions.
 
 In: user_id, item_id, datetime (text or timestamps), any number of users. Out: user_id, rank, item_id, score,
-item_bias, reasons. Parameter `k`. It is logged together with the attnrec package, which need not be installed.
+reasons, rest, item_bias. Parameter `k`. It is logged together with the attnrec package, which need not be installed.
 """
 
+import warnings
 from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+# the signature is given when the model is logged; MLflow would rather read it from type hints
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class ServedModel(PythonModel):
@@ -20,14 +24,13 @@ class ServedModel(PythonModel):
 
         self.recommender = load_folder(context.artifacts["model_dir"])
 
-    # model_input has no type here: MLflow would take it for the signature, which is given when the model is logged
-    def predict(self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None):  # noqa: ANN001, ANN201
+    def predict(self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None):  # pyright: ignore
         """The k best items of every user in the frame; unknown items in it are ignored."""
         frame = model_input.assign(datetime=pd.to_datetime(model_input["datetime"], utc=True, format="ISO8601"))
         found = self.recommender.with_histories(frame).recommend(k=(params or {}).get("k", 10))
         for name in ("user_id", "item_id"):
             found[name] = found[name].astype(str)
-        return found.astype({"score": "float64", "item_bias": "float64"})
+        return found.astype({"score": "float64", "rest": "float64", "item_bias": "float64"})
 
 
 set_model(ServedModel())

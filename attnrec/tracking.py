@@ -1,4 +1,4 @@
-"""What MLflow is told of a run, and the registry of served models: the only file, with `served_model`, that imports mlflow.
+"""What MLflow is told of a run, and the registry of served models; with `served_model` all that imports mlflow.
 
 All calls name their run, so that they work from any thread (the fluent API is per thread).
 """
@@ -6,6 +6,7 @@ All calls name their run, so that they work from any thread (the fluent API is p
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus
@@ -51,8 +53,9 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.long, "rank"),
             ColSpec(DataType.string, "item_id"),
             ColSpec(DataType.double, "score"),
-            ColSpec(DataType.double, "item_bias"),
             ColSpec(Array(REASON), "reasons"),
+            ColSpec(DataType.double, "rest", required=False),
+            ColSpec(DataType.double, "item_bias"),
         ]
     ),
     params=ParamSchema([ParamSpec("k", DataType.long, 10)]),
@@ -94,9 +97,8 @@ class Tracker:
     def __init__(self, uri: str, *, experiment: str, artifacts: Path) -> None:
         for name in ("alembic", "mlflow.store.db.utils"):  # dozens of lines when a new SQLite file is made
             logging.getLogger(name).setLevel(logging.WARNING)
-        mlflow.set_tracking_uri(uri)
         self.uri = uri
-        self.client = MlflowClient(uri)
+        self.client = MlflowClient(uri, registry_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         if found is None:
             place = None if uri.startswith("http") else (artifacts / experiment).absolute().as_uri()
@@ -143,7 +145,7 @@ class Tracker:
 
     def log_metrics(self, run_id: str, metrics: dict[str, float], *, step: int = 0) -> None:
         """All metrics of an epoch or an evaluation, in one call; values that are not finite are left out."""
-        now = mlflow.utils.time.get_current_time_millis()
+        now = round(1000 * time.time())
         finite = [Metric(name, value, now, step) for name, value in metrics.items() if math.isfinite(value)]
         self.client.log_batch(run_id, metrics=finite)
 
@@ -184,7 +186,7 @@ class Tracker:
             The model's address, models:/m-....
         """
         package = Path(__file__).parent
-        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        with _default_store(self.uri), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # hints about integer columns and type hints
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -199,9 +201,7 @@ class Tracker:
             mlflow.log_metrics(metrics, model_id=logged.model_id, dataset=dataset)
         return logged.model_uri
 
-    def register(
-        self, name: str, model_uri: str, *, run_id: str, tags: dict[str, str], description: str
-    ) -> Version:
+    def register(self, name: str, model_uri: str, *, run_id: str, tags: dict[str, str], description: str) -> Version:
         """Make a version of the registered model `name`; alias `challenger` moves to it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -209,14 +209,15 @@ class Tracker:
                 self.client.get_registered_model(name)
             except MlflowException:
                 self.client.create_registered_model(name, description="Recommendations with exact reasons (attnrec).")
-        version = self.client.create_model_version(
-            name,
-            source=model_uri,
-            run_id=run_id,
-            tags=tags,
-            description=description,
-            model_id=model_uri.removeprefix("models:/"),
-        )
+        with _default_store(self.uri):  # where a models:/ source is looked up
+            version = self.client.create_model_version(
+                name,
+                source=model_uri,
+                run_id=run_id,
+                tags=tags,
+                description=description,
+                model_id=model_uri.removeprefix("models:/"),
+            )
         self.client.set_registered_model_alias(name, "challenger", version.version)
         return Version(name, str(version.version), run_id, tags)
 
@@ -244,23 +245,43 @@ class Tracker:
                 return Version(name, str(found.version), found.run_id or "", dict(found.tags))
         return None
 
+    def download_version(self, version: Version) -> Path:
+        """The model folder of a registered version."""
+        return download_model(f"models:/{version.name}/{version.number}", store=self.uri)
+
     def download(self, run_id: str, path: str, target: Path) -> Path:
         """An artifact folder of a run, copied below `target`."""
         return Path(self.client.download_artifacts(run_id, path, str(target)))
 
 
-def download_model(uri: str) -> Path:
+def download_model(uri: str, *, store: str | None = None) -> Path:
     """The model folder behind an MLflow address such as models:/attnrec@champion.
+
+    Args:
+        uri: the address.
+        store: the tracking store to ask; default MLflow's own default (MLFLOW_TRACKING_URI).
 
     Raises:
         FileNotFoundError: when MLflow knows no such model.
     """
+    store = store or mlflow.get_tracking_uri()
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        with _default_store(store):
+            folder = Path(download_artifacts(uri))
     except MlflowException as error:
-        store = mlflow.get_tracking_uri()
         raise FileNotFoundError(f"no model at {uri} in {store} ({error}); set MLFLOW_TRACKING_URI") from None
     return next(folder.glob("artifacts/*/config.json"), folder / "config.json").parent
+
+
+@contextmanager
+def _default_store(uri: str) -> Iterator[None]:
+    """Let MLflow's fluent functions use `uri` inside the block; they keep it in the environment, too."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # pyright: ignore[reportArgumentType]  None is "not set"
 
 
 def _dataset(name: str, source: Path, content_hash: str) -> MetaDataset:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ def show_rejected(experiment: str, log: Path) -> None:
     show_table(f"{experiment}-rejected", rows.astype(str).to_dict("records"), "Rejected rows by reason")
 
 
-def show_table(name: str, rows: Sequence[dict[str, Any]], description: str) -> None:
+def show_table(name: str, rows: Sequence[Mapping[Any, Any]], description: str) -> None:
     """A table artifact, when there is a run to show it on."""
-    _show(lambda: create_table_artifact(list(rows), key=_slug(name), description=description), name)
+    _show(
+        lambda: create_table_artifact([dict(row) for row in rows], key=_slug(name), description=description),
+        name,
+    )
 
 
 def show_metrics(experiment: str, metrics: dict[str, dict[str, float]], names: Sequence[str]) -> None:

@@ -30,14 +30,17 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides the file: --set train.epochs=2. Can be repeated."),
 ]
 HomeOption = Annotated[
-    str | None, typer.Option("--home", help="Folder for all that is written. [default: $ATTNREC_HOME or ./data]")
+    str | None,
+    typer.Option("--home", help="Folder for all that is written. [default: $ATTNREC_HOME or ./data]"),
 ]
 AtOption = Annotated[
-    datetime | None, typer.Option("--at", help="Logical time (UTC), written as scored_at. [default: today 00:00]")
+    datetime | None,
+    typer.Option("--at", help="Logical time (UTC), written as scored_at. [default: today 00:00]"),
 ]
 UserOption = Annotated[str, typer.Option("--user", help="A user_id of the log.")]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="A model folder or models:/NAME@ALIAS. [default: what served last]")
+    str | None,
+    typer.Option("--model", help="A model folder or models:/NAME@ALIAS. [default: what served last]"),
 ]
 
 
@@ -140,9 +143,7 @@ def explain(
     explanation = _recommender(model, home).explain(user, item)
     print_explanation(out, explanation)
     if plot is not None:
-        figure = explanation.plot().get_figure()
-        assert figure is not None, "axes belong to a figure"
-        figure.savefig(plot)
+        explanation.figure().savefig(plot)
         out.print(f"picture: {plot}")
 
 
@@ -159,7 +160,8 @@ def models() -> None:
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000, home: HomeOption = None
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    home: HomeOption = None,
 ) -> None:
     """Open MLflow's pages on this home's runs, on 127.0.0.1 only; stop with Ctrl-C."""
     place = prepare(home)
@@ -167,7 +169,18 @@ def ui(
         raise FileNotFoundError(f"no runs in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home")
     # MLflow opens on its GenAI pages unless the address says otherwise
     out.print(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", place.local_store, "--artifacts-destination", str(place.artifacts)]
     try:
         code = subprocess.run(command, check=False).returncode
@@ -205,7 +218,9 @@ def _recommender(model: str | None, home: str | None) -> Any:
 
     place = prepare(home)
     if not (place.root / "current.json").exists():
-        raise FileNotFoundError(f"nothing was scored in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home")
+        raise FileNotFoundError(
+            f"nothing was scored in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home"
+        )
     current = read_json(place.root / "current.json")
     os.environ.setdefault("MLFLOW_TRACKING_URI", place.tracking_uri)
     loaded = load(model or place.root / current["model"])

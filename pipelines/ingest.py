@@ -52,7 +52,11 @@ def gather_histories(job: Job, log: Path, test_log: Path | None = None) -> Path:
             np.save(target / "n_test.npy", n_test, allow_pickle=False)
         histories.save(target / "histories")
         n_read = sum(read_json(folder / "manifest.json")["accepted"] for folder in logs)
-        return {"events": histories.n_events, "left_out": n_read - histories.n_events, "logs": [f.name for f in logs]}
+        return {
+            "events": histories.n_events,
+            "left_out": n_read - histories.n_events,
+            "logs": [f.name for f in logs],
+        }
 
     return build(job.home, "histories", key, make)
 

@@ -4,8 +4,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import runtime, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from attnrec.figures import examples_table, fixed_users, learning_curve
@@ -13,7 +14,7 @@ from attnrec.models.folder import load_model, save_model
 from attnrec.promotion import Candidate, Decision, decide
 from attnrec.recommender import Recommender
 from attnrec.storage import read_json, write_json
-from attnrec.tracking import EVALUATED, EXPERIMENT, STAGE_KEY, TRAIN_KEY, Tracker, Version, download_model
+from attnrec.tracking import EVALUATED, EXPERIMENT, STAGE_KEY, TRAIN_KEY, Tracker, Version
 from pipelines.artifacts import show_text
 from pipelines.evaluate import BASELINES, judge_champion, metrics_of
 from pipelines.ingest import load_split
@@ -145,7 +146,7 @@ def champion_model(job: Job) -> Served:
         return Served(own, champion.label)
 
     def make(target: Path) -> dict[str, object]:
-        found = load_model(download_model(f"models:/{name}/{champion.number}"))
+        found = load_model(tracker.download_version(champion))
         (target / "model").mkdir()
         save_model(found, target / "model")
         return {}
@@ -166,8 +167,7 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
         return
     for user_id in seen.user_ids.decode(users[:3]):
         best = recommender.recommend([user_id], k=1)["item_id"].iloc[0]
-        axes = recommender.explain(user_id, best).plot()
-        tracker.log_figure(run_id, axes.get_figure(), f"figures/why/{user_id}.png")
+        tracker.log_figure(run_id, recommender.explain(user_id, best).figure(), f"figures/why/{user_id}.png")
 
 
 def _note(job: Job, metrics: dict[str, dict[str, float]]) -> str:
@@ -178,8 +178,8 @@ def _note(job: Job, metrics: dict[str, dict[str, float]]) -> str:
 
 
 def _prefect_tags() -> dict[str, str]:
-    run_id = runtime.flow_run.id
-    return {"prefect.flow_run_id": str(run_id), "prefect.flow_run_name": str(runtime.flow_run.name)} if run_id else {}
+    run_id = flow_run.id
+    return {"prefect.flow_run_id": str(run_id), "prefect.flow_run_name": str(flow_run.name)} if run_id else {}
 
 
 _OUTSIDE = {
@@ -222,9 +222,7 @@ def decide_task(job: Job, histories: Path, trained: Path, evaluated: Path) -> De
 
 
 @task(name="register", **_OUTSIDE)
-def register_task(
-    job: Job, histories: Path, trained: Path, served: Path, run_id: str, decision: Decision
-) -> Version:
+def register_task(job: Job, histories: Path, trained: Path, served: Path, run_id: str, decision: Decision) -> Version:
     """A version in the registry, and the aliases."""
     return register_model(job, histories, trained, served, run_id, decision)
 

@@ -26,6 +26,7 @@ def run_of(job: Job, histories: Path, trained: Path) -> str:
 
 
 def open_run(job: Job, histories: Path, key: str) -> str:
+    """Start the run of a training stage, with what people compare and what it is trained on."""
     experiment, tracker = job.experiment, tracker_of(job)
     params: dict[str, Any] = {f"model.{name}": value for name, value in experiment.model.model_dump().items()}
     compared = ("batch_size", "learning_rate", "weight_decay", "epochs", "seed")

@@ -78,13 +78,18 @@ def publish(job: Job, shards: list[Path], served: Served, at: datetime) -> Path:
     Raises:
         PipelineError: when the shards do not hold each user once, with a finite score.
     """
-    key = key_of("publish", inputs=[shard.name for shard in shards], parameters={"model": served.label})
+    key = key_of("publish", inputs=[shard.name for shard in shards], parameters={"at": at.isoformat()})
 
     def make(target: Path) -> dict[str, Any]:
         n_users, n_rows = _check(shards)
         for number, shard in enumerate(shards):
             os.link(shard / "recommendations.parquet", target / f"part-{number:03d}.parquet")
-        return {"n_users": n_users, "n_rows": n_rows, "model_version": served.label, "scored_at": at.isoformat()}
+        return {
+            "n_users": n_users,
+            "n_rows": n_rows,
+            "model_version": served.label,
+            "scored_at": at.isoformat(),
+        }
 
     folder = build(job.home, "publish", key, make)
     current = job.home.published / job.experiment.name / "current"
@@ -123,7 +128,9 @@ def _check(shards: list[Path]) -> tuple[int, int]:
         table = pq.read_table(shard / "recommendations.parquet", columns=["user_id", "rank", "score"]).to_pandas()
         users = set(table["user_id"].unique())
         if table.duplicated(["user_id", "rank"]).any() or users & seen:
-            raise PipelineError("published recommendations must hold each user and rank once, got repeats; nothing is published")
+            raise PipelineError(
+                "published recommendations must hold each user and rank once, got repeats; nothing is published"
+            )
         if not np.isfinite(table["score"]).all():
             raise PipelineError("published scores must be finite, got others; nothing is published")
         seen |= users
@@ -136,7 +143,12 @@ def _bar() -> Progress:
     return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
-@task(name="score-shard", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=exponential_backoff(backoff_factor=2))
+@task(
+    name="score-shard",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(backoff_factor=2),
+)
 def shard_task(job: Job, histories: Path, served: Served, at: datetime, shard: int, n_shards: int) -> Path:
     """One share of the users."""
     return score_shard(job, histories, served, at, shard, n_shards)

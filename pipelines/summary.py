@@ -1,5 +1,6 @@
 """What the command prints for people."""
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,16 +67,18 @@ def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
         table.add_row(model if name == "challenger" else name, *values)
     out.print(table)
     speed = f"{fitted['tokens_per_second']:,.0f} tokens/s on {fitted['device']}, {fitted['threads']} threads"
-    out.print(f"best epoch {fitted['best_epoch']} of {fitted['n_epochs']}, {fitted['seconds']:.0f} s of training, {speed}")
+    out.print(
+        f"best epoch {fitted['best_epoch']} of {fitted['n_epochs']}, {fitted['seconds']:.0f} s of training, {speed}"
+    )
 
 
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Every event's part of a score, largest first."""
     table = Table("event", "when", "contribution", "attention")
     frame = explanation.frame.sort_values("contribution", ascending=False, kind="stable")
-    for row in frame.head(20).itertuples():
-        weight = "" if pd.isna(row.weight) else f"{row.weight:.3f}"
-        table.add_row(str(row.item_id), str(row.datetime)[:16], f"{row.contribution:+.3f}", weight)
+    for event in frame.head(20).to_dict("records"):
+        weight = "" if isnan(event["weight"]) else f"{event['weight']:.3f}"
+        table.add_row(str(event["item_id"]), str(event["datetime"])[:16], f"{event['contribution']:+.3f}", weight)
     if len(frame) > 20:
         rest = frame["contribution"].iloc[20:].sum()
         table.add_row(f"{len(frame) - 20} others", "", f"{rest:+.3f}", "")

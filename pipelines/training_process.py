@@ -60,7 +60,12 @@ def _train(spec: dict[str, Any]) -> None:
                 on_epoch=on_epoch,
             )
     model.refresh()
-    facts = {"epoch": fitted.best_epoch, "seed": config.seed, "data": histories.content_hash, "mode": spec["mode"]}
+    facts = {
+        "epoch": fitted.best_epoch,
+        "seed": config.seed,
+        "data": histories.content_hash,
+        "mode": spec["mode"],
+    }
     (target / "model").mkdir()
     save_model(SavedModel(model, histories.item_ids, facts), target / "model")
     write_json(target / "epochs.json", fitted.epochs)

@@ -7,10 +7,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores collap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from attnrec.dataset import Histories
 
 # --- the library core: worlds, batches, a trained shop -------------------------------------------------
 
@@ -76,28 +82,36 @@ class Checkerboard:
     """Who sees an even item next sees the next even item, and so with odd ones, round and round.
 
     Attributes:
-        seen: 60 users who saw five of the six items of their colour, in turn; 12 items.
-        answers: the sixth, item rows by user: the next one, and the only one of the colour not seen.
+        seen: 12 items, 72 users: of the first 60 each saw five of the six items of their colour, in turn;
+            the others went round and saw all six.
+        answers: the sixth item of those 60, item rows: the next one, and the only one of the colour not seen.
     """
 
-    seen: "Histories"  # noqa: F821
-    answers: np.ndarray
+    seen: "Histories"
+    answers: "NDArray[np.int64]"
+
+    @property
+    def asked(self) -> "NDArray[np.int64]":
+        """The 60 users."""
+        return np.arange(len(self.answers))
 
 
 @pytest.fixture(scope="session")
 def checkerboard() -> Checkerboard:
     from attnrec.dataset import histories_from_frame
 
+    users = [f"asked-{copy}" for copy in range(N_COPIES)] + ["went-round"]
     rows = [
-        (f"user-{copy}-{colour}-{start}", 2 * ((start + step) % N_COLOUR) + colour, step)
-        for copy in range(N_COPIES)
+        (f"{user}-{colour}-{start}", 2 * ((start + step) % N_COLOUR) + colour, step)
+        for user in users
         for colour in range(2)
         for start in range(N_COLOUR)
         for step in range(N_COLOUR)
     ]
     histories = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
-    answers = histories.items[histories.offsets[1:] - 1].astype(np.int64)
-    return Checkerboard(histories.up_to(histories.lengths - 1), answers)
+    n_asked = N_COPIES * 2 * N_COLOUR
+    answers = histories.items[histories.offsets[1 : n_asked + 1] - 1].astype(np.int64)
+    return Checkerboard(histories.up_to(histories.lengths - (np.arange(histories.n_users) < n_asked)), answers)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,14 @@ def test_padding_gets_no_attention_and_changes_nothing(core, qkv, real, causal):
     q, k, v = qkv
     hidden = ~real.mT  # (B, 1, L, 1)
     clean = core(q, k, v, allowed=real, causal=causal, need_weights=True)
-    other = core(q, k.masked_fill(hidden, 50.0), v.masked_fill(hidden, -9.0), allowed=real, causal=causal, need_weights=True)
+    other = core(
+        q,
+        k.masked_fill(hidden, 50.0),
+        v.masked_fill(hidden, -9.0),
+        allowed=real,
+        causal=causal,
+        need_weights=True,
+    )
     torch.testing.assert_close(other.output, clean.output)
     if clean.weights is not None:
         assert (clean.weights[0, ..., 3:] == 0).all()
@@ -150,7 +157,13 @@ def test_heads_do_not_see_each_others_channels():
     torch.testing.assert_close(layer(x).output[..., :2], before[..., :2])
 
 
-@pytest.mark.parametrize("layer", [lambda: MultiHeadAttention(10, heads=3, core=CORES["scaled_dot"]()), lambda: AttentionPooling(10, heads=3)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: MultiHeadAttention(10, heads=3, core=CORES["scaled_dot"]()),
+        lambda: AttentionPooling(10, heads=3),
+    ],
+)
 def test_a_width_that_heads_do_not_divide_is_refused(layer):
     with pytest.raises(ValueError, match="must be a multiple of"):
         layer()

@@ -57,7 +57,14 @@ def test_weights_and_kinds_of_event_go_along():
 
 def test_a_user_without_events_alone_in_the_log_is_one_empty_row(histories_of):
     nobody = histories_of({"ann": "a"}).up_to(np.array([0]))
-    empty = Histories(nobody.user_ids, nobody.item_ids, nobody.items[:0], nobody.times[:0], np.zeros(2, int), np.zeros(1, int))
+    empty = Histories(
+        nobody.user_ids,
+        nobody.item_ids,
+        nobody.items[:0],
+        nobody.times[:0],
+        np.zeros(2, int),
+        np.zeros(1, int),
+    )
     for histories in (nobody, empty):
         batch = last_events(histories, np.array([0]), max_length=5)
         assert batch.items.tolist() == [[0]]

@@ -43,7 +43,10 @@ def test_vectors_are_zeros_where_missing(features):
 
 def test_users_features_start_at_row_zero(tmp_path):
     pq.write_table(pa.table({"user_id": ["bob", "ann"], "age": [30, 40]}), tmp_path / "users.parquet")
-    assert load_features(tmp_path / "users.parquet", Vocabulary(["ann", "bob"])).numbers["age"].tolist() == [40, 30]
+    assert load_features(tmp_path / "users.parquet", Vocabulary(["ann", "bob"])).numbers["age"].tolist() == [
+        40,
+        30,
+    ]
 
 
 def test_columns_without_any_value_are_empty(tmp_path):

@@ -74,7 +74,14 @@ def test_histories_are_sorted_by_user_and_time(tiny_log):
 
 def test_the_arrays_have_the_declared_types(tiny_log):
     histories = histories_from_frame(tiny_log.assign(weight=1, event="view"))
-    types = [histories.items, histories.times, histories.offsets, histories.lengths, histories.weights, histories.events]
+    types = [
+        histories.items,
+        histories.times,
+        histories.offsets,
+        histories.lengths,
+        histories.weights,
+        histories.events,
+    ]
     assert [str(array.dtype) for array in types] == ["int32", "int64", "int64", "int64", "float32", "uint8"]
 
 
@@ -88,6 +95,14 @@ def test_without_times_the_set_is_unordered_and_keeps_its_order_of_arrival():
     histories = histories_from_frame(frame)
     assert not histories.ordered
     assert items(histories, "bob") == ["z", "x"]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_order_of_arrival_is_kept_in_long_histories_too(ordered):
+    arrived = np.random.default_rng(0).permutation(3000)
+    frame = pd.DataFrame({"user_id": ["bob", "ann"] * 1500, "item_id": arrived})
+    histories = histories_from_frame(frame.assign(datetime=7) if ordered else frame)
+    assert items(histories, "ann") == arrived[1::2].tolist()
 
 
 def test_kinds_of_event_are_numbered_by_name(tiny_log):
@@ -193,9 +208,7 @@ def test_rare_items_go_before_rare_users_are_counted(tmp_path):
         [("ann", "tea", 1), ("ann", "hat", 2), ("ann", "cup", 3)],
         [("bob", "tea", 1), ("bob", "fan", 2), ("cid", "cup", 1), ("cid", "tea", 2)],
     )
-    histories = histories_from_parts(
-        parts, ordered=True, content_hash="", min_item_events=2, min_user_events=2
-    )
+    histories = histories_from_parts(parts, ordered=True, content_hash="", min_item_events=2, min_user_events=2)
     assert histories.item_ids.ids.tolist() == ["cup", "tea"]  # hat and fan have one event each
     assert histories.user_ids.ids.tolist() == ["ann", "cid"]  # bob has one event left
     assert items(histories, "ann") == ["tea", "cup"]

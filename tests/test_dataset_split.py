@@ -113,7 +113,8 @@ def test_a_cutoff_without_a_zone_is_utc(days, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cutoff", "part"), [(datetime(1971, 1, 1, tzinfo=UTC), "validation"), (datetime(1970, 1, 2, tzinfo=UTC), "validation")]
+    ("cutoff", "part"),
+    [(datetime(1971, 1, 1, tzinfo=UTC), "validation"), (datetime(1970, 1, 2, tzinfo=UTC), "validation")],
 )
 def test_a_part_in_which_nobody_can_be_asked_is_refused(days, cutoff, part):
     with pytest.raises(ValueError, match=f"the {part} part"):
@@ -137,7 +138,9 @@ def test_a_given_test_log_comes_behind_its_train_log(histories_of):
 
 
 def test_the_last_tenth_of_given_train_events_is_validation(histories_of):
-    joined, n_test = join_given(histories_of({"ann": "abcdefghijklmnopqrst", "bob": "abc"}), histories_of({"ann": "ca", "bob": "d"}))
+    joined, n_test = join_given(
+        histories_of({"ann": "abcdefghijklmnopqrst", "bob": "abc"}), histories_of({"ann": "ca", "bob": "d"})
+    )
     split = split_given(joined, n_test)
     assert shown(split.train) == {"ann": "abcdefghijklmnopqr", "bob": "abc"}
     assert answers(split.validation) == {"ann": "st"}

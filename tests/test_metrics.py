@@ -2,7 +2,6 @@ from math import inf, log2
 
 import numpy as np
 import pytest
-from pytest import approx
 
 from attnrec.metrics import (
     RANK_METRICS,
@@ -22,17 +21,17 @@ from attnrec.metrics import (
 
 
 def test_ndcg_with_the_hit_at_rank_three():
-    assert ndcg([3], 1, k=5) == approx(1 / log2(3 + 1))
+    assert ndcg([3], 1, k=5) == pytest.approx(1 / log2(3 + 1))
 
 
 def test_ndcg_of_several_relevant_items_is_relative_to_the_best_order():
     gained = 1 / log2(1 + 1) + 1 / log2(4 + 1)
     best = 1 / log2(1 + 1) + 1 / log2(2 + 1) + 1 / log2(3 + 1)
-    assert ndcg([4, 1, inf], 3, k=5) == approx(gained / best)
+    assert ndcg([4, 1, inf], 3, k=5) == pytest.approx(gained / best)
 
 
 def test_ndcg_is_one_when_the_relevant_items_fill_all_places():
-    assert ndcg([1, 2, 3], 9, k=3) == approx(1)
+    assert ndcg([1, 2, 3], 9, k=3) == pytest.approx(1)
 
 
 def test_recall_is_the_share_of_the_relevant_that_is_found():
@@ -45,7 +44,7 @@ def test_precision_is_the_share_of_places_that_are_relevant():
 
 def test_f1_is_the_harmonic_mean_of_both():
     # precision 2/10, recall 2/4
-    assert f1([2, 5, 11, inf], 4, k=10) == approx(2 * (0.2 * 0.5) / (0.2 + 0.5))
+    assert f1([2, 5, 11, inf], 4, k=10) == pytest.approx(2 * (0.2 * 0.5) / (0.2 + 0.5))
 
 
 def test_f1_of_no_hit_is_zero():
@@ -54,11 +53,11 @@ def test_f1_of_no_hit_is_zero():
 
 def test_average_precision_is_the_mean_precision_at_the_relevant_ranks():
     # found at 2 (1 of 2) and at 5 (2 of 5); a third relevant item is missing
-    assert average_precision([5, 2, inf], 3, k=5) == approx((1 / 2 + 2 / 5) / 3)
+    assert average_precision([5, 2, inf], 3, k=5) == pytest.approx((1 / 2 + 2 / 5) / 3)
 
 
 def test_average_precision_can_be_one_with_more_relevant_items_than_places():
-    assert average_precision([1, 2], 7, k=2) == approx(1)
+    assert average_precision([1, 2], 7, k=2) == pytest.approx(1)
 
 
 def test_reciprocal_rank_counts_the_first_hit_alone():
@@ -94,7 +93,7 @@ def test_the_order_of_the_ranks_says_nothing(name):
 
 @pytest.mark.parametrize("name", set(RANK_METRICS) - {"precision", "f1"})
 def test_a_perfect_list_is_one(name):
-    assert RANK_METRICS[name]([1, 2], 2, 5) == approx(1)
+    assert RANK_METRICS[name]([1, 2], 2, 5) == pytest.approx(1)
 
 
 def test_metric_names_are_legal_in_mlflow():
@@ -110,13 +109,13 @@ def test_gini_is_zero_when_all_items_are_shown_equally_often():
 
 
 def test_gini_of_one_item_taking_all():
-    assert gini(np.array([[3], [3], [3]]), n_items=4) == approx(1 - 1 / 4)
+    assert gini(np.array([[3], [3], [3]]), n_items=4) == pytest.approx(1 - 1 / 4)
 
 
 def test_gini_by_mean_difference():
     # exposures 0, 1, 3: mean absolute difference over all 9 ordered pairs, over twice the mean
     differences = 2 * (1 + 3 + 2) / 9
-    assert gini(np.array([[2, 3], [3, 3]]), n_items=3) == approx(differences / (2 * 4 / 3))
+    assert gini(np.array([[2, 3], [3, 3]]), n_items=3) == pytest.approx(differences / (2 * 4 / 3))
 
 
 def test_gini_of_empty_lists_is_zero():
@@ -133,8 +132,8 @@ def test_the_bootstrap_interval_is_the_normal_one_where_that_holds():
     values = np.repeat([0.0, 1.0], 500)  # mean .5, standard error .5 / sqrt(1000)
     low, high = bootstrap_interval(values, n_resamples=4000)
     error = 0.5 / 1000**0.5
-    assert low == approx(0.5 - 1.96 * error, abs=error / 5)
-    assert high == approx(0.5 + 1.96 * error, abs=error / 5)
+    assert low == pytest.approx(0.5 - 1.96 * error, abs=error / 5)
+    assert high == pytest.approx(0.5 + 1.96 * error, abs=error / 5)
 
 
 def test_a_lower_level_gives_a_narrower_interval():
@@ -145,7 +144,9 @@ def test_a_lower_level_gives_a_narrower_interval():
 
 def test_the_bootstrap_follows_its_seed():
     values = np.arange(20.0)
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    assert (
+        bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    )
 
 
 def test_the_interval_of_equal_values_is_a_point():

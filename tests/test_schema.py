@@ -37,9 +37,10 @@ def test_times_with_a_zone_become_utc_seconds():
 
 
 def test_text_times_are_read_as_utc():
-    assert check_interactions(log(datetime=["1970-01-01T00:01:00", "1970-01-02T00:00:00"]))[
-        "datetime"
-    ].tolist() == [60, 86_400]
+    assert check_interactions(log(datetime=["1970-01-01T00:01:00", "1970-01-02T00:00:00"]))["datetime"].tolist() == [
+        60,
+        86_400,
+    ]
 
 
 def test_the_callers_frame_is_left_alone():

@@ -122,7 +122,11 @@ class Histories:
                     np.save(target / f"{name}.npy", column, allow_pickle=False)
             self.user_ids.save(target / "users.parquet")
             self.item_ids.save(target / "items.parquet")
-            facts = {"event_names": self.event_names, "ordered": self.ordered, "content_hash": self.content_hash}
+            facts = {
+                "event_names": self.event_names,
+                "ordered": self.ordered,
+                "content_hash": self.content_hash,
+            }
             counts = {"n_users": self.n_users, "n_items": self.n_items, "n_events": self.n_events}
             write_json(target / MANIFEST, facts | counts)
 

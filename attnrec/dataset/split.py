@@ -178,7 +178,11 @@ def audit_split(split: Split, *, edges: tuple[NDArray[np.int64], NDArray[np.int6
         other = _n_foreign_events(train, seen)
         _forbid(other, f"training must be the start of what the {name} questions show", f"{other} other events")
         over = int((seen.lengths[holdout.users] + n_answers > np.diff(seen.offsets)[holdout.users]).sum())
-        _forbid(over, f"{name} answers must lie behind the visible history", f"{over} users whose answers are in it")
+        _forbid(
+            over,
+            f"{name} answers must lie behind the visible history",
+            f"{over} users whose answers are in it",
+        )
         if seen.ordered:
             last = seen.times[seen.offsets[holdout.users] + seen.lengths[holdout.users] - 1]
             past = int((holdout.target_times < np.repeat(last, n_answers)).sum())

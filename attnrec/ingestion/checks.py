@@ -28,9 +28,7 @@ def as_id(value: str, kind: str) -> str:
     if not kind.startswith(FRACTIONS):
         return f"{value}::VARCHAR"
     number = f"{value}::DOUBLE"
-    whole = (
-        f"WHEN {number} = floor({number}) AND abs({number}) < {EXACT_FLOATS} THEN ({number})::BIGINT::VARCHAR"
-    )
+    whole = f"WHEN {number} = floor({number}) AND abs({number}) < {EXACT_FLOATS} THEN ({number})::BIGINT::VARCHAR"
     return f"CASE WHEN isnan({number}) THEN NULL {whole} ELSE {value}::VARCHAR END"
 
 
@@ -41,7 +39,7 @@ def is_blank(value: str, kind: str) -> str:
     return f"({value} IS NULL OR isnan({value}))" if kind in ("FLOAT", "DOUBLE") else f"({value} IS NULL)"
 
 
-def as_number(value: str, kind: str) -> str:
+def as_number(value: str) -> str:
     """A finite DOUBLE, NULL where there is none."""
     number = f"TRY_CAST({value} AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
@@ -53,11 +51,11 @@ def as_seconds(value: str, kind: str, source: InteractionSource) -> str:
         return f"epoch_ns({value}) // 1000000000"
     if kind.startswith(("TIMESTAMP", "DATE")):
         return f"TRY_CAST(floor(epoch({value})) AS BIGINT)"
-    if kind not in TEXTS:
-        return _seconds_of_number(value, f"TRY_CAST({value} AS DOUBLE)", source)
-    text = f"trim({value})"
+    text = f"trim({as_id(value, kind)})"
     if source.datetime_format is not None:
         return f"CAST(floor(epoch(try_strptime({text}, {quote_text(source.datetime_format)}))) AS BIGINT)"
+    if kind not in TEXTS:
+        return _seconds_of_number(value, f"TRY_CAST({value} AS DOUBLE)", source)
     number = f"TRY_CAST({text} AS DOUBLE)"
     iso = f"TRY_CAST(floor(epoch(TRY_CAST({text} AS TIMESTAMPTZ))) AS BIGINT)"
     return f"CASE WHEN {number} IS NOT NULL THEN {_seconds_of_number(text, number, source)} ELSE {iso} END"
@@ -93,13 +91,11 @@ def checked_rows(scan: Scan, source: InteractionSource, latest: int) -> str:
     if "datetime" in mapped:
         clean["datetime"] = as_seconds(value["datetime"], kind["datetime"], source)
     if "weight" in mapped:
-        clean["weight"] = f"TRY_CAST({as_number(value['weight'], kind['weight'])} AS FLOAT)"
+        clean["weight"] = f"TRY_CAST({as_number(value['weight'])} AS FLOAT)"
     if "event" in mapped:
         clean["event"] = f"coalesce({as_id(value['event'], kind['event'])}, '')"
     columns = ", ".join(f"{expression} AS {name}" for name, expression in clean.items())
-    reasons = "CASE " + " ".join(
-        f"WHEN {test} THEN {reason}" for test, reason in _reasons(source, kind, value, latest)
-    )
+    reasons = "CASE " + " ".join(f"WHEN {test} THEN {reason}" for test, reason in _reasons(source, kind, value, latest))
     return f"SELECT *, {reasons} END AS reason FROM (SELECT *, {columns} FROM {scan.relation})"
 
 
@@ -133,9 +129,7 @@ def check_expressions(database: "DuckDBPyConnection", source: InteractionSource)
             try:
                 database.execute(f"SELECT {test.format(quote_text(setting))}")
             except duckdb.Error as error:
-                raise IngestionError(
-                    f"{name} must be valid, got {setting!r} ({error}); correct it"
-                ) from error
+                raise IngestionError(f"{name} must be valid, got {setting!r} ({error}); correct it") from error
 
 
 def _reasons(

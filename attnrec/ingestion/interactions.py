@@ -53,9 +53,7 @@ def ingest(
     if n_partitions is not None and n_partitions < 1:
         raise ValueError(f"n_partitions must be at least 1, got {n_partitions}; leave it out for the default")
     files = find_files(interactions)
-    if n_partitions is None:
-        n_bytes = sum(file.stat().st_size for file in files)
-        n_partitions = min(max(n_bytes // BYTES_PER_PARTITION, 1), MOST_PARTITIONS)
+    n_partitions = n_partitions or _usual_partitions(files)
     with new_folder(target) as folder, progress_bar(shown=progress) as step:
         work = folder / ".work"
         work.mkdir()
@@ -71,15 +69,16 @@ def ingest(
     return target
 
 
-def _finish(
-    space: Workspace, source: InteractionSource, read: list[ReadFile], n_partitions: int
-) -> dict[str, Any]:
+def _usual_partitions(files: list[Path]) -> int:
+    n_bytes = sum(file.stat().st_size for file in files)
+    return min(max(n_bytes // BYTES_PER_PARTITION, 1), MOST_PARTITIONS)
+
+
+def _finish(space: Workspace, source: InteractionSource, read: list[ReadFile], n_partitions: int) -> dict[str, Any]:
     """From what is staged to interactions/, rejected/ and their part of the manifest."""
     n_read = sum(file.n_rows for file in read)
     if not n_read:
-        raise IngestionError(
-            f"a log must hold at least one row, got none in {len(read)} file(s); check the path"
-        )
+        raise IngestionError(f"a log must hold at least one row, got none in {len(read)} file(s); check the path")
     accepted = write_partitions(space, source, n_partitions)
     reasons = write_rejected_interactions(space, read)
     if not accepted.n_rows:

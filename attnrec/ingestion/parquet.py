@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
-def parquet_scan(
-    database: "DuckDBPyConnection", file: Path, wanted: Sequence[str], row_number: str | None
-) -> Scan:
+def parquet_scan(database: "DuckDBPyConnection", file: Path, wanted: Sequence[str], row_number: str | None) -> Scan:
     """Read a whole Parquet file in one scan.
 
     Args:
@@ -46,6 +44,5 @@ def _check_whole(file: Path) -> None:
         tail = content.read()
     if (head, tail) != (b"PAR1", b"PAR1"):
         raise IngestionError(
-            f"a Parquet file begins and ends with PAR1, {file} is not a whole Parquet file (cut off?); "
-            "deliver it again"
+            f"a Parquet file begins and ends with PAR1, {file} is not a whole Parquet file (cut off?); deliver it again"
         )

@@ -42,7 +42,8 @@ def write_partitions(space: Workspace, source: InteractionSource, n_partitions: 
         if pieces := sorted(staged.glob(f"*/part={part}/*.parquet")):
             rows = f"SELECT * FROM read_parquet({quote_files(pieces)}, hive_partitioning=false)"
             space.database.execute(f"CREATE OR REPLACE TEMP TABLE part AS {rows}")
-            _set_duplicates_aside(space, source, duplicates / f"{part:03d}.parquet")
+            if source.time_kind != "order":  # where arrival is the time, no two rows happened at the same one
+                _set_duplicates_aside(space, source, duplicates / f"{part:03d}.parquet")
             _count(space, source, accepted)
             _write_sorted(space, source, space.folder / "interactions" / f"part={part:03d}")
             for piece in pieces:

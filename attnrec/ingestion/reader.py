@@ -1,7 +1,7 @@
 """Files of a source, one after the other, as scans of whatever format they are in."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attnrec.ingestion.database import Workspace, reading
@@ -59,6 +59,7 @@ def _scans(space: Workspace, source: Source, file: Path, wanted: list[str]) -> I
     columns = list(names) if names is not None else _columns_in(file, dialect)
     found = find_columns(wanted, columns, file) if columns else wanted
     has_header = names is None and dialect.delimiter is not None
+    dialect = replace(dialect, n_columns=len(columns))
     for chunk in text_chunks(file, dialect, space.work, has_header=has_header):
         if dialect.delimiter is None:
             yield json_scan(chunk, found, row_number)

@@ -32,11 +32,15 @@ SHOWN = 10_000
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text file is written: `delimiter` None where the line is one value, `quoted` for CSV."""
+    """How a text file is written: `delimiter` None where the line is one value, `quoted` for CSV.
+
+    `n_columns` is what a good record with quotes has; 0 while the header is not yet read.
+    """
 
     delimiter: str | None
     quoted: bool
     encoding: str
+    n_columns: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,11 @@ def _bulk_records(block: str, dialect: Dialect) -> list[str] | None:
         return None
     assert dialect.delimiter
     try:
-        rows = csv.reader(io.StringIO(block, newline="\n"), delimiter=dialect.delimiter, strict=True)
-        return [_split_record(row) for row in rows if row]
+        reader = csv.reader(io.StringIO(block, newline="\n"), delimiter=dialect.delimiter, strict=True)
+        rows = [row for row in reader if row]
     except csv.Error:
         return None
+    return [_split_record(row) for row in rows] if all(len(row) == dialect.n_columns for row in rows) else None
 
 
 def _records(block: str, text: TextIO, dialect: Dialect) -> Iterator[str]:
@@ -161,37 +166,48 @@ def _records(block: str, text: TextIO, dialect: Dialect) -> Iterator[str]:
         line = lines.popleft()
         if not line:
             continue
-        if not _encodes(line):
-            yield UNDECODABLE + _shown(line)
-        elif _has_reserved(line):
-            yield UNREADABLE + _shown(line)
-        elif dialect.quoted and '"' in line:
+        if dialect.quoted and '"' in line:
             yield _quoted_record(line, lines, text, dialect)
+        elif _has_reserved(line) or not _encodes(line):
+            n_columns = line.count(dialect.delimiter) + 1 if dialect.delimiter else dialect.n_columns
+            yield _bad_record([line], dialect, n_columns)
         else:
             yield line
 
 
 def _quoted_record(line: str, lines: deque[str], text: TextIO, dialect: Dialect) -> str:
-    """Read one record with quotes. Where it fails only its first line is lost: the others are put back."""
+    """Read one record with quotes. Where it makes no good row, only its first line is bad."""
     taken = [line]
     assert dialect.delimiter
 
     def following() -> Iterator[str]:
         yield line + "\n"
         while len(taken) < LONGEST_RECORD_LINES:
+            if not lines and (more := _whole_lines(text)):
+                lines.extend(_lines(more))
             if not lines:
-                lines.extend(_lines(_whole_lines(text)))
+                return
             taken.append(lines.popleft())
             yield taken[-1] + "\n"
 
     try:
-        record = _split_record(next(csv.reader(following(), delimiter=dialect.delimiter, strict=True)))
-        if _encodes(record) and not any(_has_reserved(part) for part in taken):
-            return record
-    except (csv.Error, StopIteration):
-        pass
-    lines.extendleft(reversed(taken[1:]))
-    return UNREADABLE + _shown(line)
+        row = next(csv.reader(following(), delimiter=dialect.delimiter, strict=True))
+    except csv.Error:
+        row = []
+    if len(row) != dialect.n_columns:
+        lines.extendleft(reversed(taken[1:]))
+        return UNREADABLE + _shown(line)
+    if any(_has_reserved(part) or not _encodes(part) for part in taken):
+        return _bad_record(taken, dialect, len(row))
+    return _split_record(row)
+
+
+def _bad_record(lines: list[str], dialect: Dialect, n_columns: int) -> str:
+    """A record with letters that cannot be, marked with the first of its reasons."""
+    text = " ".join(lines)
+    if n_columns != dialect.n_columns or _has_reserved(text):
+        return UNREADABLE + _shown(text)
+    return UNDECODABLE + _shown(text)
 
 
 def _lines(block: str) -> list[str]:

@@ -16,9 +16,7 @@ def write_rejected_interactions(space: Workspace, files: list[ReadFile]) -> dict
     pieces += sorted((staged / "duplicates").glob("*.parquet"))
     rows = "SELECT NULL::BIGINT AS arrival, NULL::VARCHAR AS reason, NULL::VARCHAR AS line WHERE false"
     if pieces:
-        rows = (
-            f"SELECT arrival, reason, line FROM read_parquet({quote_files(pieces)}, hive_partitioning=false)"
-        )
+        rows = f"SELECT arrival, reason, line FROM read_parquet({quote_files(pieces)}, hive_partitioning=false)"
     return write_rejected(space, rows, space.folder / "rejected", files)
 
 
@@ -34,8 +32,9 @@ def write_rejected(space: Workspace, rows: str, target: Path, files: list[ReadFi
     target.mkdir()
     path = quote_text(target / "part-0.parquet")
     space.database.execute("CREATE OR REPLACE TEMP TABLE source_files (name VARCHAR, first BIGINT)")
-    named = [[file.name, file.first] for file in files if file.n_rows]
-    space.database.executemany("INSERT INTO source_files VALUES (?, ?)", named)
+    read = [file for file in files if file.n_rows]
+    names, firsts = [file.name for file in read], [file.first for file in read]
+    space.database.execute("INSERT INTO source_files SELECT unnest(?), unnest(?)", [names, firsts])
     space.database.execute(
         f"""COPY (SELECT name AS file, arrival - first + 1 AS row, reason, line
         FROM ({rows}) ASOF JOIN source_files ON arrival >= first ORDER BY arrival)

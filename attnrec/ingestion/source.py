@@ -38,9 +38,7 @@ def _known_encoding(name: str) -> str:
     try:
         codecs.lookup(name)
     except LookupError:
-        raise ValueError(
-            f"encoding must be one Python knows, got {name!r}; try utf-8, latin-1 or cp1252"
-        ) from None
+        raise ValueError(f"encoding must be one Python knows, got {name!r}; try utf-8, latin-1 or cp1252") from None
     return name
 
 
@@ -59,7 +57,8 @@ class InteractionSource(Config):
         row_number: the source's own row numbers, left out when duplicates are looked for.
         columns: names for a file without header; "ratings.dat" has MovieLens' own (`RATINGS_DAT`).
         delimiter: default a comma, a tab for ".tsv", "::" for ".dat". Longer than one letter: no quoting.
-        datetime_format: strptime format; otherwise ISO text (without zone: UTC) or numbers since 1970.
+        datetime_format: strptime format, for numbers like 20200131 too. Default: ISO text (without zone: UTC)
+            or numbers since 1970.
         datetime_unit: of numbers; "auto" goes by magnitude: < 1e11 s, < 1e14 ms, < 1e17 us, else ns.
         item_pattern: regular expression (RE2) that an item_id must contain a match of.
     """
@@ -114,9 +113,7 @@ class TableSource(Config):
     @model_validator(mode="after")
     def _id_is_no_feature(self) -> "TableSource":
         if self.id in self.columns:
-            raise ValueError(
-                f"columns must not hold the id, got {self.id!r} in both; leave it out of columns"
-            )
+            raise ValueError(f"columns must not hold the id, got {self.id!r} in both; leave it out of columns")
         return self
 
     @property
@@ -139,15 +136,11 @@ def find_files(source: Source) -> list[Path]:
         names = sorted(glob(pattern, recursive=True)) if has_magic(pattern) else [pattern]  # noqa: PTH207
         matches = [path for path in map(Path, names) if path.is_file()]
         if not matches:
-            raise IngestionError(
-                f"path must match at least one file, got none for {pattern!r}; check the path"
-            )
+            raise IngestionError(f"path must match at least one file, got none for {pattern!r}; check the path")
         files |= dict.fromkeys(matches)
     for file in files:
         if file.stat().st_size == 0:
-            raise IngestionError(
-                f"a file must hold data, got 0 bytes in {file}; remove it or deliver it again"
-            )
+            raise IngestionError(f"a file must hold data, got 0 bytes in {file}; remove it or deliver it again")
     return list(files)
 
 
@@ -162,8 +155,7 @@ def format_of(source: Source, file: Path) -> Format:
     suffix = bare_suffix(file)
     if suffix not in SUFFIXES:
         raise IngestionError(
-            f"format 'auto' knows the suffixes {', '.join(SUFFIXES)} (and .gz after them), got {file.name}; "
-            "set format"
+            f"format 'auto' knows the suffixes {', '.join(SUFFIXES)} (and .gz after them), got {file.name}; set format"
         )
     return SUFFIXES[suffix]
 

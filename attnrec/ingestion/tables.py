@@ -30,17 +30,10 @@ def write_table(space: Workspace, source: TableSource, name: str) -> dict[str, A
         (NULL in the table).
 
     Raises:
-        IngestionError: for an empty or broken source, a missing column, no good row, or vectors of
-            two widths.
+        IngestionError: for an empty or broken source, no good row, or vectors of two widths.
     """
     id_column = f"{name.removesuffix('s')}_id"
-    types = ", ".join(
-        f"c{i} {SQL_TYPES[kind]}, bad{i} BOOLEAN" for i, kind in enumerate(source.columns.values())
-    )
-    space.database.execute(
-        "CREATE OR REPLACE TEMP TABLE rows (arrival BIGINT, id VARCHAR, reason VARCHAR, line VARCHAR"
-        + (f", {types})" if types else ")")
-    )
+    _create_rows(space, source, id_column)
 
     def take(scan: Scan, first: int) -> None:
         space.database.execute(f"INSERT INTO rows {_typed_rows(scan, source, id_column, first)}")
@@ -52,9 +45,7 @@ def write_table(space: Workspace, source: TableSource, name: str) -> dict[str, A
     reasons = write_rejected(space, rejected, space.folder / f"rejected_{name}", files)
     n_read, n_rejected = sum(file.n_rows for file in files), sum(reasons.values())
     if n_read == n_rejected:
-        raise IngestionError(
-            f"{name} must hold at least one good row, got none in {n_read}: {reasons}; check id"
-        )
+        raise IngestionError(f"{name} must hold at least one good row, got none in {n_read}: {reasons}; check id")
     _check_widths(space, source)
     accepted = _write(space, source, space.folder / f"{name}.parquet", id_column)
     assert accepted + n_rejected == n_read, f"{accepted} accepted + {n_rejected} rejected != {n_read} read"
@@ -70,6 +61,14 @@ def write_table(space: Workspace, source: TableSource, name: str) -> dict[str, A
     }
 
 
+def _create_rows(space: Workspace, source: TableSource, id_column: str) -> None:
+    if id_column in map(str.lower, source.columns):
+        raise IngestionError(f"columns must not hold {id_column!r}, the name of the id; leave it out of columns")
+    types = (f", c{i} {SQL_TYPES[kind]}, bad{i} BOOLEAN" for i, kind in enumerate(source.columns.values()))
+    columns = "arrival BIGINT, id VARCHAR, reason VARCHAR, line VARCHAR" + "".join(types)
+    space.database.execute(f"CREATE OR REPLACE TEMP TABLE rows ({columns})")
+
+
 def _typed_rows(scan: Scan, source: TableSource, id_column: str, first: int) -> str:
     """Rows of a scan as (arrival, id, reason, line, per column its value and whether it did not parse)."""
     parts = []
@@ -78,22 +77,20 @@ def _typed_rows(scan: Scan, source: TableSource, id_column: str, first: int) -> 
         typed = _typed(value, found, kind, source.separator)
         parts.append(f"{typed} AS c{i}, {typed} IS NULL AND NOT {is_blank(value, found)} AS bad{i}")
     identity = as_id("v0", scan.types[0])
-    undecodable = (
-        f"WHEN v0 IS NOT NULL AND {identity} IS NULL THEN 'not UTF-8'" if scan.types[0] == "BLOB" else ""
-    )
+    undecodable = f"WHEN v0 IS NOT NULL AND {identity} IS NULL THEN 'not UTF-8'" if scan.types[0] == "BLOB" else ""
     reason = (
         f"CASE WHEN problem IS NOT NULL THEN problem {undecodable} "
         f"WHEN {is_blank(identity, 'VARCHAR')} THEN 'missing {id_column}' END"
     )
     columns = "".join(f", {part}" for part in parts)
     return f"""SELECT {first} + row - 1, {identity}, {reason} AS reason,
-        CASE WHEN reason IS NOT NULL THEN {scan.original} END AS line{columns} FROM {scan.relation}"""
+        {scan.original} AS line{columns} FROM {scan.relation}"""
 
 
 def _typed(value: str, found: str, kind: ColumnType, separator: str) -> str:
     """SQL from a source value of DuckDB type `found` to the declared type, NULL where it does not parse."""
     if kind == "number":
-        return as_number(value, found)
+        return as_number(value)
     if kind == "text":
         return as_id(value, found)
     if found.endswith("]"):
@@ -138,9 +135,7 @@ def _mark_duplicates(space: Workspace) -> None:
 def _check_widths(space: Workspace, source: TableSource) -> None:
     for i, (column, kind) in enumerate(source.columns.items()):
         if kind == "vector":
-            low, high = one_row(
-                space.database, f"SELECT min(len(c{i})), max(len(c{i})) FROM rows WHERE reason IS NULL"
-            )
+            low, high = one_row(space.database, f"SELECT min(len(c{i})), max(len(c{i})) FROM rows WHERE reason IS NULL")
             if low != high:
                 raise IngestionError(
                     f"all vectors of a column must have one width, got {low} and {high} in {column!r}; "

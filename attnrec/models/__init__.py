@@ -1,6 +1,6 @@
 """The models: one file each, one contract (`base.Model`), one registry."""
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 
@@ -18,14 +18,23 @@ MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
 }
 """Kind in the TOML -> model and its settings. A new model is one file and one line here."""
 
-AnyModelConfig = Annotated[
-    SASRecConfig | GATConfig | PopularityConfig | ItemKNNConfig, Field(discriminator="kind")
-]
+AnyModelConfig = Annotated[SASRecConfig | GATConfig | PopularityConfig | ItemKNNConfig, Field(discriminator="kind")]
 
 
-def build_model(config: ModelConfig, n_items: int) -> Model:
+def build_model(config: AnyModelConfig, n_items: int) -> Model:
     """Make an untrained model for a catalogue of `n_items`."""
     return MODELS[config.kind][0](config, n_items)
+
+
+def model_config(kind: str, settings: dict[str, Any]) -> AnyModelConfig:
+    """Settings of a model by its kind.
+
+    Raises:
+        ValueError: for an unknown kind, an unknown setting or a wrong value.
+    """
+    if kind not in MODELS:
+        raise ValueError(f"model must be one of {sorted(MODELS)}, got {kind!r}")
+    return cast(AnyModelConfig, MODELS[kind][1](**settings))
 
 
 __all__ = [
@@ -44,4 +53,5 @@ __all__ = [
     "SASRec",
     "SASRecConfig",
     "build_model",
+    "model_config",
 ]

@@ -18,20 +18,18 @@ class ReasonsError(Exception):
 
 
 class ModelConfig(Config):
-    """Settings every model has."""
+    """Settings every model has, beside its own `kind`: the events it reads at most."""
 
-    kind: str
     max_length: int = 200
 
 
 class Reading(Protocol):
-    """B histories, read once by a model.
+    """B histories, read once by a model."""
 
-    Attributes:
-        weights: share of attention each event got, mean over heads, (B, L); None where a model has none.
-    """
-
-    weights: Tensor | None
+    @property
+    def weights(self) -> Tensor | None:
+        """Share of attention each event got, mean over heads, (B, L); None where a model has none."""
+        ...
 
     def scores(self, items: Tensor | None = None) -> Tensor:
         """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""
@@ -83,7 +81,7 @@ class Model(nn.Module, ABC):
         """Take from the training part what is not learned by gradients: which items exist, counts, edges."""
         self.rankable = torch.from_numpy(histories.item_counts() > 0).to(self.rankable.device)
 
-    def refresh(self) -> None:  # noqa: B027  most models have nothing to refresh
+    def refresh(self) -> None:
         """Bring what scoring reads up to date with the weights; called before evaluation and saving."""
 
     def loss(self, batch: Batch) -> Tensor:

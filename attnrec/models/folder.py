@@ -45,7 +45,7 @@ def load_model(folder: Path) -> SavedModel:
         FileNotFoundError: when `folder` holds no model.
         ValueError: for a format or kind that this version does not know.
     """
-    from attnrec.models import MODELS
+    from attnrec.models import MODELS, build_model, model_config
 
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"a model folder needs {CONFIG}, got {folder}; give the folder that training wrote")
@@ -53,8 +53,7 @@ def load_model(folder: Path) -> SavedModel:
     kind = content.get("model", {}).get("kind")
     if content.get("format") != FORMAT or kind not in MODELS:
         raise ValueError(f"model format {content.get('format')} of kind {kind!r} is unknown here; update attnrec")
-    model_type, config_type = MODELS[kind]
     item_ids = Vocabulary.load(folder / VOCABULARY)
-    model = model_type(config_type(**content["model"]), len(item_ids))
+    model = build_model(model_config(kind, content["model"]), len(item_ids))
     model.load_state_dict(load_file(folder / WEIGHTS))
     return SavedModel(model.eval(), item_ids, content["facts"])

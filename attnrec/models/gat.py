@@ -28,15 +28,15 @@ class GATConfig(ModelConfig):
     """
 
     kind: Literal["gat"] = "gat"
-    dim: int = Field(64, gt=0)
-    heads: int = Field(4, gt=0)
-    pooling_heads: int = Field(4, gt=0)
-    max_length: int = Field(200, gt=0)
-    dropout: float = Field(0.2, ge=0, lt=1)
-    edges_per_step: int = Field(100_000, gt=0)
-    temperature: float = Field(0.07, gt=0)
+    dim: int = Field(default=64, gt=0)
+    heads: int = Field(default=4, gt=0)
+    pooling_heads: int = Field(default=4, gt=0)
+    max_length: int = Field(default=200, gt=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    edges_per_step: int = Field(default=100_000, gt=0)
+    temperature: float = Field(default=0.07, gt=0)
     item_bias: bool = True
-    n_negatives: int | None = Field(None, gt=0)
+    n_negatives: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> "GATConfig":
@@ -56,9 +56,7 @@ class GAT(Model):
     def __init__(self, config: GATConfig, n_items: int) -> None:
         super().__init__(config, n_items)
         self.config = config
-        self.catalogue = Catalogue(
-            n_items, config.dim, temperature=config.temperature, item_bias=config.item_bias
-        )
+        self.catalogue = Catalogue(n_items, config.dim, temperature=config.temperature, item_bias=config.item_bias)
         self.graph = GraphItems(config)
         self.norm = nn.LayerNorm(config.dim)
         self.values = ItemValues(config.dim, dropout=config.dropout)
@@ -93,9 +91,7 @@ class GAT(Model):
         vectors = table[batch.items]
         users = self.pooling.leave_one_out(self.norm(vectors), self.values(vectors), lengths=batch.lengths)
         asked = batch.real & (batch.lengths > 1)[:, None]
-        return self.catalogue.loss(
-            users[asked], batch.items[asked], table=table, n_negatives=self.config.n_negatives
-        )
+        return self.catalogue.loss(users[asked], batch.items[asked], table=table, n_negatives=self.config.n_negatives)
 
     def read(self, batch: Batch) -> VectorReading:
         """Pool the histories; users without events become zero vectors, scored by item bias alone."""

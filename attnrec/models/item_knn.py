@@ -21,9 +21,9 @@ class ItemKNNConfig(ModelConfig):
     """Settings of item-kNN; `shrinkage` is added to the denominator of the cosine (events)."""
 
     kind: Literal["item_knn"] = "item_knn"
-    n_neighbours: int = Field(100, gt=0)
-    shrinkage: float = Field(10.0, ge=0)
-    max_length: int = Field(1000, gt=0)
+    n_neighbours: int = Field(default=100, gt=0)
+    shrinkage: float = Field(default=10.0, ge=0)
+    max_length: int = Field(default=1000, gt=0)
 
 
 class ItemKNN(Model):

@@ -26,17 +26,17 @@ class SASRecConfig(ModelConfig):
 
     kind: Literal["sasrec"] = "sasrec"
     readout: Literal["pooling", "last"] = "pooling"
-    dim: int = Field(64, gt=0)
-    layers: int = Field(2, ge=0)
-    heads: int = Field(2, gt=0)
-    pooling_heads: int = Field(4, gt=0)
-    max_length: int = Field(200, gt=0)
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dim: int = Field(default=64, gt=0)
+    layers: int = Field(default=2, ge=0)
+    heads: int = Field(default=2, gt=0)
+    pooling_heads: int = Field(default=4, gt=0)
+    max_length: int = Field(default=200, gt=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     core: str = "scaled_dot"
     scores: Literal["auto", "cosine", "dot"] = "auto"
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(default=0.07, gt=0)
     item_bias: bool = True
-    n_negatives: int | None = Field(None, gt=0)
+    n_negatives: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> "SASRecConfig":

@@ -1,7 +1,6 @@
 """Everything a training run needs to go on, in one safetensors file: weights, moments, random states, counts."""
 
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attnrec.storage import TEMPORARY
+from attnrec.training.average import WeightAverage
 
 
 @dataclass
@@ -46,12 +46,14 @@ def save_checkpoint(
     progress: Progress,
     *,
     model: nn.Module,
+    average: WeightAverage,
     best: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     identity: str,
 ) -> None:
     """Write the checkpoint beside and rename it: a kill leaves the old one or the new one."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.tensors().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in moments.items()}
@@ -60,15 +62,15 @@ def save_checkpoint(
     beside = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, beside, metadata)
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(
-    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str
+    path: Path, *, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Bring model, optimizer and random states to where the checkpoint left them.
+    """Bring model, average, optimizer and random states to where the checkpoint left them.
 
     Returns:
         The progress, and the best weights so far.
@@ -81,11 +83,12 @@ def load_checkpoint(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     if metadata["identity"] != identity:
         raise ValueError(f"checkpoint {path} belongs to another model, catalogue or setting; train in a new folder")
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "random": {}}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}, "random": {}}
     for name, tensor in tensors.items():
         kind, rest = name.split("/", 1)
         groups[kind][rest] = tensor
     model.load_state_dict(groups["model"])
+    average.restore(groups["average"])
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in groups["optimizer"].items():
         number, key = name.split("/")

@@ -16,6 +16,7 @@ from torch import Tensor
 from attnrec.dataset import Batch, Histories, Holdout, Windows
 from attnrec.evaluation import evaluate
 from attnrec.models import Model
+from attnrec.training.average import WeightAverage
 from attnrec.training.bar import TrainingBar
 from attnrec.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from attnrec.training.precision import reduced_precision
@@ -110,11 +111,12 @@ class _Run:
         if not len(self.windows):
             raise ValueError("training needs a user with two events, got none; ingest a longer log")
         self.optimizer = _optimizer(model, config)
+        self.average = WeightAverage(model, decay=config.average)
         self.identity = _identity(model, histories, config)
         self.progress, self.best = Progress(), {}
         if checkpoint is not None and checkpoint.exists():
             self.progress, self.best = load_checkpoint(
-                checkpoint, model=model, optimizer=self.optimizer, identity=self.identity
+                checkpoint, model=model, average=self.average, optimizer=self.optimizer, identity=self.identity
             )
             logger.info("going on at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
@@ -175,6 +177,7 @@ class _Run:
                 "lower train.learning_rate"
             )
         self.optimizer.step()
+        self.average.update(step)
         return value
 
     def _close_epoch(self) -> dict[str, float]:
@@ -185,13 +188,15 @@ class _Run:
             "train/seconds": progress.seconds,
         }
         progress.epoch += 1
-        self.model.refresh()
-        if self.validation is None:
-            self._keep(float(progress.epoch))
-        else:
-            found = evaluate(self.model, self.validation, ks=(_k_of(self.config.metric),), intervals=False).summary
-            report |= {f"val/{name}": value for name, value in found.items()}
-            self._keep(found[self.config.metric])
+        with self.average.applied():
+            self.model.refresh()
+            if self.validation is None:
+                self._keep(float(progress.epoch))
+            else:
+                ks = (_k_of(self.config.metric),)
+                found = evaluate(self.model, self.validation, ks=ks, intervals=False).summary
+                report |= {f"val/{name}": value for name, value in found.items()}
+                self._keep(found[self.config.metric])
         progress.epochs.append(report)
         progress.stopped = self._why_stop()
         progress.batch, progress.loss_sum, progress.n_tokens, progress.epoch_seconds = 0, 0.0, 0, 0.0
@@ -224,6 +229,7 @@ class _Run:
                 self.checkpoint,
                 self.progress,
                 model=self.model,
+                average=self.average,
                 best=self.best,
                 optimizer=self.optimizer,
                 identity=self.identity,
@@ -235,7 +241,10 @@ def _optimizer(model: Model, config: TrainConfig) -> torch.optim.Optimizer:
     others: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and "embedding" not in name else others).append(parameter)
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 

@@ -17,6 +17,7 @@ class TrainConfig(Config):
         learning_rate: of AdamW, after `warmup_steps` of linear increase.
         weight_decay: decoupled, on matrices; not on biases, norms and embeddings.
         clip_norm: largest gradient norm; larger ones are scaled down.
+        average: decay of the moving average of the weights that is validated and kept; 0 turns it off.
         patience: epochs without a better validation metric before training stops.
         metric: the validation metric that chooses the epoch.
         validation_users: validate on at most this many users, the same in every epoch.
@@ -28,21 +29,22 @@ class TrainConfig(Config):
         threads: of torch on the CPU; None leaves torch's choice.
     """
 
-    epochs: int = Field(100, gt=0)
-    batch_size: int = Field(64, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    clip_norm: float = Field(1.0, gt=0)
-    patience: int = Field(10, gt=0)
+    epochs: int = Field(default=100, gt=0)
+    batch_size: int = Field(default=64, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    average: float = Field(default=0.999, ge=0, lt=1)
+    patience: int = Field(default=10, gt=0)
     metric: str = "ndcg_at_10"
-    validation_users: int | None = Field(10_000, gt=0)
-    max_minutes: float | None = Field(None, gt=0)
-    checkpoint_minutes: float = Field(5, gt=0)
+    validation_users: int | None = Field(default=10_000, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
+    checkpoint_minutes: float = Field(default=5, gt=0)
     precision: Literal["auto", "float32"] = "auto"
     device: str = "auto"
     seed: int = 0
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(default=None, gt=0)
 
 
 def choose_device(name: str) -> torch.device:

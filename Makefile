@@ -1,0 +1,39 @@
+# Two commands from nothing: make demo, make test. Both make .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := data/demo
+
+.PHONY: setup demo test lint format results clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	# torch first and by exact version: which build pip takes depends on the index that is configured
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/attnrec sample $(DEMO)
+	$(BIN)/attnrec daily pipelines/experiments/demo.toml
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: setup
+	$(BIN)/python benchmarks/results_table.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,305 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from attnrec.models import ReasonsError
+from attnrec.recommender import HERE, Recommender, UnknownIdError, fit, load_folder
+
+QUICK = {"epochs": 2, "progress_bar": False, "device": "cpu"}
+SMALL = {"dim": 8, "heads": 2, "pooling_heads": 2, "max_length": 10, "layers": 1}
+
+
+@pytest.fixture
+def log() -> pd.DataFrame:
+    """Who buys tea buys a cup, who buys flour buys a pan; everyone has three events or more."""
+    world = {
+        "ann": ["tea", "cup", "spoon"],
+        "bob": ["tea", "cup", "flour", "pan"],
+        "cid": ["flour", "pan", "spoon"],
+        "dan": ["tea", "cup", "pan"],
+        "eve": ["tea", "spoon", "tea"],
+    }
+    rows = [(user, item, second) for user, items in world.items() for second, item in enumerate(items)]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"])
+
+
+@pytest.fixture
+def neighbours(log) -> Recommender:
+    return fit(log, model="item_knn", progress_bar=False)
+
+
+@pytest.fixture
+def sequence(log) -> Recommender:
+    return fit(log, settings=SMALL, **QUICK)
+
+
+# --- recommending
+
+
+def test_all_known_users_get_their_lists(neighbours):
+    frame = neighbours.recommend(k=2)
+    assert list(frame.columns) == ["user_id", "rank", "item_id", "score", "reasons", "rest", "item_bias"]
+    assert frame["user_id"].drop_duplicates().tolist() == ["ann", "bob", "cid", "dan", "eve"]
+    assert set(frame["rank"]) <= {1, 2}
+
+
+def test_some_users_get_theirs_in_the_order_asked_for(neighbours):
+    assert neighbours.recommend(["dan", "ann"], k=1)["user_id"].tolist() == ["dan", "ann"]
+    assert neighbours.recommend("dan", k=1)["user_id"].tolist() == ["dan"]
+    assert neighbours.recommend([], k=1).empty
+
+
+def test_what_a_user_has_is_not_recommended_unless_asked_for(neighbours):
+    assert set(neighbours.recommend("ann")["item_id"]) == {"flour", "pan"}
+    assert set(neighbours.recommend("ann", filter_viewed=False)["item_id"]) == {"tea", "cup", "spoon", "flour", "pan"}
+
+
+def test_reasons_are_dicts_of_what_the_user_did(sequence):
+    reasons = sequence.recommend("bob", filter_viewed=False)["reasons"]
+    assert reasons.map(len).sum() > 0
+    for reason in reasons.explode().dropna():
+        assert reason.keys() == {"item_id", "contribution", "weight"}
+        assert reason["item_id"] in {"tea", "cup", "flour", "pan"}
+        assert reason["contribution"] > 0
+        assert 0 <= reason["weight"] <= 1
+
+
+def test_a_score_is_the_sum_of_its_row(sequence):
+    frame = sequence.recommend(filter_viewed=False)
+    told = frame["reasons"].map(lambda reasons: sum(reason["contribution"] for reason in reasons))
+    np.testing.assert_allclose(frame["score"], told + frame["rest"] + frame["item_bias"], rtol=1e-5, atol=1e-5)
+    for row in frame.itertuples():  # the rest is what the events that are no reason made of it
+        parts = sequence.explain(row.user_id, row.item_id).frame.groupby("item_id")["contribution"].sum()
+        others = parts.drop([reason["item_id"] for reason in row.reasons])
+        assert row.rest == pytest.approx(others.sum(), abs=1e-4)
+
+
+def test_a_model_without_attention_gives_no_weight(neighbours):
+    assert {reason["weight"] for reason in neighbours.recommend("ann")["reasons"].explode().dropna()} == {None}
+
+
+def test_a_visitor_is_recommended_from_a_list_of_items(neighbours):
+    frame = neighbours.recommend(history=["tea"], k=1)
+    assert frame["user_id"].tolist() == [HERE]
+    assert frame["item_id"].tolist() == ["cup"]
+
+
+def test_a_visitor_with_a_known_users_history_gets_the_known_users_list(sequence):
+    known = sequence.recommend("bob", k=3, filter_viewed=False).drop(columns="user_id")
+    visitor = sequence.recommend(history=["tea", "cup", "flour", "pan"], k=3, filter_viewed=False)
+    pd.testing.assert_frame_equal(visitor.drop(columns="user_id"), known)
+
+
+def test_items_of_a_visitor_that_are_unknown_are_ignored(sequence):
+    clean = sequence.recommend(history=["tea", "cup"])
+    pd.testing.assert_frame_equal(sequence.recommend(history=["hat", "tea", "fan", "cup"]), clean)
+
+
+@pytest.mark.parametrize("history", [[], ["hat"]])
+def test_a_visitor_of_whom_nothing_is_known_gets_the_items_best_on_their_own(sequence, history):
+    frame = sequence.recommend(history=history, k=5)
+    assert len(frame) == 5
+    assert frame["reasons"].map(len).sum() == 0
+    np.testing.assert_allclose(frame["score"], frame["item_bias"])
+
+
+def test_who_has_everything_gets_an_empty_frame(neighbours):
+    assert neighbours.recommend(history=["tea", "cup", "spoon", "flour", "pan"]).empty
+
+
+# --- explaining
+
+
+def test_an_explanation_splits_the_recommended_score(sequence):
+    row = sequence.recommend("bob", k=1).iloc[0]
+    explanation = sequence.explain("bob", row["item_id"])
+    assert explanation.item_id == row["item_id"]
+    assert explanation.score == pytest.approx(row["score"], abs=1e-5)
+    assert explanation.frame["item_id"].tolist() == ["tea", "cup", "flour", "pan"]
+    assert sequence.explain(item_id=row["item_id"], history=["tea", "cup", "flour", "pan"]).score == explanation.score
+
+
+def test_the_last_state_recommends_and_refuses_to_explain(log):
+    recommender = fit(log, settings=SMALL | {"readout": "last"}, **QUICK)
+    assert recommender.recommend("ann")["reasons"].map(len).sum() == 0
+    with pytest.raises(ReasonsError, match="readout='pooling'"):
+        recommender.explain("ann", "pan")
+
+
+# --- items
+
+
+def test_similar_items_are_sorted_by_cosine_without_the_item_itself(sequence):
+    frame = sequence.similar_items("tea", k=3)
+    vectors = sequence.item_vectors()
+    unit = vectors.div(np.linalg.norm(vectors, axis=1), axis=0)
+    expected = (unit @ unit.loc["tea"]).drop("tea").sort_values(ascending=False).head(3)
+    assert frame["item_id"].tolist() == expected.index.tolist()
+    np.testing.assert_allclose(frame["similarity"], expected, atol=1e-5)
+
+
+def test_more_similar_items_than_there_are_gives_all_others(sequence):
+    assert set(sequence.similar_items("tea", k=99)["item_id"]) == {"cup", "spoon", "flour", "pan"}
+
+
+def test_item_vectors_are_a_frame_by_item(sequence):
+    frame = sequence.item_vectors()
+    assert sorted(frame.index) == ["cup", "flour", "pan", "spoon", "tea"]
+    assert frame.index.name == "item_id"
+    assert frame.shape == (5, SMALL["dim"])
+
+
+def test_a_model_without_vectors_says_so(neighbours):
+    with pytest.raises(TypeError, match="item_knn has no item vectors"):
+        neighbours.item_vectors()
+    with pytest.raises(TypeError, match="item_knn has no item vectors"):
+        neighbours.similar_items("tea")
+
+
+# --- what is unknown
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda known: known.recommend("zoe"), "user 'zoe' has no history here; give history=[...]"),
+        (lambda known: known.recommend(["ann", "zoe"]), "user 'zoe' has no history here; give history=[...]"),
+        (lambda known: known.explain("zoe", "tea"), "user 'zoe' has no history here; give history=[...]"),
+        (lambda known: known.explain("ann", "hat"), "item 'hat' is not in the model's catalogue of 5 items"),
+        (lambda known: known.similar_items("hat"), "item 'hat' is not in the model's catalogue of 5 items"),
+    ],
+)
+def test_an_unknown_user_or_item_is_one_sentence(neighbours, ask, words):
+    with pytest.raises(UnknownIdError) as caught:
+        ask(neighbours)
+    assert str(caught.value) == words
+    assert isinstance(caught.value, KeyError)
+
+
+# --- ids
+
+
+def test_whole_number_ids_stay_whole_numbers(log, tmp_path):
+    frame = log.assign(user_id=log["user_id"].map(lambda name: ord(name[0])), item_id=log["item_id"].map(len) * 10)
+    recommender = fit(frame, settings=SMALL, **QUICK)
+    listed = recommender.recommend([ord("a")], filter_viewed=False)
+    assert pd.api.types.is_integer_dtype(listed["item_id"])
+    assert pd.api.types.is_integer_dtype(listed["user_id"])
+    assert all(isinstance(reason["item_id"], int | np.integer) for reason in listed["reasons"].explode().dropna())
+    assert recommender.explain(ord("a"), 30).item_id == 30
+    loaded = load_folder(recommender.save(tmp_path / "model"))
+    again = loaded.recommend(history=[30, 50], filter_viewed=False)
+    assert pd.api.types.is_integer_dtype(again["item_id"])
+    assert (
+        again["item_id"].tolist()
+        == recommender.recommend(history=["30", "50"], filter_viewed=False)["item_id"].tolist()
+    )
+
+
+@pytest.mark.parametrize("user", [7, np.int64(7), "7"])
+def test_one_user_may_be_given_alone_whatever_the_type_of_the_id(log, user):
+    numbered = log.assign(user_id=log["user_id"].map({"ann": 7, "bob": 8, "cid": 9, "dan": 10, "eve": 11}))
+    frame = fit(numbered, model="item_knn", progress_bar=False).recommend(user)
+    assert set(frame["user_id"]) == {7}
+
+
+# --- files and other users
+
+
+def test_a_saved_model_recommends_the_same_to_the_same_histories(log, sequence, tmp_path):
+    folder = sequence.save(tmp_path / "model")
+    loaded = load_folder(folder).with_histories(log)
+    pd.testing.assert_frame_equal(loaded.recommend(), sequence.recommend())
+    assert loaded.facts == sequence.facts
+    assert loaded.histories.content_hash == sequence.facts["data"]
+
+
+def test_a_saved_model_holds_no_user(log, sequence, tmp_path):
+    folder = sequence.save(tmp_path / "model")
+    assert not any(name.encode() in path.read_bytes() for path in folder.iterdir() for name in log["user_id"].unique())
+
+
+def test_a_model_is_not_saved_over_another(sequence, tmp_path):
+    sequence.save(tmp_path / "model")
+    with pytest.raises(FileExistsError, match="new folder"):
+        sequence.save(tmp_path / "model")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileExistsError):
+        sequence.save(str(tmp_path / "empty"))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_folder(tmp_path / "nothing")
+
+
+def test_a_model_loaded_alone_knows_no_user_but_serves_visitors(sequence, tmp_path):
+    loaded = load_folder(Path(sequence.save(tmp_path / "model")))
+    with pytest.raises(UnknownIdError, match="call with_histories"):
+        loaded.recommend()
+    assert not loaded.recommend(history=["tea"]).empty
+
+
+def test_other_users_may_be_given_and_items_unknown_to_the_model_are_ignored(sequence):
+    frame = pd.DataFrame({"user_id": ["zoe", "zoe", "yan"], "item_id": ["hat", "tea", "hat"], "datetime": [1, 2, 3]})
+    other = sequence.with_histories(frame)
+    assert sorted(other.recommend(k=1)["user_id"]) == ["yan", "zoe"]
+    pd.testing.assert_frame_equal(
+        other.recommend("zoe").drop(columns="user_id"), sequence.recommend(history=["tea"]).drop(columns="user_id")
+    )
+    with pytest.raises(UnknownIdError):
+        other.recommend("ann")
+
+
+# --- fitting
+
+
+def test_fitting_twice_with_a_seed_gives_the_same_lists(log):
+    one, two, other = (fit(log, settings=SMALL, seed=seed, **QUICK) for seed in (3, 3, 4))
+    pd.testing.assert_frame_equal(one.recommend(), two.recommend())
+    assert not one.recommend()["score"].equals(other.recommend()["score"])
+    assert one.facts["seed"] == 3
+
+
+def test_fitting_trains_without_the_last_events_and_recommends_from_all(log):
+    # hat is bought once, as eve's last event: training can not have seen it
+    log = pd.concat([log, pd.DataFrame([("eve", "hat", 9)], columns=log.columns)])
+    recommender = fit(log, model="item_knn", progress_bar=False)
+    assert not recommender.model.rankable[recommender.item_ids.row("hat")]
+    assert recommender.histories.lengths.tolist() == [3, 4, 3, 3, 4]
+
+
+def test_users_with_few_events_do_no_harm(log):
+    log = pd.concat([log, pd.DataFrame([("fay", "tea", 1), ("gus", "cup", 1), ("gus", "pan", 2)], columns=log.columns)])
+    assert set(fit(log, settings=SMALL, **QUICK).recommend(k=1)["user_id"]) >= {"ann", "fay", "gus"}
+
+
+def test_a_log_of_short_histories_alone_is_fitted_without_validation(tiny_log):
+    recommender = fit(tiny_log[tiny_log["user_id"] != "ann"], model="popularity", progress_bar=False)
+    assert recommender.recommend("cid", k=5)["item_id"].tolist() == ["cup", "pan"]
+    pairs = pd.DataFrame({"user_id": list("aabb"), "item_id": list("xyyx"), "datetime": [1, 2, 1, 2]})
+    assert fit(pairs, settings=SMALL, **QUICK).facts["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"model": "oracle"}, "model must be one of .* got 'oracle'"),
+        ({"settings": {"dims": 3}}, "dims"),
+        ({"epoch": 3}, "epoch"),
+    ],
+)
+def test_unknown_models_and_settings_are_refused(log, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        fit(log, progress_bar=False, **wrong)
+
+
+def test_fitting_leaves_the_callers_random_state_alone(log):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(log, settings=SMALL, **QUICK)
+    assert torch.equal(torch.rand(3), expected)
