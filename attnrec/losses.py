@@ -48,7 +48,8 @@ def sampled_softmax(users: Tensor, items: Tensor, bias: Tensor | None, targets: 
     if bias is not None:
         positive, negative = positive + bias[targets, None], negative + bias[negatives]
     negative = negative.masked_fill(negatives == targets[:, None], float("-inf"))
-    return F.cross_entropy(torch.cat([positive, negative], dim=1), torch.zeros_like(targets))
+    losses = F.cross_entropy(torch.cat([positive, negative], dim=1), torch.zeros_like(targets), reduction="sum")
+    return losses / max(1, len(targets))
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -68,7 +68,7 @@ def decide(
     if below:
         return Decision(False, baseline, numbers)
     floor = champion.metrics[metric] * (1 - rule.tolerance)
-    if value < floor:
+    if not value >= floor:
         served = champion.metrics[metric]
         reason = f"{metric} {value:.4f} is more than {rule.tolerance:.0%} below the champion's {served:.4f}"
         return Decision(False, reason, numbers)

@@ -139,7 +139,7 @@ class Recommender:
     def _user_rows(self, histories: Histories, users: Iterable[Any] | None) -> NDArray[np.int64]:
         if users is None:
             return np.arange(histories.n_users)
-        users = [users] if isinstance(users, str | int) else list(users)
+        users = [users] if isinstance(users, str | int | np.integer) else list(users)
         rows = histories.user_ids.encode(users)
         if (rows < 0).any():
             raise UnknownIdError(f"user {users[int(np.argmax(rows < 0))]!r} has no history here; give history=[...]")
@@ -189,8 +189,9 @@ def fit(
     split = split_last(histories)
     audit_split(split)
     config = TrainConfig(**training)
-    torch.manual_seed(config.seed)
-    built = build_model(chosen, histories.n_items)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        built = build_model(chosen, histories.n_items)
     asked = split.test if len(split.test.users) else None
     seen = split.test.histories if asked is not None else histories
     fitted = train(built, seen, validation=asked, config=config, progress_bar=progress_bar)

@@ -12,6 +12,7 @@ from attnrec.dataset import (
     LeakageError,
     audit_split,
     histories_from_frame,
+    histories_from_parts,
     join_given,
     split_by_time,
     split_given,
@@ -73,6 +74,20 @@ def test_users_with_fewer_than_three_events_are_not_asked_but_trained_on(histori
 def test_a_view_is_split_as_if_the_rest_were_not_there(histories_of):
     split = split_last(histories_of({"ann": "abcde"}).up_to(np.array([4])))
     assert answers(split.test) == {"ann": "d"}
+
+
+def test_the_papers_protocol_on_movielens_has_the_papers_counts(real_data, tmp_path):
+    ratings = pd.read_parquet(real_data / "ml-1m" / "ratings.parquet", columns=["user_id", "item_id", "timestamp"])
+    ratings = ratings.rename(columns={"timestamp": "datetime"}).sort_values(["user_id", "datetime"], kind="stable")
+    ratings.to_parquet(tmp_path / "part.parquet", index=False)
+    histories = histories_from_parts([tmp_path / "part.parquet"], ordered=True, content_hash="", min_item_events=5)
+    assert (histories.n_events, histories.n_items, histories.n_users) == (999_611, 3_416, 6_040)
+    split = split_last(histories)
+    assert len(split.test.targets) == len(split.validation.targets) == 6_040
+    audit_split(split)
+    kept = ratings[ratings["item_id"].map(ratings["item_id"].value_counts()) >= 5]
+    lasts = kept.groupby("user_id")["item_id"].last()
+    assert histories.item_ids.decode(split.test.targets).tolist() == lasts.tolist()
 
 
 # --- by time

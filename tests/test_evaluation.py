@@ -124,7 +124,7 @@ def test_when_nobody_is_left_to_ask_it_is_said(questions):
 
 
 def test_users_with_longer_and_shorter_histories_keep_their_own_lists(histories_of):
-    # the counts are a 4, b 3, c 2, d 1; ann has a b c left d, bob b left a, cid a d left b, dan nothing but a left c
+    # the counts are a 5, b 3, c 2, d 1: ann has only d left, bob a first, cid b first, dan b and then c
     histories = histories_of({"ann": "abcd", "bob": "ba", "cid": "dab", "dan": "ac", "eve": "abca"})
     holdout = Holdout(
         histories=histories.up_to(np.array([3, 1, 2, 1, 4])),

@@ -429,6 +429,19 @@ def test_refreshing_brings_the_table_up_to_date_and_leaves_the_mode(checkerboard
     assert (model.table[0] == 0).all()
 
 
+@pytest.mark.parametrize("n_negatives", [None, 30])
+def test_gat_asks_nothing_of_users_with_a_single_event(checkerboard, batch_of, n_negatives):
+    torch.manual_seed(0)
+    config = config_of("gat").model_copy(update={"n_negatives": n_negatives})
+    model = build_model(config, checkerboard.seen.n_items).eval()
+    model.observe(checkerboard.seen)
+    losses = []
+    for batch in (batch_of([1, 3, 5]), batch_of([1, 3, 5], [7], [])):
+        torch.manual_seed(1)
+        losses.append(model.loss(batch))
+    torch.testing.assert_close(*losses)
+
+
 def test_gat_is_blind_to_order(checkerboard, batch_of):
     torch.manual_seed(0)
     model = build_model(config_of("gat"), checkerboard.seen.n_items).eval()

@@ -158,6 +158,22 @@ def test_the_average_of_the_weights_by_hand():
     assert model.weight.item() == 2
 
 
+def test_the_average_is_taken_after_every_step(seen):
+    model, taken = untrained(), []
+    loss = model.loss
+    model.loss = lambda batch: (taken.append(weights(model)), loss(batch))[1]
+    config = CONFIG.model_copy(update={"average": 0.4})
+    train(model, seen, config=config, on_epoch=lambda *_: taken.append(weights(model)), progress_bar=False)
+    name = "catalogue.embedding.weight"
+    steps = [taken[number][name] for number in range(len(taken)) if number % (N_BATCHES + 1)]  # what is after a step
+    expected = taken[0][name]
+    for number, after in enumerate(steps):
+        decay = min(0.4, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * after
+    assert len(steps) == 4 * N_BATCHES
+    torch.testing.assert_close(model.state_dict()[name], expected)
+
+
 def test_averaging_changes_what_is_validated_and_never_what_is_trained(seen, questions, judged):
     asked = judged(*range(8))
     plain, averaged = (
@@ -423,6 +439,27 @@ def test_weights_saved_before_a_divergence_are_numbers(seen, tmp_path):
         train(model, seen, config=CONFIG, checkpoint=tmp_path / "run", progress_bar=False)
     with safe_open(tmp_path / "run", framework="pt") as file:
         tensors = [file.get_tensor(name) for name in file.keys() if name.startswith("model/")]  # noqa: SIM118
+    assert all(tensor.isfinite().all() for tensor in tensors)
+
+
+class _NoNumberBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights_or_the_checkpoint(seen, tmp_path):
+    model = untrained()
+    calls, loss = iter(range(1, 100)), model.loss
+    model.loss = lambda batch: _NoNumberBackward.apply(loss(batch)) if next(calls) == 3 else loss(batch)
+    with pytest.raises(DivergenceError, match="epoch 1, batch 3"):
+        train(model, seen, config=CONFIG, checkpoint=tmp_path / "run", progress_bar=False)
+    with safe_open(tmp_path / "run", framework="pt") as file:
+        tensors = [file.get_tensor(name) for name in file.keys() if name.startswith(("model/", "average/"))]  # noqa: SIM118
     assert all(tensor.isfinite().all() for tensor in tensors)
 
 

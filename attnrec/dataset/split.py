@@ -1,7 +1,7 @@
 """What a model may see and what it is asked: splits as prefixes of histories, and their audit."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -64,7 +64,7 @@ def split_last(histories: Histories) -> Split:
     return Split(
         train=histories.up_to(held - 2),
         validation=_holdout(histories, asked, seen=held - 2, until=held - 1),
-        test=_holdout(histories, asked, seen=held - 1, until=held),
+        test=_holdout(histories, asked, seen=np.minimum(held - 1, histories.lengths), until=held),
     )
 
 
@@ -88,6 +88,8 @@ def split_by_time(
         raise ValueError("split_by_time needs times, got an unordered set; use split_given or split_last")
     visible = histories.times[histories.positions()]
     latest = int(visible.max()) + 1
+    if cutoff is not None and cutoff.tzinfo is None:
+        cutoff = cutoff.replace(tzinfo=UTC)
     cut = int(cutoff.timestamp()) if cutoff else latest - round(test_days * DAY_SECONDS)
     validation_cut = cut - round(validation_days * DAY_SECONDS)
     users = np.repeat(np.arange(histories.n_users), histories.lengths)
@@ -183,6 +185,11 @@ def audit_split(split: Split, *, edges: tuple[NDArray[np.int64], NDArray[np.int6
             f"{name} answers must lie behind the visible history",
             f"{over} users whose answers are in it",
         )
+        at = np.arange(len(holdout.targets)) + np.repeat(
+            (seen.offsets[:-1] + seen.lengths)[holdout.users] - holdout.offsets[:-1], n_answers
+        )
+        strange = int((seen.items[at] != holdout.targets).sum())
+        _forbid(strange, f"{name} answers must be what follows the visible history", f"{strange} that are not")
         if seen.ordered:
             last = seen.times[seen.offsets[holdout.users] + seen.lengths[holdout.users] - 1]
             past = int((holdout.target_times < np.repeat(last, n_answers)).sum())

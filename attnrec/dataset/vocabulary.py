@@ -84,5 +84,5 @@ class Vocabulary:
     def _cast(self, an_id: object) -> object:
         if pd.api.types.is_integer_dtype(self.index.dtype):
             text = str(an_id)
-            return int(text) if text.lstrip("-").isdigit() else None
+            return int(text) if text.removeprefix("-").isdecimal() else None
         return str(an_id)

@@ -159,10 +159,11 @@ class SetPooling(nn.Module):
     def leave_one_out(self, states: Tensor, values: Tensor, *, lengths: Tensor) -> Tensor:
         """At each position the pooled vector of all other events: (B, L, dim)."""
         exponentials, _ = self._exponentials(states, lengths)
+        exponentials = exponentials.double()  # what is left beside e^20 must survive the subtraction
         weighted = exponentials[..., None] * to_heads(values, self.heads)  # (B, H, L, C)
         others = weighted.sum(2, keepdim=True) - weighted
         mass = exponentials.sum(2, keepdim=True) - exponentials
-        return from_heads(others / mass.clamp(min=1e-9)[..., None])
+        return from_heads((others / mass.clamp(min=1e-9)[..., None]).to(values.dtype))
 
     def _exponentials(self, states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         real = (torch.arange(states.shape[1], device=states.device) < lengths[:, None])[:, None]

@@ -118,6 +118,8 @@ class _Run:
             self.progress, self.best = load_checkpoint(
                 checkpoint, model=model, average=self.average, optimizer=self.optimizer, identity=self.identity
             )
+            if self.progress.stopped:  # the budgets may have changed since
+                self.progress.stopped = self._why_stop()
             logger.info("going on at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
     def finish(self, on_epoch: Callable[[int, dict[str, float]], None], progress_bar: bool) -> Fitted:
@@ -169,12 +171,12 @@ class _Run:
             loss = self.model.loss(batch.to(self.device))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         value = float(loss.detach())
-        if not math.isfinite(value):
+        if not (math.isfinite(value) and math.isfinite(norm)):
             raise DivergenceError(
-                f"the loss must stay finite, got {value} in epoch {progress.epoch + 1}, batch {progress.batch}; "
-                "lower train.learning_rate"
+                f"loss and gradient must stay finite, got {value if not math.isfinite(value) else norm} "
+                f"in epoch {progress.epoch + 1}, batch {progress.batch + 1}; lower train.learning_rate"
             )
         self.optimizer.step()
         self.average.update(step)

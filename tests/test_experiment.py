@@ -1,0 +1,84 @@
+"""One TOML file is one experiment, and what is wrong in it is said in one line."""
+
+import pytest
+
+from attnrec.experiment import ExperimentError, load_experiment
+
+MINIMAL = '[interactions]\npath = "log.csv"\n'
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str = ""):
+        path = tmp_path / "my-shop.toml"
+        path.write_text(MINIMAL + text)
+        return path
+
+    return write
+
+
+def test_the_smallest_experiment_is_a_path(toml):
+    experiment = load_experiment(toml())
+    assert experiment.name == "my-shop"
+    assert experiment.model.kind == "sasrec"
+    assert experiment.model.readout == "pooling"
+    assert experiment.split.kind == "time"
+    assert experiment.mlflow_experiment == "attnrec-my-shop"
+
+
+def test_paths_are_relative_to_the_file(toml):
+    path = toml()
+    assert load_experiment(path).interactions.path == str(path.parent / "log.csv")
+
+
+def test_settings_on_the_command_line_win(toml):
+    overrides = ("train.epochs=2", "model.kind=gat", "interactions.datetime=order", "evaluate.ks=[3, 7]")
+    experiment = load_experiment(toml("[train]\nepochs = 9\n"), overrides=overrides)
+    assert experiment.train.epochs == 2
+    assert experiment.model.kind == "gat"
+    assert experiment.interactions.datetime == "order"
+    assert experiment.evaluate.ks == (3, 7)
+
+
+def test_one_seed_serves_training_unless_it_has_its_own(toml):
+    assert load_experiment(toml(), overrides=("seed=5",)).train.seed == 5
+    assert load_experiment(toml("[train]\nseed = 7\n"), overrides=("seed=5",)).train.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[train]\nepoch = 3\n", r"train\.epoch: unknown key"),
+        ("[train]\nepochs = 0\n", r"train\.epochs: Input should be greater than 0, got 0"),
+        ('[model]\nkind = "transformer"\n', r"model: .*'sasrec', 'gat', 'popularity', 'item_knn'"),
+        ("[model]\ndim = 10\nheads = 3\n", r"model: dim must be a multiple of heads, got 10 and 3"),
+        ("[modle]\ndim = 10\n", r"modle: unknown key"),
+        ("[train\n", r"my-shop\.toml: Expected"),
+        ("train = 3\n", r"interactions\.train: unknown key"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_its_place(toml, text, said):
+    with pytest.raises(ExperimentError, match=said) as problem:
+        load_experiment(toml(text))
+    assert "\n" not in str(problem.value).split(": ", 1)[0]
+
+
+def test_a_table_that_is_a_value_is_an_error(toml):
+    with pytest.raises(ExperimentError, match=r"train: Input should be .*, got 3"):
+        load_experiment(toml(), overrides=("train=3",))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ExperimentError, match=r"got .*nothing\.toml, which is not there"):
+        load_experiment(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", ""])
+def test_an_override_needs_a_key_and_a_value(toml, override):
+    with pytest.raises(ExperimentError, match="KEY=VALUE"):
+        load_experiment(toml(), overrides=(override,))
+
+
+def test_an_experiment_cannot_be_changed(toml):
+    with pytest.raises(ValueError, match="frozen"):
+        load_experiment(toml()).train.epochs = 3

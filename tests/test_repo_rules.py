@@ -1,0 +1,141 @@
+"""Rules of the repository that no other test would notice being broken."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("attnrec/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
+
+# what each module may import of the project: itself and what stands in an earlier row
+LAYERS = [
+    ["config", "schema", "storage"],
+    ["attention", "dataset", "metrics", "ingestion"],
+    ["models", "losses"],
+    ["ranking", "evaluation", "reasons"],
+    ["explanation", "scoring", "training"],
+    ["promotion", "recommender", "sample"],
+    ["figures"],
+    ["experiment", "tracking", "served_model"],
+    ["loading"],
+]
+# losses stands beside models; ranking and reasons between models and what uses them
+LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
+HEAVY = {
+    "prefect": lambda module: module.startswith("pipelines"),
+    "mlflow": lambda module: module in ("attnrec.tracking", "attnrec.served_model") or module.startswith("pipelines"),
+    "duckdb": lambda module: module.startswith("attnrec.ingestion"),
+    "torch_geometric": lambda module: module == "attnrec.models.gat",
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path, *, top_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "attnrec" in p.parts], ids=module_of)
+def test_imports_go_downward_only(path):
+    module = module_of(path).split(".")
+    if len(module) == 1:
+        return
+    assert module[1] in LEVEL, f"give {module[1]} a place in LAYERS"
+    for imported in imports_of(path):
+        parts = imported.split(".")
+        assert parts[0] != "pipelines", "the library does not know the flows"
+        if parts[0] == "attnrec" and len(parts) > 1 and parts[1] != module[1]:
+            assert LEVEL[parts[1]] <= LEVEL[module[1]], f"{'.'.join(module)} imports {imported}, which is above it"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_heavy_packages_are_imported_only_where_they_belong(path):
+    for imported in imports_of(path):
+        package = imported.split(".")[0]
+        if package in HEAVY:
+            assert HEAVY[package](module_of(path)), f"{module_of(path)} imports {imported}"
+
+
+def test_modules_are_no_larger_than_a_colleague_can_hold_in_one_reading():
+    long = {module_of(path): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 300}
+    assert long == {}
+
+
+def test_importing_attnrec_is_fast_and_pulls_in_nothing_heavy():
+    code = "import time; t = time.perf_counter(); import attnrec, sys, json; s = time.perf_counter() - t; "
+    code += "print(json.dumps([s, sorted({m.split('.')[0] for m in sys.modules})]))"
+    seconds, modules = json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT))
+    assert seconds < 2
+    assert not {"mlflow", "prefect", "duckdb", "torch_geometric", "matplotlib"} & set(modules)
+
+
+def test_training_and_scoring_import_no_more_than_a_bare_gpu_machine_has():
+    code = "import attnrec.recommender, attnrec.evaluation, sys, json; print(json.dumps(sorted(sys.modules)))"
+    modules = {
+        name.split(".")[0] for name in json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT))
+    }
+    assert not {"mlflow", "prefect", "duckdb", "torch_geometric", "matplotlib", "typer", "sklearn"} & modules
+
+
+def test_every_public_name_exists():
+    import attnrec
+
+    for name in attnrec.__all__:
+        assert getattr(attnrec, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = attnrec.nothing
+
+
+def test_the_folder_mlflow_hides_nothing():
+    assert not list((ROOT / "mlflow").rglob("*.py"))
+    place = subprocess.check_output(
+        [sys.executable, "-c", "import mlflow; print(mlflow.__file__)"], cwd=ROOT, text=True
+    )
+    assert "site-packages" in place
+
+
+def test_tests_are_no_packages():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_constraints_pin_what_pyproject_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    assert pins["torch"] == "2.13.0"
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=\[]", requirement)[0].lower()
+        assert name in pins, f"{name} has no tested version in constraints.txt"
+
+
+def test_no_file_holds_a_path_of_one_machine():
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".py", ".toml", ".md", ".yaml", ".txt", ".jsonl", ""} and path.is_file():
+            text = path.read_text(errors="ignore")
+            assert not re.search(r"/(work|root)/(main|shared|\.)|file:///(opt|root|home)", text), name
+
+
+def test_nothing_in_the_library_unpickles():
+    for path in SOURCES:
+        assert not re.search(r"\bpickle\.\w|torch\.(save|load)\(|joblib|allow_pickle=True", path.read_text()), path
