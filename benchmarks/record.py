@@ -9,9 +9,23 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-KEYS = (
-    "bench data model readout split seed metrics seconds peak_mb tokens_per_second device threads versions commit date"
-).split()
+KEYS = [
+    "bench",
+    "data",
+    "model",
+    "readout",
+    "split",
+    "seed",
+    "metrics",
+    "seconds",
+    "peak_mb",
+    "tokens_per_second",
+    "device",
+    "threads",
+    "versions",
+    "commit",
+    "date",
+]
 PACKAGES = ("torch", "numpy", "pandas")
 
 

@@ -34,7 +34,7 @@ def is_one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -> No
 def test_help_names_every_command(tmp_path):
     done = attnrec("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in "daily ingest train score sample recommend explain models ui".split():
+    for command in ["daily", "ingest", "train", "score", "sample", "recommend", "explain", "models", "ui"]:
         assert f" {command} " in done.stdout
         told = attnrec(command, "--help", cwd=tmp_path)
         assert told.returncode == 0
