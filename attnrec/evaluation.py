@@ -1,6 +1,6 @@
 """How well a model answers a holdout's questions, over the whole catalogue, one value per user."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from attnrec.config import Config
 from attnrec.dataset import Holdout, Vocabulary
 from attnrec.metrics import (
     RANK_METRICS,
-    bootstrap_interval,
+    bootstrap_intervals,
     coverage,
     gini,
     mean_popularity,
@@ -58,6 +58,7 @@ def evaluate(
     filter_viewed: bool = True,
     item_ids: Vocabulary | None = None,
     intervals: bool = True,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Rank all items for every user asked and compare with what they did next.
 
@@ -72,6 +73,7 @@ def evaluate(
         ks: places to look at.
         filter_viewed: never recommend what is in the visible history.
         intervals: also compute bootstrap intervals; validation during training does without.
+        on_batch: called with the number of users just ranked.
 
     Raises:
         ValueError: when no user is left to ask.
@@ -85,6 +87,8 @@ def evaluate(
     recommended = np.zeros((len(asked), max(ks)), dtype=np.int64)
     for ranked in rank_users(model, histories, holdout.users[asked], k=max(ks), filter_viewed=filter_viewed):
         recommended[ranked.chosen, : ranked.items.shape[1]] = ranked.items.cpu().numpy()
+        if on_batch is not None:
+            on_batch(len(ranked.chosen))
     if item_ids is not None:
         recommended = holdout.histories.item_ids.rows_in(item_ids)[recommended]
     ranks = _ranks(recommended, relevant, asked, width=holdout.histories.n_items + 1)
@@ -100,8 +104,13 @@ def evaluate(
     return Evaluation(
         per_user=per_user,
         summary={name: float(per_user[name].mean()) for name in names} | _catalogue_metrics(recommended, holdout, ks),
-        intervals={name: bootstrap_interval(per_user[name].to_numpy()) for name in names} if intervals else {},
+        intervals=_intervals(per_user[names]) if intervals else {},
     )
+
+
+def _intervals(values: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    ends = bootstrap_intervals(values.to_numpy(dtype=np.float64))
+    return {str(name): (float(low), float(high)) for name, (low, high) in zip(values, ends, strict=True)}
 
 
 def _relevant_items(holdout: Holdout, *, filter_viewed: bool) -> NDArray[np.int64]:

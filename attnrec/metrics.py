@@ -107,11 +107,31 @@ def mean_popularity(recommended: NDArray[np.int64], item_counts: NDArray[np.int6
 def bootstrap_interval(
     values: NDArray[np.float64], *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over users (Efron 1979)."""
-    random = np.random.default_rng(seed)
-    means = [values[random.integers(len(values), size=len(values))].mean() for _ in range(n_resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    """Percentile bootstrap interval of the mean over users (Efron 1979), values (U,)."""
+    low, high = bootstrap_intervals(values[:, None], level=level, n_resamples=n_resamples, seed=seed)[0]
     return float(low), float(high)
+
+
+def bootstrap_intervals(
+    values: NDArray[np.float64], *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
+) -> Values:
+    """Percentile bootstrap intervals of several means over the same resampled users.
+
+    Args:
+        values: one column per metric, (U, m).
+        level: share of resamples inside.
+        n_resamples: how often users are drawn anew.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper ends, (m, 2).
+    """
+    random, n_users = np.random.default_rng(seed), len(values)
+    means = np.empty((n_resamples, values.shape[1]))
+    for number in range(n_resamples):
+        drawn = np.bincount(random.integers(n_users, size=n_users), minlength=n_users)
+        means[number] = drawn @ values / n_users
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0).T
 
 
 def _hits(ranks: ArrayLike, k: int) -> NDArray[np.bool_]:

@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
@@ -58,6 +61,28 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON with sorted keys, so that equal content gives equal bytes."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def save_tensors(tensors: "Mapping[str, Tensor]", path: Path, *, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as one safetensors file, so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        StorageError: when the disk is full.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    beside = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(own, beside, metadata)
+        beside.replace(path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    except SafetensorError as error:
+        raise StorageError(errno.EIO, f"could not write {path} ({error}); free some space and run again") from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

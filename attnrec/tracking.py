@@ -3,6 +3,7 @@
 All calls name their run, so that they work from any thread (the fluent API is per thread).
 """
 
+import getpass
 import logging
 import math
 import os
@@ -121,7 +122,8 @@ class Tracker:
         open_here = f"tags.`{STAGE_KEY}` = '{stage_key}' and attributes.status = 'RUNNING'"
         for run in self.client.search_runs([self.experiment_id], open_here):
             self.client.set_terminated(run.info.run_id, status=RunStatus.to_string(RunStatus.KILLED))
-        run_id = self.client.create_run(self.experiment_id, run_name=name, tags={STAGE_KEY: stage_key}).info.run_id
+        tags = {STAGE_KEY: stage_key, "mlflow.user": getpass.getuser(), "mlflow.source.name": "attnrec"}
+        run_id = self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         self.client.log_dict(run_id, settings, "experiment.json")
         return run_id

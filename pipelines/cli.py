@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.bars import spinner
 from pipelines.settings import prepare
 
 app = typer.Typer(
@@ -198,6 +199,12 @@ def _prepare_flow(experiment: str, overrides: list[str] | None, home: str | None
     source_fingerprint(job.experiment.interactions)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_traceback)
+    with spinner("starting Prefect's temporary server and loading the flow"):
+        from prefect.client.orchestration import get_client
+
+        import pipelines.daily  # noqa: F401  torch and mlflow take some seconds
+
+        get_client(sync_client=True)  # starts the server unless PREFECT_API_URL names one
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

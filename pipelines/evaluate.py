@@ -17,6 +17,7 @@ from attnrec.models.popularity import PopularityConfig
 from attnrec.storage import is_done, read_json, write_json
 from attnrec.tracking import EVALUATED, TRAIN_KEY, Tracker, Version
 from pipelines.artifacts import show_metrics
+from pipelines.bars import bar
 from pipelines.ingest import load_split
 from pipelines.job import Job
 from pipelines.stages import build, folder_of, key_of
@@ -85,13 +86,15 @@ def metrics_of(folder: Path) -> dict[str, dict[str, float]]:
 def _judge(job: Job, saved: SavedModel, split: Split) -> Evaluation:
     settings = job.experiment.evaluate
     own = saved.item_ids.index.equals(split.train.item_ids.index)
-    return evaluate(
-        saved.model,
-        split.test,
-        ks=settings.ks,
-        filter_viewed=settings.filter_viewed,
-        item_ids=None if own else saved.item_ids,
-    )
+    with bar(f"evaluate {saved.model.description}", total=len(split.test.users)) as done:
+        return evaluate(
+            saved.model,
+            split.test,
+            ks=settings.ks,
+            filter_viewed=settings.filter_viewed,
+            item_ids=None if own else saved.item_ids,
+            on_batch=done,
+        )
 
 
 def _evaluated_folder(job: Job, champion: Version, tracker: Tracker, scratch: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -14,14 +13,13 @@ import pyarrow.parquet as pq
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
-from rich.console import Console
-from rich.progress import Progress
 
 from attnrec.dataset import Histories
 from attnrec.models.folder import load_model
 from attnrec.scoring import recommend, to_table, write_table
 from attnrec.storage import TEMPORARY, read_json, write_json
 from pipelines.artifacts import show_recommendations
+from pipelines.bars import bar
 from pipelines.ingest import histories_task, ingest_task
 from pipelines.job import Job, PipelineError, logical_time, make_job
 from pipelines.register import Served, champion_task
@@ -53,15 +51,8 @@ def score_shard(job: Job, histories: Path, served: Served, at: datetime, shard: 
         own = known.item_ids.index.equals(saved.item_ids.index)
         known = known if own else known.recode(saved.item_ids)
         users = np.array_split(np.arange(known.n_users), n_shards)[shard]
-        with _bar() as bar:
-            work = bar.add_task(f"score {shard + 1}/{n_shards}", total=len(users))
-            found = recommend(
-                saved.model,
-                known,
-                users,
-                config=job.experiment.score,
-                on_batch=lambda done: bar.update(work, advance=done),
-            )
+        with bar(f"score {shard + 1}/{n_shards}", total=len(users)) as done:
+            found = recommend(saved.model, known, users, config=job.experiment.score, on_batch=done)
         table = to_table(found, known, model_version=served.label, scored_at=at)
         write_table(table, target / "recommendations.parquet")
         return {"n_users": len(users), "n_rows": table.num_rows}
@@ -136,11 +127,6 @@ def _check(shards: list[Path]) -> tuple[int, int]:
         seen |= users
         n_users, n_rows = n_users + len(users), n_rows + len(table)
     return n_users, n_rows
-
-
-def _bar() -> Progress:
-    console = Console(file=sys.stderr)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 @task(

@@ -7,6 +7,7 @@ from attnrec.metrics import (
     RANK_METRICS,
     average_precision,
     bootstrap_interval,
+    bootstrap_intervals,
     coverage,
     f1,
     gini,
@@ -151,3 +152,11 @@ def test_the_bootstrap_follows_its_seed():
 
 def test_the_interval_of_equal_values_is_a_point():
     assert bootstrap_interval(np.full(9, 0.25)) == (0.25, 0.25)
+
+
+def test_intervals_of_several_metrics_are_those_of_each_alone():
+    values = np.stack([np.arange(20.0), np.arange(20.0) ** 2], axis=1)
+    both = bootstrap_intervals(values, seed=3)
+    assert both.shape == (2, 2)
+    assert tuple(both[0]) == pytest.approx(bootstrap_interval(values[:, 0], seed=3))
+    assert tuple(both[1]) == pytest.approx(bootstrap_interval(values[:, 1], seed=3))

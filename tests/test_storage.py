@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from attnrec.storage import MANIFEST, StorageError, is_done, new_folder, read_json, write_json, write_text
 
@@ -96,3 +97,24 @@ except StorageError as error:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("told:")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_on_a_full_disk_leave_the_old_file_and_say_so(tmp_path):
+    code = """
+import resource, signal, sys, torch
+from pathlib import Path
+from attnrec.storage import StorageError, save_tensors
+path = Path(sys.argv[1])
+save_tensors({"a": torch.ones(4)}, path)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_tensors({"a": torch.zeros(10_000)}, path)
+except StorageError as error:
+    print(error)
+"""
+    path = tmp_path / "weights.safetensors"
+    said = subprocess.check_output([sys.executable, "-c", code, str(path)], text=True)
+    assert "run again" in said
+    assert load_file(path)["a"].tolist() == [1, 1, 1, 1]
+    assert list(tmp_path.iterdir()) == [path]

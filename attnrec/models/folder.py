@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from attnrec.dataset import Vocabulary
 from attnrec.models.base import Model
-from attnrec.storage import read_json, write_json
+from attnrec.storage import read_json, save_tensors, write_json
 
 FORMAT = 1
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "weights.safetensors", "vocabulary.parquet"
@@ -31,8 +31,7 @@ class SavedModel:
 
 def save_model(saved: SavedModel, folder: Path) -> None:
     """Write the three files into an existing `folder`, config last."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    save_tensors(saved.model.state_dict(), folder / WEIGHTS)
     saved.item_ids.save(folder / VOCABULARY)
     settings = saved.model.config.model_dump(mode="json")
     write_json(folder / CONFIG, {"format": FORMAT, "model": settings, "facts": saved.facts})

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 
@@ -24,17 +23,18 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after step number `step`, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.values, self.weights, 1 - decay)
+        for value, weight in zip(self.values, self.weights, strict=True):
+            value.lerp_(weight, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside the block."""
         own = [weight.clone() for weight in self.weights]
-        torch._foreach_copy_(self.weights, self.values)
+        _copy(self.values, to=self.weights)
         try:
             yield
         finally:
-            torch._foreach_copy_(self.weights, own)
+            _copy(own, to=self.weights)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
@@ -42,4 +42,9 @@ class WeightAverage:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from a checkpoint."""
-        torch._foreach_copy_(self.values, [tensors[name].to(self.values[0].device) for name in self.names])
+        _copy([tensors[name] for name in self.names], to=self.values)
+
+
+def _copy(tensors: list[Tensor], *, to: list[Tensor]) -> None:
+    for source, target in zip(tensors, to, strict=True):
+        target.copy_(source)

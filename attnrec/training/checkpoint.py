@@ -1,17 +1,15 @@
 """Everything a training run needs to go on, in one safetensors file: weights, moments, random states, counts."""
 
 import json
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attnrec.storage import TEMPORARY
+from attnrec.storage import save_tensors
 from attnrec.training.average import WeightAverage
 
 
@@ -59,12 +57,7 @@ def save_checkpoint(
         tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in moments.items()}
     tensors |= _random_states()
     metadata = {"progress": json.dumps(asdict(progress)), "identity": identity}
-    beside = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, beside, metadata)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    save_tensors(tensors, path, metadata=metadata)
 
 
 def load_checkpoint(
