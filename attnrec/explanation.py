@@ -24,7 +24,7 @@ class Explanation:
         item_id: what was scored.
         score: in the model's own units.
         item_bias: the part that does not depend on the user ("everyone likes it").
-        frame: one row per history event the model read, oldest first: item_id, datetime, contribution
+        frame: one row per history event the model read, oldest first: item_id, datetime (or NaT), contribution
             (score units), weight (share of attention; NaN where the model has none).
     """
 
@@ -101,7 +101,7 @@ def explain(model: Model, histories: Histories, *, user: int, item: int) -> Expl
     frame = pd.DataFrame(
         {
             ITEM: histories.item_ids.decode(batch.items[0, :length].numpy()),
-            DATETIME: pd.to_datetime(batch.times[0, :length].numpy(), unit="s", utc=True),
+            DATETIME: histories.moments(batch.times[0, :length].numpy()),
             "contribution": contributions[:length].double().numpy(),
             "weight": np.full(length, np.nan) if weights is None else weights[:length].double().numpy(),
         }

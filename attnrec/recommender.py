@@ -113,8 +113,15 @@ class Recommender:
         return pd.DataFrame(vectors, index=pd.Index(self.item_ids.ids, name=ITEM))
 
     def with_histories(self, interactions: pd.DataFrame) -> "Recommender":
-        """The same model for other users: a frame of user_id, item_id, datetime; unknown items are ignored."""
-        return replace(self, histories=histories_from_frame(interactions).recode(self.item_ids))
+        """The same model for other users: a frame of user_id, item_id, datetime; unknown items are ignored.
+
+        Raises:
+            ValueError: for a frame that does not follow the schema, or has no order where the model needs one.
+        """
+        histories = histories_from_frame(interactions)
+        if self.model.needs_order and not histories.ordered:
+            raise ValueError(f"{self.model.kind} needs ordered histories, got a frame without datetime; add the column")
+        return replace(self, histories=histories.recode(self.item_ids))
 
     def save(self, folder: str | Path) -> Path:
         """Write the model (not the histories) to a new folder: config.json, weights.safetensors, vocabulary.parquet.
@@ -161,6 +168,7 @@ class Recommender:
             times=np.arange(len(rows)),
             offsets=np.array([0, len(rows)]),
             lengths=np.array([len(rows)]),
+            time_kind="order",
         )
 
 

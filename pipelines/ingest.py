@@ -85,7 +85,7 @@ def _histories_of(log: Path, experiment: Experiment) -> Histories:
     manifest = read_json(log / "manifest.json")
     return histories_from_parts(
         sorted(log.glob("interactions/part=*/*.parquet")),
-        ordered=manifest["ordered"],
+        time_kind=manifest["time_kind"],
         content_hash=manifest["content_hash"],
         min_item_events=experiment.dataset.min_item_events,
         min_user_events=experiment.dataset.min_user_events,

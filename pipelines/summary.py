@@ -78,10 +78,14 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
     frame = explanation.frame.sort_values("contribution", ascending=False, kind="stable")
     for event in frame.head(20).to_dict("records"):
         weight = "" if isnan(event["weight"]) else f"{event['weight']:.3f}"
-        table.add_row(str(event["item_id"]), str(event["datetime"])[:16], f"{event['contribution']:+.3f}", weight)
+        table.add_row(str(event["item_id"]), _when(event["datetime"]), f"{event['contribution']:+.3f}", weight)
     if len(frame) > 20:
         rest = frame["contribution"].iloc[20:].sum()
         table.add_row(f"{len(frame) - 20} others", "", f"{rest:+.3f}", "")
     table.add_row("everyone (item bias)", "", f"{explanation.item_bias:+.3f}", "")
     out.print(table)
     out.print(f"{explanation.item_id}: score {explanation.score:.3f} = the sum of this column; {explanation.because()}")
+
+
+def _when(moment: pd.Timestamp) -> str:
+    return "" if pd.isna(moment) else f"{moment:%Y-%m-%d %H:%M}"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,15 +115,20 @@ def test_kinds_of_event_are_numbered_by_name(tiny_log):
     assert histories.events[:4].tolist() == [1, 2, 2, 0]
 
 
-def test_a_log_gives_back_its_frame(tiny_log):
+def test_weights_and_events_lie_beside_their_items(tiny_log):
     tiny_log = tiny_log.assign(weight=np.arange(7.0), event=list("abcabca"))
     histories = histories_from_frame(tiny_log)
-    frame = histories.to_frame(np.array([0, 1, 2]))
     expected = tiny_log.sort_values(["user_id", "datetime"], ignore_index=True)
-    assert frame["item_id"].tolist() == expected["item_id"].tolist()
-    assert frame["datetime"].dt.as_unit("s").astype("int64").tolist() == expected["datetime"].tolist()
-    assert frame["weight"].tolist() == expected["weight"].tolist()
-    assert frame["event"].tolist() == expected["event"].tolist()
+    assert histories.item_ids.decode(histories.items).tolist() == expected["item_id"].tolist()
+    assert histories.times.tolist() == expected["datetime"].tolist()
+    assert histories.weights.tolist() == expected["weight"].tolist()
+    assert [histories.event_names[event] for event in histories.events] == expected["event"].tolist()
+
+
+def test_times_without_a_clock_are_no_dates(tiny_log):
+    histories = histories_from_frame(tiny_log)
+    assert histories.moments(np.array([0]))[0] == pd.Timestamp("1970-01-01", tz="UTC")
+    assert replace(histories, time_kind="order").moments(np.array([0, 1])).isna().all()
 
 
 def test_the_content_hash_tells_logs_apart(tiny_log):
@@ -194,7 +201,7 @@ def test_parts_join_to_the_same_histories_as_the_frame(tmp_path, tiny_log):
     ordered = tiny_log.sort_values(["user_id", "datetime"])
     rows = list(ordered.itertuples(index=False, name=None))
     parts = write_parts(tmp_path, rows[4:6], rows[:4] + rows[6:])
-    histories = histories_from_parts(parts, ordered=True, content_hash="log")
+    histories = histories_from_parts(parts, time_kind="datetime", content_hash="log")
     assert histories.content_hash == "log"
     whole = histories_from_frame(tiny_log)
     for user in ("ann", "bob", "cid"):
@@ -208,7 +215,7 @@ def test_rare_items_go_before_rare_users_are_counted(tmp_path):
         [("ann", "tea", 1), ("ann", "hat", 2), ("ann", "cup", 3)],
         [("bob", "tea", 1), ("bob", "fan", 2), ("cid", "cup", 1), ("cid", "tea", 2)],
     )
-    histories = histories_from_parts(parts, ordered=True, content_hash="", min_item_events=2, min_user_events=2)
+    histories = histories_from_parts(parts, time_kind="datetime", content_hash="", min_item_events=2, min_user_events=2)
     assert histories.item_ids.ids.tolist() == ["cup", "tea"]  # hat and fan have one event each
     assert histories.user_ids.ids.tolist() == ["ann", "cid"]  # bob has one event left
     assert items(histories, "ann") == ["tea", "cup"]
@@ -216,7 +223,7 @@ def test_rare_items_go_before_rare_users_are_counted(tmp_path):
 
 def test_a_part_of_which_nothing_is_left_does_no_harm(tmp_path):
     parts = write_parts(tmp_path, [(1, 50, 1), (1, 60, 2)], [(2, 70, 1)], [(3, 60, 1), (3, 50, 2)])
-    histories = histories_from_parts(parts, ordered=True, content_hash="", min_item_events=2)
+    histories = histories_from_parts(parts, time_kind="datetime", content_hash="", min_item_events=2)
     assert histories.user_ids.ids.tolist() == [1, 3]
     assert histories.user_ids.encode([3, "3"]).tolist() == [1, 1]
     assert items(histories, 3) == [60, 50]
@@ -225,4 +232,4 @@ def test_a_part_of_which_nothing_is_left_does_no_harm(tmp_path):
 def test_filters_that_leave_nothing_are_refused(tmp_path):
     parts = write_parts(tmp_path, [("ann", "tea", 1), ("ann", "hat", 2)])
     with pytest.raises(ValueError, match="loosen the filters"):
-        histories_from_parts(parts, ordered=True, content_hash="", min_item_events=2)
+        histories_from_parts(parts, time_kind="datetime", content_hash="", min_item_events=2)

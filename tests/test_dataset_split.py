@@ -80,7 +80,9 @@ def test_the_papers_protocol_on_movielens_has_the_papers_counts(real_data, tmp_p
     ratings = pd.read_parquet(real_data / "ml-1m" / "ratings.parquet", columns=["user_id", "item_id", "timestamp"])
     ratings = ratings.rename(columns={"timestamp": "datetime"}).sort_values(["user_id", "datetime"], kind="stable")
     ratings.to_parquet(tmp_path / "part.parquet", index=False)
-    histories = histories_from_parts([tmp_path / "part.parquet"], ordered=True, content_hash="", min_item_events=5)
+    histories = histories_from_parts(
+        [tmp_path / "part.parquet"], time_kind="datetime", content_hash="", min_item_events=5
+    )
     assert (histories.n_events, histories.n_items, histories.n_users) == (999_611, 3_416, 6_040)
     split = split_last(histories)
     assert len(split.test.targets) == len(split.validation.targets) == 6_040
@@ -272,3 +274,9 @@ def test_an_edge_between_strangers_is_a_leak(loo):
     edges = user_item_edges(loo.train)
     with pytest.raises(LeakageError, match="got 1 edges"):
         audit_split(loo, edges=(np.append(edges.users, 2), np.append(edges.items, 5)))
+
+
+def test_a_log_with_only_the_order_of_arrival_is_not_split_by_time(tiny_log):
+    histories = replace(histories_from_frame(tiny_log), time_kind="order")
+    with pytest.raises(ValueError, match="needs times, got the order of arrival only"):
+        split_by_time(histories)

@@ -303,3 +303,14 @@ def test_fitting_leaves_the_callers_random_state_alone(log):
     torch.manual_seed(7)
     fit(log, settings=SMALL, **QUICK)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_sequence_model_refuses_users_without_an_order(shop_recommender):
+    frame = pd.DataFrame({"user_id": ["me"], "item_id": ["tea-010"]})
+    with pytest.raises(ValueError, match="sasrec needs ordered histories, got a frame without datetime"):
+        shop_recommender.with_histories(frame)
+
+
+def test_a_history_given_as_a_list_has_no_dates(shop_recommender):
+    known = shop_recommender.item_ids.ids[:3].tolist()
+    assert shop_recommender.explain(item_id=known[0], history=known[1:]).frame["datetime"].isna().all()

@@ -470,7 +470,7 @@ def test_a_log_with_nothing_to_learn_is_refused(histories_of):
 
 def test_an_unordered_set_is_refused_by_a_sequence_model(seen):
     with pytest.raises(ValueError, match="needs ordered histories"):
-        train(untrained(), replace(seen, ordered=False), config=CONFIG, progress_bar=False)
+        train(untrained(), replace(seen, time_kind="none"), config=CONFIG, progress_bar=False)
 
 
 def test_cuda_without_a_gpu_is_refused_in_one_sentence(seen, monkeypatch):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from attnrec.dataset.vocabulary import Vocabulary
 from attnrec.schema import DATETIME, EVENT, ITEM, USER, WEIGHT, check_interactions
 from attnrec.storage import MANIFEST, new_folder, read_json, write_json
 
+TimeKind = Literal["datetime", "order", "none"]
 COLUMNS = ("items", "times", "weights", "events")
 
 
@@ -29,7 +30,7 @@ class Histories:
         lengths: how many of a user's events this view shows, (n_users,) int64.
         weights: (n_events,) float32, where the log has them.
         events: row in `event_names` of each event, (n_events,) uint8, where the log has them.
-        ordered: False for unordered sets, which sequence models refuse.
+        time_kind: "datetime"; "order" when times are only the order of arrival; "none" for unordered sets.
         content_hash: fingerprint of the log this was made from.
     """
 
@@ -42,8 +43,13 @@ class Histories:
     weights: NDArray[np.float32] | None = None
     events: NDArray[np.uint8] | None = None
     event_names: tuple[str, ...] = ()
-    ordered: bool = True
+    time_kind: TimeKind = "datetime"
     content_hash: str = ""
+
+    @property
+    def ordered(self) -> bool:
+        """False for unordered sets, which sequence models refuse."""
+        return self.time_kind != "none"
 
     @property
     def n_users(self) -> int:
@@ -94,21 +100,11 @@ class Histories:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return replace(self, item_ids=item_ids, items=items[kept], offsets=offsets, lengths=lengths, **columns)
 
-    def to_frame(self, users: NDArray[np.int64]) -> pd.DataFrame:
-        """The visible events of `users` as a frame of user_id, item_id, datetime (and weight, event)."""
-        positions = self.positions(users)
-        frame = pd.DataFrame(
-            {
-                USER: np.repeat(self.user_ids.decode(users), self.lengths[users]),
-                ITEM: self.item_ids.decode(self.items[positions]),
-                DATETIME: pd.to_datetime(self.times[positions], unit="s", utc=True),
-            }
-        )
-        if self.weights is not None:
-            frame[WEIGHT] = self.weights[positions]
-        if self.events is not None:
-            frame[EVENT] = np.asarray(self.event_names, dtype=object)[self.events[positions]]
-        return frame
+    def moments(self, times: NDArray[np.int64]) -> pd.DatetimeIndex:
+        """Times as dates, UTC; NaT where the log has no clock."""
+        if self.time_kind != "datetime":
+            return pd.DatetimeIndex([pd.NaT] * len(times), tz="UTC")
+        return pd.to_datetime(times, unit="s", utc=True)
 
     def save(self, folder: Path) -> None:
         """Write the arrays to a new `folder`, manifest last.
@@ -124,7 +120,7 @@ class Histories:
             self.item_ids.save(target / "items.parquet")
             facts = {
                 "event_names": self.event_names,
-                "ordered": self.ordered,
+                "time_kind": self.time_kind,
                 "content_hash": self.content_hash,
             }
             counts = {"n_users": self.n_users, "n_items": self.n_items, "n_events": self.n_events}
@@ -143,7 +139,7 @@ class Histories:
             user_ids=Vocabulary.load(folder / "users.parquet"),
             item_ids=Vocabulary.load(folder / "items.parquet"),
             event_names=tuple(facts["event_names"]),
-            ordered=facts["ordered"],
+            time_kind=facts["time_kind"],
             content_hash=facts["content_hash"],
             **arrays,
         )
@@ -165,13 +161,14 @@ def histories_from_frame(frame: pd.DataFrame) -> Histories:
     else:
         frame = frame.sort_values(USER, kind="stable", ignore_index=True)
     catalogue = Vocabulary(np.sort(frame[ITEM].unique()), first=1)
-    return _assemble([frame], catalogue, ordered=ordered, content_hash=_frame_hash(frame))
+    time_kind = "datetime" if ordered else "none"
+    return _assemble([frame], catalogue, time_kind=time_kind, content_hash=_frame_hash(frame))
 
 
 def histories_from_parts(
     parts: Sequence[Path],
     *,
-    ordered: bool,
+    time_kind: TimeKind,
     content_hash: str,
     min_item_events: int = 1,
     min_user_events: int = 1,
@@ -180,7 +177,7 @@ def histories_from_parts(
 
     Args:
         parts: Parquet files, each sorted by user and time, no user in two of them.
-        ordered: whether the time column is a real order.
+        time_kind: what the time column means, see `Histories`.
         content_hash: fingerprint of the log, kept with the arrays.
         min_item_events: leave out items with fewer events than this in the whole log.
         min_user_events: leave out users with fewer events than this (after the items).
@@ -201,14 +198,14 @@ def histories_from_parts(
                 frame = frame[frame.groupby(USER)[ITEM].transform("size") >= min_user_events]
             yield frame
 
-    return _assemble(frames(), catalogue, ordered=ordered, content_hash=content_hash)
+    return _assemble(frames(), catalogue, time_kind=time_kind, content_hash=content_hash)
 
 
 def _assemble(
     frames: Sequence[pd.DataFrame] | Iterator[pd.DataFrame],
     item_ids: Vocabulary,
     *,
-    ordered: bool,
+    time_kind: TimeKind,
     content_hash: str,
 ) -> Histories:
     """Join sorted frames with disjoint users into flat arrays."""
@@ -244,7 +241,7 @@ def _assemble(
         lengths=all_lengths,
         events=None if codes is None else codes.astype(np.uint8),
         event_names=tuple(str(name) for name in names),
-        ordered=ordered,
+        time_kind=time_kind,
         content_hash=content_hash,
         **joined,
     )

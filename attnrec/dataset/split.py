@@ -76,16 +76,17 @@ def split_by_time(
     A user is asked when something of theirs lies before the cut and something after it.
 
     Args:
-        histories: an ordered log.
+        histories: a log with real times.
         cutoff: start of the test part (UTC). Default: `test_days` before the log's last event.
         test_days: length of the test part when no cutoff is given, days.
         validation_days: the validation part lies just before the cutoff, days.
 
     Raises:
-        ValueError: for an unordered log, or a part in which nobody can be asked.
+        ValueError: for a log without times, or a part in which nobody can be asked.
     """
-    if not histories.ordered:
-        raise ValueError("split_by_time needs times, got an unordered set; use split_given or split_last")
+    if histories.time_kind != "datetime":
+        kind = {"order": "the order of arrival only", "none": "an unordered set"}[histories.time_kind]
+        raise ValueError(f"split_by_time needs times, got {kind}; use split_last or split_given")
     visible = histories.times[histories.positions()]
     latest = int(visible.max()) + 1
     if cutoff is not None and cutoff.tzinfo is None:
@@ -152,7 +153,7 @@ def join_given(train: Histories, test: Histories, *, seed: int = 0) -> tuple[His
         times=np.concatenate([p.times for p in parts])[order],
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         lengths=lengths,
-        ordered=train.ordered,
+        time_kind=train.time_kind,
         content_hash=f"{train.content_hash}+{test.content_hash}",
     )
     return joined, np.bincount(users[1], minlength=len(user_ids)).astype(np.int64)
@@ -200,7 +201,7 @@ def audit_split(split: Split, *, edges: tuple[NDArray[np.int64], NDArray[np.int6
 
 def _n_foreign_events(train: Histories, seen: Histories) -> int:
     """Training events that are not where the log has them: 0 when training histories are prefixes."""
-    if train.items is seen.items:
+    if train.items is seen.items and train.offsets is seen.offsets:
         return 0
     places = train.positions()
     return int((train.items[places] != seen.items[np.minimum(places, len(seen.items) - 1)]).sum())
