@@ -5,11 +5,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from attnrec.config import Config
 from attnrec.evaluation import EvaluateConfig
 from attnrec.ingestion import InteractionSource, TableSource
+from attnrec.metrics import RANK_METRICS, metric_name
 from attnrec.models import MODELS, AnyModelConfig, SASRecConfig
 from attnrec.promotion import PromoteConfig
 from attnrec.scoring import ScoreConfig
@@ -75,6 +76,13 @@ class Experiment(Config):
     promote: PromoteConfig = PromoteConfig()
     tracking: TrackingConfig = TrackingConfig()
     pipeline: PipelineConfig = PipelineConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Experiment":
+        measured = [metric_name(name, k) for name in RANK_METRICS for k in self.evaluate.ks]
+        if self.promote.metric not in measured:
+            raise ValueError(f"promote.metric must be one that evaluate.ks measures, got {self.promote.metric!r}")
+        return self
 
     @property
     def mlflow_experiment(self) -> str:

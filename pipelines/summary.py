@@ -16,7 +16,7 @@ from pipelines.settings import Home
 if TYPE_CHECKING:
     from pipelines.daily import DailyResult
 
-SHOWN = ("ndcg_at_10", "hit_rate_at_10", "recall_at_10", "mrr_at_10", "coverage_at_10")
+SHOWN = ("ndcg_at_10", "hit_rate_at_10", "mrr_at_10", "coverage_at_10")
 
 
 def print_daily(out: Console, result: "DailyResult", home: Home) -> None:
@@ -61,9 +61,10 @@ def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
     """Test metrics beside the baselines'."""
     fitted, found = read_json(trained / "manifest.json"), read_json(evaluated / "metrics.json")
     model = read_json(evaluated / "manifest.json")["model"]
-    table = Table("test", *(name for name in SHOWN if name in found["challenger"]["metrics"]))
+    names = [name for name in SHOWN if name in found["challenger"]["metrics"]]
+    table = Table("test", *(name.replace("_at_", "@") for name in names))
     for name, evaluation in found.items():
-        values = [f"{evaluation['metrics'][metric]:.4f}" for metric in SHOWN if metric in evaluation["metrics"]]
+        values = [f"{evaluation['metrics'][metric]:.4f}" for metric in names]
         table.add_row(model if name == "challenger" else name, *values)
     out.print(table)
     speed = f"{fitted['tokens_per_second']:,.0f} tokens/s on {fitted['device']}, {fitted['threads']} threads"

@@ -23,6 +23,7 @@ def train_key(job: Job, histories: Path) -> str:
     settings = {
         "split": experiment.split.model_dump(mode="json", exclude={"test_path"}),
         "model": experiment.model.model_dump(mode="json"),
+        "filter_viewed": experiment.evaluate.filter_viewed,
         "train": experiment.train.model_dump(mode="json", exclude={"threads", "checkpoint_minutes"}),
     }
     return key_of("train", inputs=[histories.name], parameters=settings)

@@ -56,6 +56,7 @@ def _train(spec: dict[str, Any]) -> None:
                 split.train,
                 validation=split.validation,
                 config=config,
+                filter_viewed=experiment.evaluate.filter_viewed,
                 checkpoint=checkpoint,
                 on_epoch=on_epoch,
             )

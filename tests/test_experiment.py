@@ -32,12 +32,12 @@ def test_paths_are_relative_to_the_file(toml):
 
 
 def test_settings_on_the_command_line_win(toml):
-    overrides = ("train.epochs=2", "model.kind=gat", "interactions.datetime=order", "evaluate.ks=[3, 7]")
+    overrides = ("train.epochs=2", "model.kind=gat", "interactions.datetime=order", "evaluate.ks=[3, 10]")
     experiment = load_experiment(toml("[train]\nepochs = 9\n"), overrides=overrides)
     assert experiment.train.epochs == 2
     assert experiment.model.kind == "gat"
     assert experiment.interactions.datetime == "order"
-    assert experiment.evaluate.ks == (3, 7)
+    assert experiment.evaluate.ks == (3, 10)
 
 
 def test_one_seed_serves_training_unless_it_has_its_own(toml):
@@ -52,6 +52,8 @@ def test_one_seed_serves_training_unless_it_has_its_own(toml):
         ("[train]\nepochs = 0\n", r"train\.epochs: Input should be greater than 0, got 0"),
         ('[model]\nkind = "transformer"\n', r"model: .*'sasrec', 'gat', 'popularity', 'item_knn'"),
         ("[model]\ndim = 10\nheads = 3\n", r"model: dim must be a multiple of heads, got 10 and 3"),
+        ('[train]\nmetric = "ndcg"\n', r"train\.metric: String should match pattern"),
+        ("[evaluate]\nks = [5]\n", r"promote\.metric must be one that evaluate\.ks measures, got 'ndcg_at_10'"),
         ("[modle]\ndim = 10\n", r"modle: unknown key"),
         ("[train\n", r"my-shop\.toml: Expected"),
         ("train = 3\n", r"interactions\.train: unknown key"),

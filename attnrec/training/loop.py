@@ -52,6 +52,7 @@ def train(
     *,
     validation: Holdout | None = None,
     config: TrainConfig,
+    filter_viewed: bool = True,
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     progress_bar: bool = True,
@@ -63,6 +64,7 @@ def train(
         histories: the training part.
         validation: questions that choose the epoch; None trains for exactly `config.epochs`.
         config: settings.
+        filter_viewed: whether validation leaves out what a user has seen, as the final evaluation will.
         checkpoint: a file to save progress in and to go on from when it exists.
         on_epoch: called with the epoch (from 1) and its report, after a restart with the earlier ones again.
         progress_bar: show loss, validation metric and tokens/s.
@@ -83,8 +85,22 @@ def train(
         return Fitted(best_epoch=0, epochs=(), seconds=0.0, stopped="epochs")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        run = _Run(model.to(device), histories, validation, config, checkpoint, device)
+        questions = None if validation is None else _Questions(_sample(validation, config), filter_viewed)
+        run = _Run(model.to(device), histories, questions, config, checkpoint, device)
         return run.finish(on_epoch or (lambda epoch, report: None), progress_bar)
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """What is asked after each epoch, and how."""
+
+    holdout: Holdout
+    filter_viewed: bool
+
+    def ask(self, model: Model, metric: str) -> dict[str, float]:
+        """Metrics of the model as it is."""
+        ks = (int(metric.rsplit("_", 1)[-1]),)
+        return evaluate(model, self.holdout, ks=ks, filter_viewed=self.filter_viewed, intervals=False).summary
 
 
 class _Run:
@@ -94,13 +110,13 @@ class _Run:
         self,
         model: Model,
         histories: Histories,
-        validation: Holdout | None,
+        validation: _Questions | None,
         config: TrainConfig,
         checkpoint: Path | None,
         device: torch.device,
     ) -> None:
         self.model, self.config, self.device, self.checkpoint = model, config, device, checkpoint
-        self.validation = None if validation is None else _sample(validation, config)
+        self.validation = validation
         self.windows = Windows(
             histories,
             max_length=model.max_length,
@@ -195,8 +211,7 @@ class _Run:
             if self.validation is None:
                 self._keep(float(progress.epoch))
             else:
-                ks = (_k_of(self.config.metric),)
-                found = evaluate(self.model, self.validation, ks=ks, intervals=False).summary
+                found = self.validation.ask(self.model, self.config.metric)
                 report |= {f"val/{name}": value for name, value in found.items()}
                 self._keep(found[self.config.metric])
         progress.epochs.append(report)
@@ -264,7 +279,3 @@ def _sample(holdout: Holdout, config: TrainConfig) -> Holdout:
         return holdout
     chosen = np.sort(np.random.default_rng(config.seed).choice(len(holdout.users), limit, replace=False))
     return holdout.only(chosen)
-
-
-def _k_of(metric: str) -> int:
-    return int(metric.rsplit("_", 1)[-1])

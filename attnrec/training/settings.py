@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 
 from attnrec.config import Config
+from attnrec.metrics import RANK_METRICS
 
 
 class TrainConfig(Config):
@@ -37,7 +38,7 @@ class TrainConfig(Config):
     clip_norm: float = Field(default=1.0, gt=0)
     average: float = Field(default=0.999, ge=0, lt=1)
     patience: int = Field(default=10, gt=0)
-    metric: str = "ndcg_at_10"
+    metric: str = Field(default="ndcg_at_10", pattern=rf"^({'|'.join(RANK_METRICS)})_at_[1-9]\d*$")
     validation_users: int | None = Field(default=10_000, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
     checkpoint_minutes: float = Field(default=5, gt=0)
