@@ -120,14 +120,14 @@ class GraphItems(nn.Module):
 
     def __init__(self, config: GATConfig) -> None:
         super().__init__()
-        with warnings.catch_warnings():  # its import uses torch.jit, which torch now deprecates
+        width = config.dim // config.heads
+        with warnings.catch_warnings():  # PyG uses torch.jit and, on Python 3.13, typing in deprecated ways
             warnings.simplefilter("ignore", DeprecationWarning)
             from torch_geometric.nn import GATv2Conv  # only graph models pay for importing it
 
-        width = config.dim // config.heads
-        # no self-loops: in a bipartite graph they would join user k to item k
-        self.to_users = GATv2Conv(config.dim, width, heads=config.heads, add_self_loops=False)
-        self.to_items = GATv2Conv(config.dim, width, heads=config.heads, add_self_loops=False)
+            # no self-loops: in a bipartite graph they would join user k to item k
+            self.to_users = GATv2Conv(config.dim, width, heads=config.heads, add_self_loops=False)
+            self.to_items = GATv2Conv(config.dim, width, heads=config.heads, add_self_loops=False)
         self.dropout = nn.Dropout(config.dropout)
         self.share = nn.Parameter(torch.zeros(()))
 

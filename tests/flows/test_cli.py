@@ -22,7 +22,7 @@ def attnrec(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess
     )
 
 
-def is_one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     last = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -54,7 +54,7 @@ def test_sample_writes_a_log_and_its_truth(tmp_path):
         "effects.csv", "interactions.csv", "items.csv", "truth.csv",
     ]  # fmt: skip
     assert len(pd.read_csv(tmp_path / "log" / "effects.csv")) == 5
-    is_one_clear_line(attnrec("sample", tmp_path / "log", "--items", 10), "pairs need 2 items each")
+    assert_one_clear_line(attnrec("sample", tmp_path / "log", "--items", 10), "pairs need 2 items each")
 
 
 def test_the_committed_sample_is_what_the_command_writes(tmp_path):
@@ -88,23 +88,23 @@ def test_recommend_and_explain_tell_the_same_score(first_day, tmp_path):
 )
 def test_questions_that_cannot_be_answered(first_day, arguments, words):
     _, home, _ = first_day
-    is_one_clear_line(attnrec(*arguments, "--home", home), *words)
+    assert_one_clear_line(attnrec(*arguments, "--home", home), *words)
 
 
 def test_questions_before_the_first_run(tmp_path):
     for arguments in (["recommend", "--user", "a"], ["explain", "--user", "a", "--item", "b"], ["ui"]):
-        is_one_clear_line(attnrec(*arguments, "--home", tmp_path), "attnrec daily EXPERIMENT")
+        assert_one_clear_line(attnrec(*arguments, "--home", tmp_path), "attnrec daily EXPERIMENT")
 
 
 def test_what_is_wrong_with_an_experiment_is_said_before_anything_starts(first_day, tmp_path):
     toml, _, _ = first_day
     home = tmp_path / "home"
-    is_one_clear_line(attnrec("daily", "nothing.toml", "--home", home), "nothing.toml, which is not there")
+    assert_one_clear_line(attnrec("daily", "nothing.toml", "--home", home), "nothing.toml, which is not there")
     wrong_key = attnrec("train", toml, "--set", "train.epoch=3", "--home", home)
-    is_one_clear_line(wrong_key, "train.epoch: unknown key")
+    assert_one_clear_line(wrong_key, "train.epoch: unknown key")
     wrong_path = attnrec("ingest", toml, "--set", "interactions.path=gone.csv", "--home", home)
-    is_one_clear_line(wrong_path, "gone.csv")
-    is_one_clear_line(attnrec("score", toml, "--home", home), "no champion of 'tiny'")
+    assert_one_clear_line(wrong_path, "gone.csv")
+    assert_one_clear_line(attnrec("score", toml, "--home", home), "no champion of 'tiny'")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +118,11 @@ def test_what_is_wrong_with_an_experiment_is_said_before_anything_starts(first_d
         ("one.csv", b"user_id,item_id,datetime\na,x,2020-01-01\n", ["a user with two events"]),
     ],
 )
-def test_a_log_that_cannot_be_used_is_one_clear_line(first_day, tmp_path, name, content, words):
+def test_a_log_that_cannot_be_used_assert_one_clear_line(first_day, tmp_path, name, content, words):
     toml, _, _ = first_day
     log, home = tmp_path / name, tmp_path / "home"
     log.write_bytes(content)
     done = attnrec("daily", toml, "--set", f"interactions.path={log}", "--home", home)
-    is_one_clear_line(done, *words)
+    assert_one_clear_line(done, *words)
     assert not list(home.glob("stages/.tmp-*"))
     assert not (home / "recommendations").exists()
