@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from attnrec.config import Config
+from attnrec.config import Config, first_problem
 from attnrec.evaluation import EvaluateConfig
 from attnrec.ingestion import InteractionSource, TableSource
 from attnrec.metrics import RANK_METRICS, metric_name
@@ -118,7 +118,7 @@ def load_experiment(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Exp
     try:
         return Experiment(**content)
     except ValidationError as error:
-        raise ExperimentError(f"{path}: {_first_problem(error)}") from None
+        raise ExperimentError(f"{path}: {first_problem(error, left_out=frozenset(MODELS))}") from None
     except TypeError as error:
         raise ExperimentError(f"{path}: {error}") from None
 
@@ -147,17 +147,3 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
                     table[key] = str(folder / table[key])
                 elif isinstance(table.get(key), list):
                     table[key] = [str(folder / str(path)) for path in table[key]]
-
-
-def _first_problem(error: ValidationError) -> str:
-    """One line for a person: where, what, and how many more."""
-    problems = error.errors()
-    first = problems[0]
-    kinds = set(MODELS)
-    where = ".".join(str(part) for part in first["loc"] if part not in kinds) or "experiment"
-    what = {"extra_forbidden": "unknown key", "missing": "is needed"}.get(first["type"])
-    if what is None:
-        came = f", got {first['input']!r}" if not isinstance(first["input"], dict) else ""
-        what = first["msg"].removeprefix("Value error, ") + came
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {what}{more}"

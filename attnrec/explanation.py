@@ -34,10 +34,11 @@ class Explanation:
     frame: pd.DataFrame
 
     def because(self, n: int = 3) -> str:
-        """The n largest reasons as a sentence: "because of: A +1.32, B +0.87, everyone likes it +0.10"."""
+        """The n largest reasons: "because of: A +1.32, B +0.87, the rest -0.20, everyone likes it +0.10"."""
         joined = self.frame.groupby(ITEM, sort=False)["contribution"].sum()
         best = joined[joined > 0].sort_values(ascending=False, kind="stable").head(n)
-        return because(list(zip(best.index.astype(str), best.to_numpy(float), strict=True)), item_bias=self.item_bias)
+        reasons = list(zip(best.index.astype(str), best.to_numpy(float), strict=True))
+        return because(reasons, score=self.score, item_bias=self.item_bias)
 
     def plot(self, *, n: int = 20, ax: "Axes | None" = None) -> "Axes":
         """Bars of the n latest events' contributions in time order, and the item's own part.
@@ -71,9 +72,18 @@ class Explanation:
         return figure
 
 
-def because(reasons: list[tuple[str, float]], *, item_bias: float) -> str:
-    """A sentence from (item, contribution) pairs and what everyone's liking added."""
+def because(reasons: list[tuple[str, float]], *, score: float, item_bias: float) -> str:
+    """A sentence from (item, contribution) pairs whose numbers add up to the score.
+
+    Args:
+        reasons: the largest ones.
+        score: of the item.
+        item_bias: what everyone's liking added; what is left is "the rest" of the history.
+    """
     parts = [f"{item} {added:+.2f}" for item, added in reasons]
+    rest = score - item_bias - sum(added for _, added in reasons)
+    if abs(rest) >= 0.005:
+        parts.append(f"the rest {rest:+.2f}")
     return "because of: " + ", ".join([*parts, f"everyone likes it {item_bias:+.2f}"])
 
 

@@ -75,4 +75,4 @@ def examples_table(recommender: Recommender, users: NDArray[np.int64], *, k: int
 def because_row(row: "pd.Series", *, n: int = 3) -> str:
     """The sentence of one row of recommendations."""
     reasons = [(str(reason[ITEM]), float(reason["contribution"])) for reason in row["reasons"][:n]]
-    return because(reasons, item_bias=float(row["item_bias"]))
+    return because(reasons, score=float(row["score"]), item_bias=float(row["item_bias"]))

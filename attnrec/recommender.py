@@ -31,7 +31,7 @@ class UnknownIdError(KeyError):
         return str(self.args[0])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recommender:
     """Recommend and explain, in the ids of the log.
 
@@ -46,6 +46,10 @@ class Recommender:
     item_ids: Vocabulary
     histories: Histories | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        users = "no users" if self.histories is None else f"{self.histories.n_users:,} users"
+        return f"Recommender({self.model.description}, {len(self.item_ids):,} items, {users})"
 
     def recommend(
         self,
@@ -72,7 +76,7 @@ class Recommender:
         """
         histories = self._visit(history) if history is not None else self._known()
         rows = self._user_rows(histories, users if history is None else None)
-        config = ScoreConfig(k=k, filter_viewed=filter_viewed)
+        config = ScoreConfig.checked({"k": k, "filter_viewed": filter_viewed})
         return recommendations_frame(recommend(self.model, histories, rows, config=config), histories)
 
     def explain(self, user_id: Any = None, item_id: Any = None, *, history: Sequence[Any] | None = None) -> Explanation:
@@ -159,6 +163,8 @@ class Recommender:
 
     def _visit(self, history: Sequence[Any]) -> Histories:
         """One visitor's history; an item id that is unknown is left out."""
+        if isinstance(history, str):
+            raise ValueError(f"history must be a list of item ids, got the text {history!r}; write [{history!r}]")
         rows = self.item_ids.encode(history)
         rows = rows[rows > 0].astype(np.int32)
         return Histories(
@@ -184,10 +190,11 @@ def fit(
 
     Args:
         interactions: user_id, item_id, datetime (and weight, event); see `schema.check_interactions`.
-        model: a kind in MODELS.
-        settings: of the model, such as {"dim": 32, "readout": "pooling"}.
+        model: "sasrec", "gat", "item_knn" or "popularity".
+        settings: of the model, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"}.
         progress_bar: show progress.
-        **training: settings of `TrainConfig`, such as epochs=20, seed=1.
+        **training: epochs, batch_size, learning_rate, seed, patience, max_minutes and the others of
+            `attnrec.training.TrainConfig`.
 
     Raises:
         ValueError: for a frame that does not follow the schema, an unknown model or setting.
@@ -196,7 +203,7 @@ def fit(
     histories = histories_from_frame(interactions)
     split = split_last(histories)
     audit_split(split)
-    config = TrainConfig(**training)
+    config = TrainConfig.checked(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         built = build_model(chosen, histories.n_items)

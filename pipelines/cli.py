@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import traceback
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,6 +58,7 @@ def main() -> None:
         if os.environ.get("ATTNREC_DEBUG"):
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_one_line(error)}", highlight=False)
+        traceback.clear_frames(error.__traceback__)  # DuckDB complains at exit of what they still hold
         sys.exit(2)
 
 
@@ -199,12 +203,25 @@ def _prepare_flow(experiment: str, overrides: list[str] | None, home: str | None
     source_fingerprint(job.experiment.interactions)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_traceback)
+    signal.signal(signal.SIGINT, _stop)
     with spinner("starting Prefect's temporary server and loading the flow"):
         from prefect.client.orchestration import get_client
 
         import pipelines.daily  # noqa: F401  torch and mlflow take some seconds
 
         get_client(sync_client=True)  # starts the server unless PREFECT_API_URL names one
+
+
+def _stop(number: int, frame: object) -> None:
+    """Ctrl-C: end at once. What is done is on disk, so nothing waits for a server that was stopped as well."""
+    del number, frame
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with suppress(Exception):  # Prefect's own; a server that is not ours or already gone is no matter
+        for server in list(SubprocessASGIServer._instances.values()):
+            server.stop()
+    print("\nstopped; run the same command again to go on from the last checkpoint", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

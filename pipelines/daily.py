@@ -10,7 +10,7 @@ from attnrec.promotion import Decision
 from pipelines.evaluate import evaluate_task
 from pipelines.ingest import histories_task, ingest_task
 from pipelines.job import logical_time, make_job
-from pipelines.register import champion_task, decide_task, record_task, register_task
+from pipelines.register import champion_task, check_task, decide_task, record_task, register_task
 from pipelines.score import score_all
 from pipelines.stages import sweep
 from pipelines.train import refit_task, train_task
@@ -43,6 +43,7 @@ def daily_flow(
     """Bring recommendations up to date: a second run does nothing, a killed one goes on where it was."""
     job = make_job(experiment, overrides, home)
     sweep(job.home)
+    check_task(job)
     logs = ingest_task(job)
     histories = histories_task(job, logs)
     trained = train_task(job, histories)

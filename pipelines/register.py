@@ -63,20 +63,26 @@ def record_run(job: Job, histories: Path, trained: Path, evaluated: Path) -> str
     return run_id
 
 
-def decide_promotion(job: Job, histories: Path, trained: Path, evaluated: Path) -> Decision:
-    """Compare with the champion on the same test users; the answer is kept as a stage.
+def check_registry(job: Job) -> Version | None:
+    """The champion that this experiment's models compete with, or None.
 
     Raises:
         PipelineError: when the registered model belongs to another experiment.
     """
-    tracker, train = tracker_of(job), read_json(trained / "manifest.json")["key"]
     name = job.experiment.tracking.registered_model
-    champion = tracker.champion(name)
+    champion = tracker_of(job).champion(name)
     if champion is not None and champion.tags.get(EXPERIMENT) != job.experiment.name:
         raise PipelineError(
             f"registered model {name!r} serves experiment {champion.tags.get(EXPERIMENT)!r}, got "
             f"{job.experiment.name!r}; set tracking.registered_model"
         )
+    return champion
+
+
+def decide_promotion(job: Job, histories: Path, trained: Path, evaluated: Path) -> Decision:
+    """Compare with the champion on the same test users; the answer is kept as a stage."""
+    tracker, train = tracker_of(job), read_json(trained / "manifest.json")["key"]
+    champion = check_registry(job)
     if champion is not None and champion.tags[TRAIN_KEY] == train:
         return Decision(True, f"{champion.label} is this model", {})
     rule = job.experiment.promote
@@ -210,6 +216,12 @@ def record_task(job: Job, histories: Path, trained: Path, evaluated: Path) -> st
     run_id = record_run(job, histories, trained, evaluated)
     show_text(f"{job.experiment.name}-mlflow", f"MLflow run `{run_id}` in `{job.experiment.mlflow_experiment}`")
     return run_id
+
+
+@task(name="check-registry", **_OUTSIDE)
+def check_task(job: Job) -> None:
+    """Whether this experiment may serve at all, asked before anything is trained."""
+    check_registry(job)
 
 
 @task(name="decide", **_OUTSIDE)

@@ -25,6 +25,9 @@ from pipelines.job import Job, PipelineError, logical_time, make_job
 from pipelines.register import Served, champion_task
 from pipelines.stages import build, key_of
 
+PARTS = "recommendations"
+"""Folder of a publish stage that holds nothing but Parquet, so that any reader can open it as one table."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,8 +76,9 @@ def publish(job: Job, shards: list[Path], served: Served, at: datetime) -> Path:
 
     def make(target: Path) -> dict[str, Any]:
         n_users, n_rows = _check(shards)
+        (target / PARTS).mkdir()
         for number, shard in enumerate(shards):
-            os.link(shard / "recommendations.parquet", target / f"part-{number:03d}.parquet")
+            os.link(shard / "recommendations.parquet", target / PARTS / f"part-{number:03d}.parquet")
         return {
             "n_users": n_users,
             "n_rows": n_rows,
@@ -86,7 +90,7 @@ def publish(job: Job, shards: list[Path], served: Served, at: datetime) -> Path:
     current = job.home.published / job.experiment.name / "current"
     current.parent.mkdir(parents=True, exist_ok=True)
     beside = current.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}")
-    beside.symlink_to(os.path.relpath(folder, current.parent))
+    beside.symlink_to(os.path.relpath(folder / PARTS, current.parent))
     beside.replace(current)
     return current
 

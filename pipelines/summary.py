@@ -25,7 +25,8 @@ def print_daily(out: Console, result: "DailyResult", home: Home) -> None:
     print_recommendations(out, result.published)
     print_metrics(out, result.trained, result.evaluated)
     promoted = "promoted" if result.decision.promoted else "not promoted"
-    out.print(f"\n{promoted}: {result.decision.reason}; serving {result.model_version}")
+    warned = "[bold yellow]" if not result.decision.promoted or " below " in result.decision.reason else ""
+    out.print(f"\n{warned}{promoted}: {result.decision.reason}; serving {result.model_version}", soft_wrap=True)
     out.print(f"recommendations: {result.published}", soft_wrap=True)
     out.print(f"runs in MLflow:  attnrec ui --home {home.root}", soft_wrap=True)
 

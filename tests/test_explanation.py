@@ -69,16 +69,17 @@ def test_the_last_state_has_no_explanation(histories_of):
 
 def test_the_sentence_names_the_largest_reasons_of_items_joined():
     found = explanation(("tea", 0.5), ("cup", 0.875), ("tea", 0.75), ("pan", -2.0), ("jar", 0.25), ("pot", 0.125))
-    assert found.because() == "because of: tea +1.25, cup +0.88, jar +0.25, everyone likes it +0.10"
-    assert found.because(1) == "because of: tea +1.25, everyone likes it +0.10"
+    assert found.because() == "because of: tea +1.25, cup +0.88, jar +0.25, the rest -1.88, everyone likes it +0.10"
+    # .125 + .875 + .25 - 2 = -.75
+    assert found.because(1) == "because of: tea +1.25, the rest -0.75, everyone likes it +0.10"
 
 
 def test_what_takes_away_is_no_reason():
-    assert explanation(("tea", -0.5), item_bias=-1).because() == "because of: everyone likes it -1.00"
+    assert explanation(("tea", -0.5), item_bias=-1).because() == "because of: the rest -0.50, everyone likes it -1.00"
 
 
 def test_a_sentence_from_published_reasons():
-    assert because([("tea", 1.5)], item_bias=0.25) == "because of: tea +1.50, everyone likes it +0.25"
+    assert because([("tea", 1.5)], score=1.75, item_bias=0.25) == "because of: tea +1.50, everyone likes it +0.25"
 
 
 def test_the_picture_shows_the_latest_events_and_sums_the_older(histories_of):

@@ -314,3 +314,20 @@ def test_a_sequence_model_refuses_users_without_an_order(shop_recommender):
 def test_a_history_given_as_a_list_has_no_dates(shop_recommender):
     known = shop_recommender.item_ids.ids[:3].tolist()
     assert shop_recommender.explain(item_id=known[0], history=known[1:]).frame["datetime"].isna().all()
+
+
+def test_a_mistyped_setting_is_one_line_with_what_may_have_been_meant(tiny_log):
+    with pytest.raises(ValueError, match=r"^epoch: unknown key; did you mean epochs\?$"):
+        fit(tiny_log, epoch=1)
+    with pytest.raises(ValueError, match=r"^dims: unknown key; did you mean dim\?$"):
+        fit(tiny_log, settings={"dims": 1})
+
+
+def test_a_history_is_a_list_and_not_a_text(shop_recommender):
+    with pytest.raises(ValueError, match=r"got the text 'tea-010'; write \['tea-010'\]"):
+        shop_recommender.recommend(history="tea-010")
+
+
+def test_a_recommender_says_what_it_is_in_one_line(shop_recommender):
+    assert "\n" not in repr(shop_recommender)
+    assert "sasrec-pooling" in repr(shop_recommender)

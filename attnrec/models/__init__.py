@@ -34,7 +34,7 @@ def model_config(kind: str, settings: dict[str, Any]) -> AnyModelConfig:
     """
     if kind not in MODELS:
         raise ValueError(f"model must be one of {sorted(MODELS)}, got {kind!r}")
-    return cast(AnyModelConfig, MODELS[kind][1](**settings))
+    return cast(AnyModelConfig, MODELS[kind][1].checked(settings))
 
 
 __all__ = [

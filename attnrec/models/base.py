@@ -13,7 +13,7 @@ from attnrec.config import Config
 from attnrec.dataset import Batch, Histories
 
 
-class ReasonsError(Exception):
+class ReasonsError(TypeError):
     """The model has no exact contributions."""
 
 

@@ -32,6 +32,7 @@ class TrainingBar:
             TimeElapsedColumn(),
             TextColumn("{task.fields[facts]}"),
             console=console,
+            transient=True,
             disable=not self.drawn,
         )
         self.task = self.bar.add_task("train", total=n_batches, facts="")

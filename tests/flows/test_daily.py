@@ -175,12 +175,14 @@ def test_a_champion_is_found_again_on_a_machine_without_its_stages(first_day, tm
     np.testing.assert_allclose(scores, published(home)["score"], rtol=1e-5)
 
 
-def test_another_experiments_model_is_not_overwritten(first_day, tmp_path):
+def test_another_experiments_model_is_not_overwritten(first_day, tmp_path, stage_times):
     toml, home, _ = first_day
     copied = tmp_path / "home"
     shutil.copytree(home, copied, symlinks=True)
+    before = stage_times(copied)
     with pytest.raises(PipelineError, match=r"serves experiment 'tiny', got 'other'"):
         daily_flow(str(toml), ("name=other",), str(copied))
+    assert stage_times(copied) == before, "it is said before anything is made"
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(first_day, tmp_path):
@@ -207,6 +209,25 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(first_day, tmp
     states = sorted(run.info.status for run in store(home).search_runs(["1"]))
     assert states == ["FINISHED", "KILLED"]
     assert not any(home.glob("stages/.tmp-*/model"))
+
+
+def test_ctrl_c_ends_at_once_and_says_how_to_go_on(first_day, tmp_path):
+    toml, _, _ = first_day
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "pipelines", "train", str(toml), "--home", str(home)]
+    command += ["--set", "train.epochs=100000", "--set", "train.patience=100000"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: any(home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=90)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in said
+    assert "Traceback" not in said
+
+
+def test_published_recommendations_open_as_one_table(first_day):
+    _, home, _ = first_day
+    assert len(pd.read_parquet(home / "recommendations" / "tiny" / "current")) == 150 * 5
 
 
 def test_training_is_stopped_at_its_deadline(first_day, tmp_path):
