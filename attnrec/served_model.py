@@ -4,15 +4,11 @@ In: user_id, item_id, datetime (text or timestamps), any number of users. Out: u
 reasons, rest, item_bias. Parameter `k`. It is logged together with the attnrec package, which need not be installed.
 """
 
-import warnings
 from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-
-# the signature is given when the model is logged; MLflow would rather read it from type hints
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class ServedModel(PythonModel):

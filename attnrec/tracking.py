@@ -189,7 +189,8 @@ class Tracker:
         """
         package = Path(__file__).parent
         with _default_store(self.uri), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning)  # hints about integer columns and type hints
+            # the signature is given; MLflow's advice to infer it resets filters, so it is not shown instead
+            warnings.showwarning = lambda *told, **more: None
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(package / "served_model.py"),
