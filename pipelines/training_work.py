@@ -1,7 +1,5 @@
 """What the training process does with its spec (see `training_process`)."""
 
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +21,6 @@ KNOWN_ERRORS = (ValueError, LeakageError, DivergenceError, OSError)
 
 def run(path: Path) -> int:
     """Train what the spec says; an error that a person can mend is left in error.txt beside it."""
-    _end_with_parent()
     problem = path.with_name("error.txt")
     problem.unlink(missing_ok=True)
     try:
@@ -97,15 +94,3 @@ def _summary(fitted: Fitted, config: TrainConfig, wall_seconds: float) -> dict[s
         "device": config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"),
         "threads": torch.get_num_threads(),
     }
-
-
-def _end_with_parent() -> None:
-    """End when the flow's process is gone (kill -9), so that two never write the same checkpoint."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(3)
-
-    threading.Thread(target=watch, daemon=True).start()
