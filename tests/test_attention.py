@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from attnrec.attention import CORES, AttentionPooling, ItemValues, MultiHeadAttention
+from attnrec.attention import CORES, AttentionPooling, CoreShape, ItemValues, MultiHeadAttention, build_core
 
 B, H, L, C = 2, 3, 5, 4
+SHAPE = CoreShape(heads=H, channels=C, max_length=L)
 
 
 def scaled_dot(q, k, v, allowed):
@@ -32,7 +33,7 @@ def name(request) -> str:
 @pytest.fixture
 def core(name):
     torch.manual_seed(0)
-    return CORES[name]().eval()
+    return build_core(name, SHAPE).eval()
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_gradients_are_finite_also_where_nothing_is_allowed(core, qkv, size):
 
 def test_multi_head_attention_gives_states_and_weights_of_each_head(name):
     torch.manual_seed(0)
-    layer = MultiHeadAttention(12, heads=3, core=CORES[name]())
+    layer = MultiHeadAttention(12, heads=3, core=build_core(name, SHAPE))
     attended = layer(torch.randn(B, L, 12), causal=True, need_weights=True)
     assert attended.output.shape == (B, L, 12)
     assert attended.weights is None or attended.weights.shape == (B, 3, L, L)
@@ -147,7 +148,7 @@ def test_multi_head_attention_gives_states_and_weights_of_each_head(name):
 
 def test_heads_do_not_see_each_others_channels():
     torch.manual_seed(0)
-    layer = MultiHeadAttention(4, heads=2, core=CORES["scaled_dot"]())
+    layer = MultiHeadAttention(4, heads=2, core=build_core("scaled_dot", SHAPE))
     with torch.no_grad():
         layer.project_in.weight.copy_(torch.eye(4).repeat(3, 1))
         layer.project_out.weight.copy_(torch.eye(4))
@@ -160,7 +161,7 @@ def test_heads_do_not_see_each_others_channels():
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: MultiHeadAttention(10, heads=3, core=CORES["scaled_dot"]()),
+        lambda: MultiHeadAttention(10, heads=3, core=build_core("scaled_dot", SHAPE)),
         lambda: AttentionPooling(10, heads=3),
     ],
 )

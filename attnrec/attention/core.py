@@ -3,10 +3,13 @@
 Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from attnrec.config import Config
 
 WeightsAre = Literal["shares", "signed"] | None
 
@@ -24,18 +27,55 @@ class Attended:
     weights: Tensor | None
 
 
-class Core(Protocol):
-    """One mechanism: a module without head handling.
+@dataclass(frozen=True)
+class CoreShape:
+    """What a core is built for.
 
-    `weights_are` says what its weights mean: "shares" (>= 0, sum <= 1), "signed" (finite, aligned), or None.
+    Attributes:
+        heads, channels: H and C.
+        max_length: most keys there will be; sizes tables of positions and projections of the history.
+        causal: whether queries must never see later keys; a core that can't keep that refuses.
     """
 
-    weights_are: WeightsAre
+    heads: int
+    channels: int
+    max_length: int
+    causal: bool = True
 
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, allowed: Tensor | None, causal: bool, need_weights: bool
+
+class Core(nn.Module, ABC):
+    """One mechanism: a module between heads, without projections of its own unless they are the mechanism.
+
+    Attributes:
+        paper: where it comes from.
+        weights_are: "shares" (>= 0, sum <= 1), "signed" (finite, aligned), or None: there are no exact weights.
+        needs_times: whether `times` must be given.
+        Settings: what a person may set, from `core_settings` in the TOML.
+    """
+
+    paper: ClassVar[str]
+    weights_are: ClassVar[WeightsAre]
+    needs_times: ClassVar[bool] = False
+    Settings: ClassVar[type[Config]] = Config
+
+    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.settings = settings or self.Settings()
+
+    @abstractmethod
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        allowed: Tensor | None = None,
+        causal: bool = False,
+        need_weights: bool = False,
+        times: Tensor | None = None,
     ) -> Attended:
-        """Attend from queries to keys.
+        """Attend from queries to keys; a query that may attend to nothing gets zeros.
 
         Args:
             q: (B, H, Q, C).
@@ -44,5 +84,5 @@ class Core(Protocol):
             allowed: True = may attend, broadcastable to (B, H, Q, K); None allows all.
             causal: query i may attend to keys 0 to i only (Q == K); joined with `allowed`.
             need_weights: also return the weights.
+            times: Unix seconds of the keys, (B, K); of the history only, never of what is predicted.
         """
-        ...

@@ -27,11 +27,17 @@ class MultiHeadAttention(nn.Module):
         self.project_out = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Tensor, *, allowed: Tensor | None = None, causal: bool = False, need_weights: bool = False
+        self,
+        x: Tensor,
+        *,
+        allowed: Tensor | None = None,
+        causal: bool = False,
+        need_weights: bool = False,
+        times: Tensor | None = None,
     ) -> Attended:
         """Attend within each sequence of x (B, L, dim); weights are (B, H, L, L)."""
         q, k, v = (to_heads(part, self.heads) for part in self.project_in(x).chunk(3, dim=-1))
-        attended = self.core(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights)
+        attended = self.core(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
         return Attended(self.project_out(from_heads(attended.output)), attended.weights)
 
 

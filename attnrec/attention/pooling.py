@@ -10,7 +10,7 @@ Shapes: B users, L positions, H heads, C = dim / H channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended
+from attnrec.attention.core import Attended, CoreShape
 from attnrec.attention.multi_head import from_heads, to_heads
 from attnrec.attention.scaled_dot import ScaledDot
 
@@ -30,7 +30,7 @@ class AttentionPooling(nn.Module):
         self.heads = heads
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
-        self.core = ScaledDot()
+        self.core = ScaledDot(CoreShape(heads=heads, channels=dim // heads, max_length=0))
 
     def everywhere(self, states: Tensor, values: Tensor) -> Tensor:
         """User vectors at every position from what came up to it: (B, L, dim), for training."""

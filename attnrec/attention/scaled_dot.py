@@ -5,15 +5,16 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnrec.attention.core import Attended, WeightsAre
+from attnrec.attention.core import Attended, Core
 
 
-class ScaledDot(nn.Module):
+class ScaledDot(Core):
     """softmax(q k' / sqrt(C)) v. A query that may attend to nothing gets zeros, not NaN."""
 
-    weights_are: WeightsAre = "shares"
+    paper = "Vaswani et al. 2017, arXiv:1706.03762"
+    weights_are = "shares"
 
     def forward(
         self,
@@ -24,6 +25,7 @@ class ScaledDot(nn.Module):
         allowed: Tensor | None = None,
         causal: bool = False,
         need_weights: bool = False,
+        times: Tensor | None = None,
     ) -> Attended:
         """See `core.Core`. Without weights the fused kernel runs: no (Q, K) tensor is made for causal masks."""
         if not need_weights and allowed is None:

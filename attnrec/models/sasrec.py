@@ -5,13 +5,13 @@ scores are exact sums over the history, and `last`, the paper's own, which has n
 Shapes: B users, L positions, D channels.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnrec.attention import CORES, AttentionPooling, ItemValues, MultiHeadAttention
+from attnrec.attention import AttentionPooling, Core, CoreShape, ItemValues, MultiHeadAttention, build_core
 from attnrec.dataset import Batch
 from attnrec.models.base import Model, ModelConfig
 from attnrec.models.catalogue import Catalogue, VectorReading
@@ -33,6 +33,7 @@ class SASRecConfig(ModelConfig):
     max_length: int = Field(default=200, gt=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     core: str = "scaled_dot"
+    core_settings: dict[str, Any] = {}
     scores: Literal["auto", "cosine", "dot"] = "auto"
     temperature: float = Field(default=0.07, gt=0)
     item_bias: bool = True
@@ -40,12 +41,16 @@ class SASRecConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "SASRecConfig":
-        if self.core not in CORES:
-            raise ValueError(f"core must be one of {sorted(CORES)}, got {self.core!r}")
         for name in ("heads", "pooling_heads"):
             if self.dim % getattr(self, name):
                 raise ValueError(f"dim must be a multiple of {name}, got {self.dim} and {getattr(self, name)}")
+        self.build_core()  # says what is wrong with core and core_settings before anything starts
         return self
+
+    def build_core(self) -> Core:
+        """A new attention core as these settings ask for."""
+        shape = CoreShape(heads=self.heads, channels=self.dim // self.heads, max_length=self.max_length)
+        return build_core(self.core, shape, self.core_settings)
 
     @property
     def cosine(self) -> bool:
@@ -147,7 +152,7 @@ class Block(nn.Module):
     def __init__(self, config: SASRecConfig) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(config.dim)
-        self.attention = MultiHeadAttention(config.dim, heads=config.heads, core=CORES[config.core]())
+        self.attention = MultiHeadAttention(config.dim, heads=config.heads, core=config.build_core())
         self.norm_network = nn.LayerNorm(config.dim)
         self.network = nn.Sequential(
             nn.Linear(config.dim, 4 * config.dim),
