@@ -16,7 +16,9 @@ from attnrec.promotion import PromoteConfig
 from attnrec.scoring import ScoreConfig
 from attnrec.training import TrainConfig
 
-PATH_KEYS = ("path", "test_path")
+PATH_KEYS = ("path", "test_path", "init")
+CHAMPION = "champion"
+"""`pipeline.init`: start from the model that serves now, instead of a folder."""
 
 
 class ExperimentError(ValueError):
@@ -53,10 +55,19 @@ class TrackingConfig(Config):
 
 
 class PipelineConfig(Config):
-    """How flows run: training is stopped hard after `deadline_minutes`; `refit` trains on all events before serving."""
+    """How flows run.
+
+    Attributes:
+        deadline_minutes: training is stopped hard after them.
+        refit: train on all events before serving.
+        init: what training starts from (see `attnrec.training.WarmStart`): "champion", the model that serves now, as
+            it was judged, before its refit; or the path of a model folder, which must not have been trained on the
+            days that this experiment asks about. None starts anew.
+    """
 
     deadline_minutes: float = Field(default=24 * 60, gt=0)
     refit: bool = True
+    init: str | None = None
 
 
 class Experiment(Config):
@@ -143,7 +154,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     for table in content.values():
         if isinstance(table, dict):
             for key in PATH_KEYS:
-                if isinstance(table.get(key), str):
+                if isinstance(table.get(key), str) and (key, table[key]) != ("init", CHAMPION):
                     table[key] = str(folder / table[key])
                 elif isinstance(table.get(key), list):
                     table[key] = [str(folder / str(path)) for path in table[key]]

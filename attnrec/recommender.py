@@ -10,18 +10,25 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from attnrec.dataset import Histories, Vocabulary, audit_split, histories_from_frame, split_last
+from attnrec.dataset import (
+    Features,
+    Histories,
+    Vocabulary,
+    audit_split,
+    features_from_frame,
+    histories_from_frame,
+    split_last,
+    visitor,
+)
 from attnrec.explanation import Explanation, explain
-from attnrec.models import Model, build_model, model_config
-from attnrec.models.folder import SavedModel, load_model, save_model
-from attnrec.schema import ITEM, USER
-from attnrec.scoring import Recommendations, ScoreConfig, recommend
+from attnrec.models import AnyModelConfig, Model, build_model, model_config
+from attnrec.models.folder import SavedModel, load_whole, save_model
+from attnrec.schema import ITEM
+from attnrec.scoring import ScoreConfig, recommend, recommendations_frame
 from attnrec.storage import new_folder
-from attnrec.training import TrainConfig, train
-
-HERE = "(history)"
-"""The user_id of a history that was given as a list."""
+from attnrec.training import TrainConfig, WarmStart, train
 
 
 class UnknownIdError(KeyError):
@@ -40,12 +47,16 @@ class Recommender:
         item_ids: item id <-> the model's item row.
         histories: known users, in the model's item rows; None for a model loaded without them.
         facts: what is known of the model: name, seed, chosen epoch, hash of the log.
+        moments: of the optimizer, for `fit(init=...)`; empty where they are not known.
+        features: of the items, for `fit(init=...)`; None where `fit` got no items.
     """
 
     model: Model
     item_ids: Vocabulary
     histories: Histories | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    features: Features | None = None
 
     def __repr__(self) -> str:
         users = "no users" if self.histories is None else f"{self.histories.n_users:,} users"
@@ -74,7 +85,7 @@ class Recommender:
         Raises:
             UnknownIdError: for an unknown user.
         """
-        histories = self._visit(history) if history is not None else self._known()
+        histories = visitor(history, self.item_ids) if history is not None else self._known()
         rows = self._user_rows(histories, users if history is None else None)
         config = ScoreConfig.checked({"k": k, "filter_viewed": filter_viewed})
         return recommendations_frame(recommend(self.model, histories, rows, config=config), histories)
@@ -86,7 +97,7 @@ class Recommender:
             UnknownIdError: for an unknown user or item.
             ReasonsError: for a model whose scores are not sums over the history.
         """
-        histories = self._visit(history) if history is not None else self._known()
+        histories = visitor(history, self.item_ids) if history is not None else self._known()
         user = 0 if history is not None else int(self._user_rows(histories, [user_id])[0])
         return explain(self.model, histories, user=user, item=self._item_row(item_id))
 
@@ -130,6 +141,8 @@ class Recommender:
     def save(self, folder: str | Path) -> Path:
         """Write the model (not the histories) to a new folder: config.json, weights.safetensors, vocabulary.parquet.
 
+        Beside them moments.safetensors and items.parquet, where there are any: `fit(init=folder)` goes on from there.
+
         Raises:
             FileExistsError: when there is something at `folder`.
         """
@@ -137,7 +150,7 @@ class Recommender:
         if folder.exists():
             raise FileExistsError(f"a model is saved to a new folder, got {folder}, which exists; choose another")
         with new_folder(folder) as target:
-            save_model(SavedModel(self.model, self.item_ids, self.facts), target)
+            save_model(SavedModel(self.model, self.item_ids, self.facts, self.moments, self.features), target)
         return folder
 
     def _known(self) -> Histories:
@@ -161,27 +174,13 @@ class Recommender:
             raise UnknownIdError(f"item {item_id!r} is not in the model's catalogue of {len(self.item_ids)} items")
         return self.item_ids.row(item_id)
 
-    def _visit(self, history: Sequence[Any]) -> Histories:
-        """One visitor's history; an item id that is unknown is left out."""
-        if isinstance(history, str):
-            raise ValueError(f"history must be a list of item ids, got the text {history!r}; write [{history!r}]")
-        rows = self.item_ids.encode(history)
-        rows = rows[rows > 0].astype(np.int32)
-        return Histories(
-            user_ids=Vocabulary([HERE]),
-            item_ids=self.item_ids,
-            items=rows,
-            times=np.arange(len(rows)),
-            offsets=np.array([0, len(rows)]),
-            lengths=np.array([len(rows)]),
-            time_kind="order",
-        )
-
 
 def fit(
     interactions: pd.DataFrame,
     *,
-    model: str = "sasrec",
+    items: pd.DataFrame | None = None,
+    init: Recommender | str | Path | None = None,
+    model: str | None = None,
     settings: dict[str, Any] | None = None,
     progress_bar: bool = True,
     **training: Any,
@@ -190,17 +189,25 @@ def fit(
 
     Args:
         interactions: user_id, item_id, datetime (and weight, event); see `schema.check_interactions`.
-        model: "sasrec", "gat", "item_knn" or "popularity".
-        settings: of the model, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"}.
+        items: item_id and columns of features, see `features_from_frame`; a warm start reads them for new items.
+        init: an earlier model, or the folder it was saved to: training goes on from its weights and moments, which
+            follow the items by item_id. New items start from features that both models' items have, or from the mean;
+            items that are gone are gone. See `attnrec.training.WarmStart`.
+        model: "sasrec", "gat", "item_knn" or "popularity"; default init's kind, or "sasrec".
+        settings: of the model, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"};
+            what is not given is as init has it, or the model's default.
         progress_bar: show progress.
         **training: epochs, batch_size, learning_rate, seed, patience, max_minutes and the others of
             `attnrec.training.TrainConfig`.
 
     Raises:
-        ValueError: for a frame that does not follow the schema, an unknown model or setting.
+        ValueError: for a frame that does not follow the schema, an unknown model or setting, an init of another kind
+            or shape, or one that knows none of the items, neither by id nor by features.
     """
-    chosen = model_config(model, settings or {})
+    previous = load_folder(init) if isinstance(init, str | Path) else init
+    chosen = _chosen(model, settings or {}, previous)
     histories = histories_from_frame(interactions)
+    features = None if items is None else features_from_frame(items, histories.item_ids)
     split = split_last(histories)
     audit_split(split)
     config = TrainConfig.checked(training)
@@ -209,9 +216,19 @@ def fit(
         built = build_model(chosen, histories.n_items)
     asked = split.test if len(split.test.users) else None
     seen = split.test.histories if asked is not None else histories
-    fitted = train(built, seen, validation=asked, config=config, progress_bar=progress_bar)
+    start = None
+    if previous is not None:
+        start = WarmStart(previous.model, previous.item_ids, previous.moments, previous.features, features)
+    fitted = train(built, seen, validation=asked, config=config, init=start, progress_bar=progress_bar)
     facts = {"epoch": fitted.best_epoch, "seed": config.seed, "data": histories.content_hash}
-    return Recommender(built.cpu(), histories.item_ids, histories, facts)
+    return Recommender(built.cpu(), histories.item_ids, histories, facts, fitted.moments or {}, features)
+
+
+def _chosen(kind: str | None, settings: dict[str, Any], previous: Recommender | None) -> AnyModelConfig:
+    """The model that is asked for; what is not said is as `previous` has it."""
+    if previous is None or kind not in (None, previous.model.kind):
+        return model_config(kind or "sasrec", settings)
+    return model_config(previous.model.kind, previous.model.config.model_dump() | settings)
 
 
 def load_folder(folder: str | Path) -> Recommender:
@@ -220,36 +237,5 @@ def load_folder(folder: str | Path) -> Recommender:
     Raises:
         FileNotFoundError: when `folder` holds no model.
     """
-    saved = load_model(Path(folder))
-    return Recommender(saved.model, saved.item_ids, None, saved.facts)
-
-
-def recommendations_frame(found: Recommendations, histories: Histories) -> pd.DataFrame:
-    """Recommendations as a frame with the log's own ids; reasons are lists of dicts."""
-    users, places = np.nonzero(found.items > 0)
-    decode = histories.item_ids.decode
-    reasons = [
-        [
-            {
-                ITEM: decode(item),
-                "contribution": float(added),
-                "weight": None if np.isnan(share) else float(share),
-            }
-            for item, added, share in zip(
-                found.reason_items[at], found.reason_contributions[at], found.reason_weights[at], strict=True
-            )
-            if item
-        ]
-        for at in zip(users, places, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            USER: histories.user_ids.decode(found.users[users]),
-            "rank": places + 1,
-            ITEM: decode(found.items[users, places]),
-            "score": found.scores[users, places],
-            "reasons": reasons,
-            "rest": found.rest[users, places],
-            "item_bias": found.item_bias[users, places],
-        }
-    )
+    saved = load_whole(Path(folder))
+    return Recommender(saved.model, saved.item_ids, None, saved.facts, saved.moments, saved.features)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -19,6 +20,7 @@ from pydantic import Field
 from attnrec.config import Config
 from attnrec.dataset import Histories
 from attnrec.models import Model
+from attnrec.precision import Precision
 from attnrec.ranking import RankedBatch, rank_users
 from attnrec.reasons import largest_reasons
 from attnrec.schema import ITEM, USER
@@ -29,12 +31,17 @@ REASON = pa.struct([(ITEM, pa.string()), ("contribution", pa.float32()), ("weigh
 
 
 class ScoreConfig(Config):
-    """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not."""
+    """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not.
+
+    `precision` "auto" reads histories with bfloat16 products where the hardware has them: faster, with scores that
+    differ in the third digit from one kind of machine to another.
+    """
 
     k: int = Field(default=10, gt=0)
     n_reasons: int = Field(default=5, ge=0)
     filter_viewed: bool = True
-    batch_size: int = Field(default=256, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    precision: Precision = "float32"
     users_per_shard: int = Field(default=200_000, gt=0)
 
 
@@ -103,7 +110,13 @@ def recommend(
     )
     bias = model.item_bias().detach().float()
     ranking = rank_users(
-        model, histories, users, k=k + SPARE, filter_viewed=config.filter_viewed, batch_size=config.batch_size
+        model,
+        histories,
+        users,
+        k=k + SPARE,
+        filter_viewed=config.filter_viewed,
+        batch_size=config.batch_size,
+        precision=config.precision,
     )
     for ranked in ranking:
         _fill(found, ranked, bias, k=k, m=m, exact=model.exact_reasons)
@@ -171,6 +184,37 @@ def to_table(found: Recommendations, histories: Histories, *, model_version: str
             "item_bias": pa.array(found.item_bias[filled]),
             "model_version": pa.array([model_version] * n_rows, pa.string()).dictionary_encode(),
             "scored_at": pa.array([scored_at] * n_rows, pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
+def recommendations_frame(found: Recommendations, histories: Histories) -> pd.DataFrame:
+    """Recommendations as a frame with the log's own ids; reasons are lists of dicts."""
+    users, places = np.nonzero(found.items > 0)
+    decode = histories.item_ids.decode
+    reasons = [
+        [
+            {
+                ITEM: decode(item),
+                "contribution": float(added),
+                "weight": None if np.isnan(share) else float(share),
+            }
+            for item, added, share in zip(
+                found.reason_items[at], found.reason_contributions[at], found.reason_weights[at], strict=True
+            )
+            if item
+        ]
+        for at in zip(users, places, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            USER: histories.user_ids.decode(found.users[users]),
+            "rank": places + 1,
+            ITEM: decode(found.items[users, places]),
+            "score": found.scores[users, places],
+            "reasons": reasons,
+            "rest": found.rest[users, places],
+            "item_bias": found.item_bias[users, places],
         }
     )
 

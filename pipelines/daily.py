@@ -8,7 +8,7 @@ from prefect import flow
 
 from attnrec.promotion import Decision
 from pipelines.evaluate import evaluate_task
-from pipelines.ingest import histories_task, ingest_task
+from pipelines.ingest import histories_task, ingest_task, items_table
 from pipelines.job import logical_time, make_job
 from pipelines.register import champion_task, check_task, decide_task, record_task, register_task
 from pipelines.score import score_all
@@ -45,13 +45,13 @@ def daily_flow(
     sweep(job.home)
     check_task(job)
     logs = ingest_task(job)
-    histories = histories_task(job, logs)
-    trained = train_task(job, histories)
+    histories, items = histories_task(job, logs), items_table(logs)
+    trained = train_task(job, histories, items)
     evaluated = evaluate_task(job, histories, trained)
     run_id = record_task(job, histories, trained, evaluated)
     decision = decide_task(job, histories, trained, evaluated)
     refit = decision.promoted and job.experiment.pipeline.refit
-    served = refit_task(job, histories, trained) if refit else trained
+    served = refit_task(job, histories, trained, items) if refit else trained
     register_task(job, histories, trained, served, run_id, decision)
     champion = champion_task(job)
     published = score_all(job, histories, champion, logical_time(at))

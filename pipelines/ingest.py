@@ -81,6 +81,12 @@ def load_split(experiment: Experiment, folder: Path) -> tuple[Histories, Split]:
     return histories, split
 
 
+def items_table(logs: tuple[Path, Path | None]) -> Path | None:
+    """The ingested table of items, where the experiment has one."""
+    path = logs[0] / "items.parquet"
+    return path if path.is_file() else None
+
+
 def _histories_of(log: Path, experiment: Experiment) -> Histories:
     manifest = read_json(log / "manifest.json")
     return histories_from_parts(

@@ -1,8 +1,10 @@
 """Stages 5 and 6: record a run in MLflow, decide whether it is promoted, register what is served."""
 
 import logging
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,11 +18,13 @@ from attnrec.recommender import Recommender
 from attnrec.storage import read_json, write_json
 from attnrec.tracking import EVALUATED, EXPERIMENT, STAGE_KEY, TRAIN_KEY, Tracker, Version
 from pipelines.artifacts import show_text
+from pipelines.champion import ASKED_KEY, START_KEY, asked_key, check_registry
 from pipelines.evaluate import BASELINES, judge_champion, metrics_of
 from pipelines.ingest import load_split
 from pipelines.job import Job, PipelineError
 from pipelines.runs import run_of, tracker_of
 from pipelines.stages import build, key_of
+from pipelines.summary import training_line
 
 RECORDED = "attnrec.recorded"
 N_EXAMPLES = 5
@@ -47,8 +51,7 @@ def record_run(job: Job, histories: Path, trained: Path, evaluated: Path) -> str
         return run_id
     fitted, metrics = read_json(trained / "manifest.json"), metrics_of(evaluated)
     tracker.log_metrics(run_id, {f"test/{name}": value for name, value in metrics["challenger"].items()})
-    speed = {f"train/{name}": fitted[name] for name in ("best_epoch", "peak_mb", "wall_seconds")}
-    tracker.log_metrics(run_id, speed)
+    tracker.log_metrics(run_id, {f"train/{name}": fitted[name] for name in ("best_epoch", "wall_seconds")})
     for baseline in BASELINES:
         values = {f"test-{baseline.kind}/{name}": value for name, value in metrics[baseline.kind].items()}
         tracker.log_metrics(run_id, values)
@@ -58,25 +61,10 @@ def record_run(job: Job, histories: Path, trained: Path, evaluated: Path) -> str
         figure = learning_curve(read_json(trained / "epochs.json"), metric=job.experiment.train.metric)
         tracker.log_figure(run_id, figure, "figures/learning_curve.png")
     _log_examples(job, histories, trained, tracker, run_id)
-    tracker.set_tags(run_id, {"mlflow.note.content": _note(job, metrics), RECORDED: evaluated.name} | _prefect_tags())
+    note = {"mlflow.note.content": _note(job, metrics, fitted)}
+    tracker.set_tags(run_id, note | {RECORDED: evaluated.name} | _prefect_tags())
     tracker.close_run(run_id)
     return run_id
-
-
-def check_registry(job: Job) -> Version | None:
-    """The champion that this experiment's models compete with, or None.
-
-    Raises:
-        PipelineError: when the registered model belongs to another experiment.
-    """
-    name = job.experiment.tracking.registered_model
-    champion = tracker_of(job).champion(name)
-    if champion is not None and champion.tags.get(EXPERIMENT) != job.experiment.name:
-        raise PipelineError(
-            f"registered model {name!r} serves experiment {champion.tags.get(EXPERIMENT)!r}, got "
-            f"{job.experiment.name!r}; set tracking.registered_model"
-        )
-    return champion
 
 
 def decide_promotion(job: Job, histories: Path, trained: Path, evaluated: Path) -> Decision:
@@ -122,10 +110,14 @@ def register_model(job: Job, histories: Path, trained: Path, served: Path, run_i
         dataset = tracker.log_dataset(run_id, name=job.experiment.name, source=histories, content_hash=content)
         run = tracker.client.get_run(run_id)
         test = {metric: value for metric, value in run.data.metrics.items() if metric.startswith("test/")}
-        uri = tracker.log_model(run_id, served / "model", metrics=test, dataset=dataset)
+        with tempfile.TemporaryDirectory() as scratch:
+            uri = tracker.log_model(run_id, _lean(served, Path(scratch)), metrics=test, dataset=dataset)
+        manifest = read_json(trained / "manifest.json")
         tags = {
             STAGE_KEY: key,
-            TRAIN_KEY: read_json(trained / "manifest.json")["key"],
+            TRAIN_KEY: manifest["key"],
+            START_KEY: manifest["start"],
+            ASKED_KEY: asked_key(job.experiment),
             EXPERIMENT: job.experiment.name,
             "attnrec.served": served.name,
             "attnrec.promoted": str(decision.promoted).lower(),
@@ -161,6 +153,14 @@ def champion_model(job: Job) -> Served:
     return Served(build(job.home, "champion", key, make) / "model", champion.label)
 
 
+def _lean(served: Path, scratch: Path) -> Path:
+    """The model folder without what only a warm start reads: that is in the run's evaluated_model."""
+    folder = scratch / "model"
+    folder.mkdir()
+    save_model(load_model(served / "model"), folder)
+    return folder
+
+
 def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, run_id: str) -> None:
     """The same users in every run: history, top 10, reasons, and a picture each of why the first item."""
     _, split = load_split(job.experiment, histories)
@@ -176,11 +176,12 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
         tracker.log_figure(run_id, recommender.explain(user_id, best).figure(), f"figures/why/{user_id}.png")
 
 
-def _note(job: Job, metrics: dict[str, dict[str, float]]) -> str:
-    """The run's description: test metrics beside the baselines', in markdown."""
+def _note(job: Job, metrics: dict[str, dict[str, float]], fitted: dict[str, Any]) -> str:
+    """The run's description: test metrics beside the baselines', and how training went, in markdown."""
     metric = job.experiment.promote.metric
     rows = [f"| {name} | {values[metric]:.4f} |" for name, values in metrics.items()]
-    return "\n".join([f"`{job.experiment.name}`, test part", "", f"| model | {metric} |", "|---|---|", *rows])
+    table = [f"`{job.experiment.name}`, test part", "", f"| model | {metric} |", "|---|---|", *rows]
+    return "\n".join([*table, "", training_line(fitted)])
 
 
 def _prefect_tags() -> dict[str, str]:

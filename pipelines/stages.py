@@ -24,6 +24,12 @@ def key_of(stage: str, *, inputs: Sequence[str], parameters: Mapping[str, Any]) 
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
+def digest_of(path: Path) -> str:
+    """The content of a file, as an input of a stage."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_of(home: Home, stage: str, key: str) -> Path:
     """Where the output of a stage is, or will be."""
     return home.stages / f"{stage}-{key}"

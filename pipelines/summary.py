@@ -1,8 +1,9 @@
 """What the command prints for people."""
 
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -68,9 +69,16 @@ def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
         values = [f"{evaluation['metrics'][metric]:.4f}" for metric in names]
         table.add_row(model if name == "challenger" else name, *values)
     out.print(table)
-    speed = f"{fitted['tokens_per_second']:,.0f} tokens/s on {fitted['device']}, {fitted['threads']} threads"
-    out.print(
-        f"best epoch {fitted['best_epoch']} of {fitted['n_epochs']}, {fitted['seconds']:.0f} s of training, {speed}"
+    out.print(training_line(fitted))
+
+
+def training_line(fitted: Mapping[str, Any]) -> str:
+    """How training went, from its manifest: epochs, time, speed, memory."""
+    where = fitted["device"] if fitted["processes"] == 1 else f"{fitted['processes']} x {fitted['device']}"
+    return (
+        f"best epoch {fitted['best_epoch']} of {fitted['n_epochs']}, {fitted['seconds']:.0f} s of training, "
+        f"{fitted['tokens_per_second']:,.0f} tokens/s on {where}, {fitted['threads']} threads, "
+        f"{fitted['padding']:.0%} padding, {fitted['peak_mb']:,.0f} MB"
     )
 
 

@@ -1,32 +1,38 @@
 """What the training process does with its spec (see `training_process`)."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from attnrec.dataset import LeakageError
+from attnrec.dataset import Features, LeakageError, load_features
 from attnrec.experiment import Experiment
 from attnrec.models import build_model
-from attnrec.models.folder import SavedModel, save_model
-from attnrec.storage import read_json, write_json
-from attnrec.training import DivergenceError, Fitted, TrainConfig, train
+from attnrec.models.folder import SavedModel, load_whole, save_model
+from attnrec.storage import read_json, write_json, write_text
+from attnrec.training import DivergenceError, Fitted, WarmStart, train
+from attnrec.training.loop import OnEpoch
+from attnrec.training.machine import keep_freed_memory, peak_memory_mb
 from pipelines.settings import Home, prepare
 
-KNOWN_ERRORS = (ValueError, LeakageError, DivergenceError, OSError)
+KNOWN_ERRORS = (ValueError, LeakageError, DivergenceError, MemoryError, OSError)
 
 
 def run(path: Path) -> int:
-    """Train what the spec says; an error that a person can mend is left in error.txt beside it."""
-    problem = path.with_name("error.txt")
-    problem.unlink(missing_ok=True)
+    """Train what the spec says; an error that a person can mend is left in error.txt beside it.
+
+    Of several processes the first one reports and writes the model. Any may write the error: it may be its own alone.
+    """
+    keep_freed_memory()
     try:
         _train(read_json(path))
     except KNOWN_ERRORS as error:
-        problem.write_text(str(error))
+        write_text(path.with_name("error.txt"), str(error) or type(error).__name__)
         return 2
     return 0
 
@@ -40,11 +46,12 @@ def _train(spec: dict[str, Any]) -> None:
     config = experiment.train
     torch.manual_seed(config.seed)
     model = build_model(experiment.model, histories.n_items)
-    checkpoint = Path(spec["checkpoint"])
+    features = None if spec["items"] is None else load_features(Path(spec["items"]), histories.item_ids)
+    common: dict[str, Any] = {"checkpoint": Path(spec["checkpoint"]), "init": _start(spec["init"], features)}
     started = time.monotonic()
     if spec["mode"] == "refit":
         config = config.model_copy(update={"epochs": max(1, spec["epochs"]), "max_minutes": None})
-        fitted = train(model, histories, config=config, checkpoint=checkpoint)
+        fitted = train(model, histories, config=config, **common)
     else:
         with _tracked(experiment, home, spec["run_id"]) as on_epoch:
             fitted = train(
@@ -53,25 +60,33 @@ def _train(spec: dict[str, Any]) -> None:
                 validation=split.validation,
                 config=config,
                 filter_viewed=experiment.evaluate.filter_viewed,
-                checkpoint=checkpoint,
                 on_epoch=on_epoch,
+                **common,
             )
+    if not _first():
+        return
     model.refresh()
-    facts = {
-        "epoch": fitted.best_epoch,
-        "seed": config.seed,
-        "data": histories.content_hash,
-        "mode": spec["mode"],
-    }
+    facts = {"epoch": fitted.best_epoch, "seed": config.seed, "data": histories.content_hash, "mode": spec["mode"]}
     (target / "model").mkdir()
-    save_model(SavedModel(model, histories.item_ids, facts), target / "model")
+    save_model(SavedModel(model, histories.item_ids, facts, fitted.moments or {}, features), target / "model")
     write_json(target / "epochs.json", fitted.epochs)
-    write_json(target / "fitted.json", _summary(fitted, config, time.monotonic() - started))
+    write_json(target / "fitted.json", _summary(fitted, config.processes, time.monotonic() - started))
+
+
+def _start(folder: str | None, features: Features | None) -> WarmStart | None:
+    """What training starts from, with the features of today's items."""
+    if folder is None:
+        return None
+    saved = load_whole(Path(folder))
+    return WarmStart(saved.model, saved.item_ids, saved.moments, saved.features, features)
 
 
 @contextmanager
-def _tracked(experiment: Experiment, home: Home, run_id: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Log each epoch in one call, and the machine's load meanwhile."""
+def _tracked(experiment: Experiment, home: Home, run_id: str) -> Iterator[OnEpoch | None]:
+    """Log each epoch in one call, and the machine's load meanwhile; of several processes the first one does."""
+    if not _first():
+        yield None
+        return
     from attnrec.tracking import Tracker
 
     tracker = Tracker(home.tracking_uri, experiment=experiment.mlflow_experiment, artifacts=home.artifacts)
@@ -79,18 +94,25 @@ def _tracked(experiment: Experiment, home: Home, run_id: str) -> Iterator[Callab
         yield lambda epoch, report: tracker.log_metrics(run_id, report, step=epoch)
 
 
-def _summary(fitted: Fitted, config: TrainConfig, wall_seconds: float) -> dict[str, Any]:
-    import resource
+def _first() -> bool:
+    """Whether this process, of those that torchrun started, is the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
-    speeds = sorted(epoch["train/tokens_per_second"] for epoch in fitted.epochs)
+
+def _summary(fitted: Fitted, n_processes: int, wall_seconds: float) -> dict[str, Any]:
+    def of_epochs(name: str) -> list[float]:
+        return [epoch[name] for epoch in fitted.epochs] or [0.0]
+
     return {
         "best_epoch": fitted.best_epoch,
         "n_epochs": len(fitted.epochs),
         "seconds": fitted.seconds,
         "wall_seconds": wall_seconds,
         "stopped": fitted.stopped,
-        "tokens_per_second": speeds[len(speeds) // 2] if speeds else 0.0,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "device": config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"),
+        "tokens_per_second": median(of_epochs("train/tokens_per_second")),
+        "padding": median(of_epochs("train/padding")),
+        "peak_mb": max(of_epochs("train/peak_mb")) or peak_memory_mb(torch.device(fitted.device)),
+        "device": fitted.device,
         "threads": torch.get_num_threads(),
+        "processes": n_processes,
     }

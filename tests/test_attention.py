@@ -1,5 +1,7 @@
 """The contract of the shelf, for every core in CORES, and the two layers around a core."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,21 +10,187 @@ from attnrec.attention import CORES, AttentionPooling, CoreShape, ItemValues, Mu
 
 B, H, L, C = 2, 3, 5, 4
 SHAPE = CoreShape(heads=H, channels=C, max_length=L)
+TIMES = torch.tensor([[100, 160, 3760, 0, 0], [0, 1, 1, 86_400, 10**9]])
 
 
-def scaled_dot(q, k, v, allowed):
-    """Softmax of scaled products, in float64 and one query at a time."""
-    output, weights = np.zeros(v.shape), np.zeros((*q.shape[:3], k.shape[2]))
-    for b, h, i in np.ndindex(q.shape[:3]):
+# --- references: each core again, in float64 and one query at a time
+
+
+def learned(core, name):
+    return getattr(core, name).detach().double().numpy()
+
+
+def softmax(scores):
+    odds = np.exp(scores - scores.max())
+    return odds / odds.sum()
+
+
+def pooled(scores, allowed, v, normalise=softmax):
+    """What each query gets when `normalise` makes shares of its scores (B, H, Q, K) where allowed."""
+    weights = np.zeros(scores.shape)
+    for b, h, i in np.ndindex(scores.shape[:3]):
         places = np.flatnonzero(allowed[b, h, i])
         if len(places):
-            odds = np.exp([q[b, h, i] @ k[b, h, j] / np.sqrt(q.shape[-1]) for j in places])
-            weights[b, h, i, places] = odds / odds.sum()
-            output[b, h, i] = weights[b, h, i] @ v[b, h]
-    return output, weights
+            weights[b, h, i, places] = normalise(scores[b, h, i, places])
+    return weights @ v, weights
 
 
-REFERENCES = {"scaled_dot": scaled_dot}
+def products(q, k):
+    return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+
+
+def scaled_dot(core, q, k, v, allowed):
+    return pooled(products(q, k), allowed, v)
+
+
+def additive(core, q, k, v, allowed):
+    queries, keys = q @ learned(core, "project_query"), k @ learned(core, "project_key")
+    hidden = np.tanh(queries[:, :, :, None] + keys[:, :, None])
+    return pooled(np.einsum("bhqkc,hc->bhqk", hidden, learned(core, "vector")), allowed, v)
+
+
+def adaptive_span(core, q, k, v, allowed):
+    span = SHAPE.max_length / (1 + np.exp(-learned(core, "span_logit")))
+    places, ramp = np.arange(k.shape[2]), core.settings.ramp
+    distance = np.abs(places[:, None] - places)
+    seen = np.clip((ramp + span[:, None, None] - distance) / ramp, 0, 1)
+    assert ((seen > 0) & (seen < 1)).any(), "the world must have keys on the ramp"
+    assert (seen == 0).any(), "and keys beyond it"
+    with np.errstate(divide="ignore"):
+        return pooled(products(q, k) + np.log(seen), allowed, v)
+
+
+def bilinear(core, q, k, v, allowed):
+    return pooled(q @ learned(core, "weight") @ k.swapaxes(-1, -2), allowed, v)
+
+
+def cosine(core, q, k, v, allowed):
+    q, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
+    return pooled(learned(core, "scale")[:, None, None] * (q @ k.swapaxes(-1, -2)), allowed, v)
+
+
+def entmax(power):
+    """Shares max(0, s - t) ** power that sum to 1: t by bisection."""
+
+    def normalise(scores):
+        scores = scores * (1 if power == 1 else 1 / power)
+        low, high = scores.max() - 1, scores.max()
+        for _ in range(100):
+            middle = (low + high) / 2
+            above = (np.maximum(0, scores - middle) ** power).sum() > 1
+            low, high = (middle, high) if above else (low, middle)
+        return np.maximum(0, scores - low) ** power
+
+    return lambda core, q, k, v, allowed: pooled(products(q, k), allowed, v, normalise)
+
+
+def global_query(core, q, k, v, allowed):
+    scores = np.einsum("bhkc,hc->bhk", np.tanh(k), learned(core, "query"))
+    return pooled(np.broadcast_to(scores[:, :, None], allowed.shape), allowed, v)
+
+
+def top_k(core, q, k, v, allowed):
+    def normalise(scores):
+        kept = scores >= np.sort(scores)[-core.settings.k :][0]
+        return softmax(np.where(kept, scores, -np.inf))
+
+    return pooled(products(q, k), allowed, v, normalise)
+
+
+def hstu(core, q, k, v, allowed):
+    places, times = np.arange(L), TIMES.numpy()
+    positions = learned(core, "position_bias")[places - places[:, None] + SHAPE.max_length - 1]
+    gaps = np.abs(times[:, :, None] - times[:, None])
+    buckets = np.floor(np.log(np.maximum(gaps, 1)) / 0.301).astype(int)
+    assert len(np.unique(buckets)) > 5, "the world must have gaps of many lengths"
+    scores = q @ k.swapaxes(-1, -2) + positions + learned(core, "time_bias")[buckets][:, None]
+    weights = allowed * scores / (1 + np.exp(-scores)) / SHAPE.max_length
+    return weights @ v, weights
+
+
+def linformer(core, q, k, v, allowed):
+    assert (allowed == allowed[:, :, :1]).all(), "it knows masks of keys only"
+    k, v = (x * allowed[:, :, 0, :, None] for x in (k, v))
+    slot_keys, slot_values = learned(core, "project_keys").T @ k, learned(core, "project_values").T @ v
+    scores = products(q, slot_keys)
+    return pooled(scores, np.ones(scores.shape), slot_values)[0], None
+
+
+def linrec(core, q, k, v, allowed):
+    q, k = (np.where(x > 0, x, np.expm1(x)) for x in (q, k))
+    weights = np.zeros(allowed.shape)
+    for b, h, i in np.ndindex(allowed.shape[:3]):
+        keys = k[b, h] * allowed[b, h, i, :, None]
+        columns = keys / np.linalg.norm(keys, axis=0)
+        weights[b, h, i] = columns @ (q[b, h, i] / np.linalg.norm(q[b, h, i])) / np.sqrt(C)
+    return weights @ v, weights
+
+
+def local_global(core, q, k, v, allowed):
+    causal = not np.triu(allowed, 1).any()
+    near, first = (core.settings.window - 1 if causal else core.settings.window // 2), core.settings.n_global
+    seen = [[abs(i - j) <= near or j < first or (i < first and not causal) for j in range(L)] for i in range(L)]
+    assert seen[4] == [True, False, False, True, True], "the world must be longer than the window"
+    return pooled(products(q, k), allowed & np.array(seen), v)
+
+
+def memory(core, q, k, v, allowed):
+    slot_keys, slot_values = (np.tile(learned(core, name), (B, 1, 1, 1)) for name in ("slot_keys", "slot_values"))
+    n_slots = core.settings.n_slots
+    slots = np.repeat(allowed.any(-1, keepdims=True), n_slots, axis=-1)
+    scores = products(q, np.concatenate([slot_keys, k], axis=2))
+    values = np.concatenate([slot_values, v], axis=2)
+    output, weights = pooled(scores, np.concatenate([slots, allowed], axis=-1), values)
+    return output, weights[..., n_slots:]
+
+
+REFERENCES = {
+    "adaptive_span": adaptive_span,
+    "additive": additive,
+    "bilinear": bilinear,
+    "cosine": cosine,
+    "entmax15": entmax(2),
+    "global": global_query,
+    "hstu": hstu,
+    "linformer": linformer,
+    "linrec": linrec,
+    "local_global": local_global,
+    "memory": memory,
+    "scaled_dot": scaled_dot,
+    "sparsemax": entmax(1),
+    "top_k": top_k,
+}
+"""Name in CORES -> reference(core, q, k, v, allowed) -> (output, weights)."""
+
+SETTINGS = {
+    "adaptive_span": {"ramp": 1.5},
+    "linformer": {"rank": 3},
+    "local_global": {"window": 2, "n_global": 1},
+    "memory": {"n_slots": 2},
+    "top_k": {"k": 2},
+}
+"""What makes a mechanism show on five keys."""
+
+BLIND_TO_QUERIES = {"global"}
+"""Cores whose output does not depend on the queries passed in, and which therefore give them no gradient."""
+
+
+MIXES_KEYS = {"linformer"}
+"""Cores that attend to mixtures of all keys: no causality, no masks that differ by query, and they say so."""
+
+
+def attend(core, q, k, v, **asked):
+    """What the core gives, with times if it needs them."""
+    return core(q, k, v, times=TIMES if core.needs_times else None, **asked)
+
+
+def can_be(core, causal: bool) -> bool:
+    """Whether the core can be asked to be causal, if it is; one that cannot must refuse."""
+    if core.shape.causal or not causal:
+        return True
+    with pytest.raises(ValueError, match="can't be causal"):
+        attend(core, *torch.zeros(3, B, H, L, C), causal=True)
+    return False
 
 
 @pytest.fixture(params=CORES)
@@ -32,8 +200,13 @@ def name(request) -> str:
 
 @pytest.fixture
 def core(name):
+    """Each core, with what it learns away from where it starts."""
     torch.manual_seed(0)
-    return build_core(name, SHAPE).eval()
+    core = build_core(name, replace(SHAPE, causal=name not in MIXES_KEYS), SETTINGS.get(name)).eval()
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return core
 
 
 @pytest.fixture
@@ -53,28 +226,34 @@ MASKS = [(False, False), (False, True), (True, False), (True, True)]
 
 @pytest.mark.parametrize(("padded", "causal"), MASKS)
 def test_output_and_weights_equal_a_float64_reference(name, core, qkv, real, padded, causal):
+    if not can_be(core, causal):
+        return
     allowed = torch.ones(B, H, L, L, dtype=torch.bool)
     if padded:
         allowed &= real
     if causal:
         allowed &= torch.ones(L, L, dtype=torch.bool).tril()
-    attended = core(*qkv, allowed=real if padded else None, causal=causal, need_weights=True)
-    output, weights = REFERENCES[name](*(x.double().numpy() for x in qkv), allowed.numpy())
-    np.testing.assert_allclose(attended.output.numpy(), output, atol=1e-6)
-    np.testing.assert_allclose(attended.weights.numpy(), weights, atol=1e-6)
+    attended = attend(core, *qkv, allowed=real if padded else None, causal=causal, need_weights=True)
+    output, weights = REFERENCES[name](core, *(x.double().numpy() for x in qkv), allowed.numpy())
+    np.testing.assert_allclose(attended.output.detach().numpy(), output, atol=1e-6)
+    assert (attended.weights is None) == (weights is None)
+    if weights is not None:
+        np.testing.assert_allclose(attended.weights.detach().numpy(), weights, atol=1e-6)
 
 
 @pytest.mark.parametrize(("padded", "causal"), MASKS)
 def test_the_output_is_the_same_whether_weights_are_asked_for_or_not(core, qkv, real, padded, causal):
+    if not can_be(core, causal):
+        return
     allowed = real if padded else None
-    with_weights = core(*qkv, allowed=allowed, causal=causal, need_weights=True)
-    without = core(*qkv, allowed=allowed, causal=causal, need_weights=False)
+    with_weights = attend(core, *qkv, allowed=allowed, causal=causal, need_weights=True)
+    without = attend(core, *qkv, allowed=allowed, causal=causal, need_weights=False)
     assert without.weights is None
     torch.testing.assert_close(without.output, with_weights.output)
 
 
 def test_weights_are_aligned_with_the_keys_and_mean_what_the_core_declares(core, qkv, real):
-    weights = core(*qkv, allowed=real, causal=True, need_weights=True).weights
+    weights = attend(core, *qkv, allowed=real, causal=core.shape.causal, need_weights=True).weights
     if core.weights_are is None:
         assert weights is None
         return
@@ -83,54 +262,84 @@ def test_weights_are_aligned_with_the_keys_and_mean_what_the_core_declares(core,
     if core.weights_are == "shares":
         assert (weights >= 0).all()
         assert (weights.sum(-1) <= 1 + 1e-5).all()
+    else:
+        assert (weights < 0).any(), "else they are shares"
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_padding_gets_no_attention_and_changes_nothing(core, qkv, real, causal):
+def test_padding_gets_no_attention_and_changes_nothing(core, qkv, real, causal, need_weights):
+    if not can_be(core, causal):
+        return
     q, k, v = qkv
     hidden = ~real.mT  # (B, 1, L, 1)
-    clean = core(q, k, v, allowed=real, causal=causal, need_weights=True)
+    asked = {"allowed": real, "causal": causal, "need_weights": need_weights}
+    clean = core(q, k, v, times=TIMES, **asked)
     other = core(
         q,
         k.masked_fill(hidden, 50.0),
         v.masked_fill(hidden, -9.0),
-        allowed=real,
-        causal=causal,
-        need_weights=True,
+        times=TIMES.masked_fill(hidden[:, 0, :, 0], 7),
+        **asked,
     )
-    torch.testing.assert_close(other.output, clean.output)
+    # with other times padding is another query, though no other key
+    compared = real.mT.expand_as(q) if core.needs_times else torch.ones_like(q, dtype=torch.bool)
+    torch.testing.assert_close(other.output[compared], clean.output[compared])
     if clean.weights is not None:
         assert (clean.weights[0, ..., 3:] == 0).all()
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_a_query_does_not_see_later_keys(core, qkv, need_weights):
+    if not can_be(core, causal=True):
+        return
     q, k, v = (x.clone() for x in qkv)
-    before = core(q, k, v, causal=True, need_weights=need_weights).output
+    before = attend(core, q, k, v, causal=True, need_weights=need_weights).output
     k[:, :, 3:], v[:, :, 3:] = 40.0, -40.0
-    after = core(q, k, v, causal=True, need_weights=need_weights).output
+    after = attend(core, q, k, v, causal=True, need_weights=need_weights).output
     torch.testing.assert_close(after[:, :, :3], before[:, :, :3])
     assert not torch.allclose(after[:, :, 3:], before[:, :, 3:])
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_a_query_that_may_attend_to_nothing_gets_zeros(core, qkv, need_weights):
+def test_a_query_that_may_attend_to_nothing_gets_zeros(name, core, qkv, need_weights):
     allowed = torch.ones(B, 1, L, L, dtype=torch.bool)
     allowed[0, 0, 2] = False
-    attended = core(*qkv, allowed=allowed, need_weights=need_weights)
+    if name in MIXES_KEYS:
+        with pytest.raises(ValueError, match="differs by query"):
+            attend(core, *qkv, allowed=allowed, need_weights=need_weights)
+        return
+    attended = attend(core, *qkv, allowed=allowed, need_weights=need_weights)
     assert (attended.output[0, :, 2] == 0).all()
     assert (attended.output[0, :, 1] != 0).any()
     if attended.weights is not None:
         assert (attended.weights[0, :, 2] == 0).all()
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_core_gives_zeros_to_a_user_without_events(core, qkv, causal, need_weights):
+    if not can_be(core, causal):
+        return
+    allowed = torch.tensor([False, True])[:, None, None, None].expand(B, 1, 1, L)
+    attended = attend(core, *qkv, allowed=allowed, causal=causal, need_weights=need_weights)
+    assert (attended.output[0] == 0).all()
+    assert (attended.output[1] != 0).any()
+    both = attend(core, *qkv, causal=causal, need_weights=need_weights)
+    torch.testing.assert_close(attended.output[1], both.output[1])
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("size", [1.0, 1e4])
-def test_gradients_are_finite_also_where_nothing_is_allowed(core, qkv, size):
+def test_gradients_are_finite_also_where_nothing_is_allowed(name, core, qkv, size, need_weights):
     q, k, v = ((x * size).requires_grad_() for x in qkv)
     allowed = torch.ones(B, 1, 1, L, dtype=torch.bool)
     allowed[0] = False
-    core(q, k, v, allowed=allowed, causal=True, need_weights=True).output.sum().backward()
-    assert all(x.grad.isfinite().all() for x in (q, k, v))
+    asked = {"allowed": allowed, "causal": core.shape.causal, "need_weights": need_weights}
+    attend(core, q, k, v, **asked).output.sum().backward()
+    assert (q.grad is None) == (name in BLIND_TO_QUERIES)
+    used = [x for x in (q, k, v, *core.parameters()) if x is not q or name not in BLIND_TO_QUERIES]
+    assert all(x.grad.isfinite().all() for x in used)
     assert v.grad[1].abs().sum() > 0
     assert (v.grad[0] == 0).all()
 
@@ -140,10 +349,14 @@ def test_gradients_are_finite_also_where_nothing_is_allowed(core, qkv, size):
 
 def test_multi_head_attention_gives_states_and_weights_of_each_head(name):
     torch.manual_seed(0)
-    layer = MultiHeadAttention(12, heads=3, core=build_core(name, SHAPE))
-    attended = layer(torch.randn(B, L, 12), causal=True, need_weights=True)
+    core = build_core(name, replace(SHAPE, causal=name not in MIXES_KEYS))
+    layer = MultiHeadAttention(12, heads=3, core=core)
+    attended = layer(torch.randn(B, L, 12), causal=core.shape.causal, need_weights=True, times=TIMES)
     assert attended.output.shape == (B, L, 12)
-    assert attended.weights is None or attended.weights.shape == (B, 3, L, L)
+    if core.weights_are is None:
+        assert attended.weights is None
+    else:
+        assert attended.weights.shape == (B, 3, L, L)
 
 
 def test_heads_do_not_see_each_others_channels():

@@ -74,7 +74,7 @@ def test_a_user_without_events_alone_in_the_log_is_one_empty_row(histories_of):
 def test_user_batches_hold_each_user_once_among_users_of_similar_length(many):
     asked = np.array([80, 3, 50, 1, 79, 2])
     batches = list(user_batches(many, asked, max_length=100, batch_size=3))
-    assert [asked[chosen].tolist() for chosen, _ in batches] == [[1, 2, 3], [50, 79, 80]]
+    assert [asked[chosen].tolist() for chosen, _ in batches] == [[80, 79, 50], [3, 2, 1]]
     for chosen, batch in batches:
         assert batch.lengths.tolist() == (asked[chosen] + 1).tolist()
 

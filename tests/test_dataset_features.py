@@ -1,9 +1,12 @@
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from attnrec.dataset import Features, Vocabulary, load_features
+from attnrec.dataset import Features, Vocabulary, features_from_frame, load_features, save_features
+
+CATALOGUE = Vocabulary(["cup", "pan", "tea"], first=1)
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def features(tmp_path) -> Features:
         }
     )
     pq.write_table(table, tmp_path / "items.parquet")
-    return load_features(tmp_path / "items.parquet", Vocabulary(["cup", "pan", "tea"], first=1))
+    return load_features(tmp_path / "items.parquet", CATALOGUE)
 
 
 def test_lists_of_text_are_categories_of_several_values(features):
@@ -61,3 +64,67 @@ def test_columns_without_any_value_are_empty(tmp_path):
     features = load_features(tmp_path / "items.parquet", Vocabulary(["tea"], first=1))
     assert features.categories["kind"][2] == ()
     assert features.vectors["picture"].shape == (2, 0)
+
+
+def same(one: Features, other: Features) -> bool:
+    assert one.n_rows == other.n_rows
+    for kind in ("categories", "numbers", "texts", "vectors"):
+        mine, theirs = getattr(one, kind), getattr(other, kind)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            parts = (mine[name], theirs[name]) if kind == "categories" else ([mine[name]], [theirs[name]])
+            for one_part, other_part in zip(*parts, strict=True):
+                np.testing.assert_array_equal(one_part, other_part)
+    return True
+
+
+def test_a_frame_is_read_as_a_file_is(features):
+    frame = pd.DataFrame(
+        {
+            "kind": [["drink", "leaf"], ["cloth"], None],
+            "price": [2.5, 30.0, None],
+            "item_id": ["tea", "hat", "cup"],
+            "stock": [7, 1, 4],
+            "title": ["green tea", "a hat", None],
+            "picture": [np.array([1.0, 2.0]), [3.0, 4.0], None],
+        }
+    )
+    assert same(features_from_frame(frame, CATALOGUE), features)
+
+
+def test_pandas_categories_and_truth_values_are_categories_and_numbers():
+    frame = pd.DataFrame({"item_id": ["pan", "tea"], "size": pd.Categorical(["big", None]), "new": [True, False]})
+    features = features_from_frame(frame, CATALOGUE)
+    rows, codes, names = features.categories["size"]
+    assert (rows.tolist(), codes.tolist(), names) == ([2], [0], ("big",))
+    np.testing.assert_array_equal(features.numbers["new"], np.array([np.nan, np.nan, 1, 0], np.float32))
+
+
+def test_what_is_saved_is_loaded_the_same(features, tmp_path):
+    save_features(features, CATALOGUE, tmp_path / "saved.parquet")
+    assert same(load_features(tmp_path / "saved.parquet", CATALOGUE), features)
+
+
+def test_users_features_and_empty_columns_are_saved_too(tmp_path):
+    users = Vocabulary(["ann", "bob"])
+    table = pa.table({"user_id": ["bob"], "kind": pa.array([None], pa.list_(pa.string())), "age": [30]})
+    pq.write_table(table, tmp_path / "users.parquet")
+    features = load_features(tmp_path / "users.parquet", users)
+    save_features(features, users, tmp_path / "saved.parquet")
+    assert same(load_features(tmp_path / "saved.parquet", users), features)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"id": ["tea"]}, r"need a column item_id, got \['id'\]"),
+        ({"item_id": ["tea", "tea"], "price": [1, 2]}, "need each item_id once, got 'tea' twice"),
+        ({"item_id": ["hat"], "price": [1]}, r"rows of the log's own item_ids, got none of them \(first: 'hat'\)"),
+        ({"item_id": ["tea", "cup"], "price": [1, "two"]}, "must hold values of one type"),
+        ({"item_id": ["tea", "cup"], "picture": [[1.0], [1.0, 2.0]]}, "one width, got 1 and 2 in 'picture'"),
+        ({"item_id": ["tea"], "since": [pd.Timestamp(0)]}, "must be a number, .* got timestamp.* in 'since'"),
+    ],
+)
+def test_a_frame_that_cannot_be_read_says_why(columns, words):
+    with pytest.raises(ValueError, match=words):
+        features_from_frame(pd.DataFrame(columns), CATALOGUE)

@@ -31,6 +31,13 @@ def test_paths_are_relative_to_the_file(toml):
     assert load_experiment(path).interactions.path == str(path.parent / "log.csv")
 
 
+def test_training_starts_from_a_folder_beside_the_file_or_from_the_champion(toml):
+    path = toml('[pipeline]\ninit = "models/spring"\n')
+    assert load_experiment(path).pipeline.init == str(path.parent / "models" / "spring")
+    assert load_experiment(path, overrides=("pipeline.init=champion",)).pipeline.init == "champion"
+    assert load_experiment(toml()).pipeline.init is None
+
+
 def test_settings_on_the_command_line_win(toml):
     overrides = ("train.epochs=2", "model.kind=gat", "interactions.datetime=order", "evaluate.ks=[3, 10]")
     experiment = load_experiment(toml("[train]\nepochs = 9\n"), overrides=overrides)

@@ -1,11 +1,39 @@
+"""Losses against plain ones in float64, on worlds where every negative is named."""
+
 from contextlib import nullcontext
+from functools import partial
+from math import log
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnrec.losses import CHUNK, full_softmax, sampled_softmax
+from attnrec.config import SettingsError
+from attnrec.losses import (
+    LOSSES,
+    LossConfig,
+    Negatives,
+    base_score,
+    bce,
+    bpr,
+    catalogue_loss,
+    draw_by_popularity,
+    draw_uniformly,
+    full_softmax,
+    gbce,
+    sampled_softmax,
+)
+from attnrec.losses.full_softmax import CHUNK
+from attnrec.losses.sampled import positive_weight
+
+SAMPLED = {
+    "sampled_softmax": sampled_softmax,
+    "gbce": partial(gbce, t=0.75),
+    "bce": bce,
+    "bpr": bpr,
+}
 
 
 def make(n_positions: int, n_items: int, dim: int = 8, *, scale: float = 1.0, bias: bool = True):
@@ -17,9 +45,18 @@ def make(n_positions: int, n_items: int, dim: int = 8, *, scale: float = 1.0, bi
     return users, items, added, targets
 
 
-def plain(users, items, bias, targets):
+def plain(users, items, bias, targets, *, label_smoothing=0.0):
     logits = users @ items.mT
-    return F.cross_entropy(logits if bias is None else logits + bias, targets - 1)
+    return F.cross_entropy(logits if bias is None else logits + bias, targets - 1, label_smoothing=label_smoothing)
+
+
+def doubled(case):
+    return [x.double() if x is not None and x.is_floating_point() else x for x in case]
+
+
+def drawn(*rows: int, n_items: int) -> Negatives:
+    """These item rows, as if each item were as likely."""
+    return Negatives(torch.tensor(rows), torch.full((len(rows),), -log(n_items)))
 
 
 def value_and_gradients(loss, users, items, bias, targets):
@@ -60,12 +97,23 @@ def test_full_softmax_of_a_uniform_world_is_the_log_of_its_size():
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_full_softmax_holds_where_probabilities_underflow(scale):
     case = make(CHUNK + 7, 50, scale=scale)
-    exact = value_and_gradients(plain, *(x.double() if x.is_floating_point() else x for x in case))
+    exact = value_and_gradients(plain, *doubled(case))
     with torch.no_grad():
         logits = case[0] @ case[1].mT + case[2]
         assert (logits.softmax(1).gather(1, case[3][:, None] - 1) == 0).any(), "the world must underflow"
     for ours, theirs in zip(value_and_gradients(full_softmax, *case), exact, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("n_positions", [3, CHUNK + 5])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("bias", [True, False])
+def test_label_smoothing_is_torchs_in_value_and_gradients(n_positions, scale, bias):
+    case = make(n_positions, 37, scale=scale, bias=bias)
+    smooth, reference = (partial(loss, label_smoothing=0.2) for loss in (full_softmax, plain))
+    exact = value_and_gradients(reference, *doubled(case))
+    for ours, theirs in zip(value_and_gradients(smooth, *case), exact, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_full_softmax_agrees_with_finite_differences():
@@ -113,7 +161,7 @@ def test_no_positions_cost_nothing():
     assert (items.grad == 0).all()
 
 
-@pytest.mark.parametrize("loss", [full_softmax, plain])
+@pytest.mark.parametrize("loss", [full_softmax, partial(full_softmax, label_smoothing=0.1), plain])
 def test_the_logits_of_all_positions_are_never_in_memory(loss):
     n_positions, n_items = 4 * CHUNK, 500
     case = make(n_positions, n_items)
@@ -134,65 +182,241 @@ def test_bfloat16_inputs_get_gradients_of_their_own_type():
     torch.testing.assert_close(items.grad, exact, rtol=1e-3, atol=1e-5)
 
 
-# --- sampled softmax
+# --- losses of drawn negatives
 
 
-@pytest.fixture
-def draw(monkeypatch):
-    """Make the draw of negatives give these item rows."""
-
-    def fix(*rows: int) -> None:
-        monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: torch.tensor(rows) - 1)
-
-    return fix
+def as_published(name, case, negatives):
+    """The losses as their papers write them, position by position; gBCE with t = 0.75."""
+    users, items, bias, targets = case
+    rows, q = negatives.rows, negatives.log_q.double().exp()
+    scores = users @ items.mT + (0 if bias is None else bias)
+    alpha = len(rows) / (len(items) - 1)
+    beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha)
+    losses = []
+    for own, target in zip(scores, targets, strict=True):
+        s, counts = own[target - 1], rows != target
+        negative = own[rows - 1][counts]
+        no = (1 - torch.sigmoid(negative)).log().sum()
+        others = (negative.exp() / (len(rows) * q[counts])).sum()
+        by_name = {
+            "sampled_softmax": (s.exp() / (s.exp() + others)).log(),
+            "gbce": (torch.sigmoid(s).pow(beta).log() + no) / (len(rows) + 1),
+            "bce": (torch.sigmoid(s).log() + no) / (len(rows) + 1),
+            "bpr": torch.sigmoid(s - negative).log().mean(),
+        }
+        losses.append(-by_name[name])
+    return torch.stack(losses).mean()
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_sampled_softmax_over_each_item_once_is_the_full_softmax(draw, bias):
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_sampled_loss_is_its_papers_formula_in_value_and_gradients(name, bias):
+    case = make(40, 11, bias=bias)
+    negatives = Negatives(torch.tensor([4, 2, 4, 11, 7]), torch.tensor([0.3, 0.1, 0.3, 0.2, 0.05]).log())
+    assert torch.isin(case[3], negatives.rows).any(), "some negatives must be targets"
+    exact = value_and_gradients(lambda *inputs: as_published(name, inputs, negatives), *doubled(case))
+    found = value_and_gradients(partial(SAMPLED[name], negatives=negatives), *case)
+    for ours, theirs in zip(found, exact, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sampled_losses_stay_finite_where_sigmoids_underflow(name):
+    case = make(40, 11, scale=100.0)
+    loss = partial(SAMPLED[name], negatives=drawn(4, 2, 9, n_items=11))
+    assert all(found.isfinite().all() for found in value_and_gradients(loss, *case))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_sampled_softmax_over_each_item_once_is_the_full_softmax(bias):
     case = make(20, 11, bias=bias)
-    draw(*range(1, 12))
-
-    def sampled(*inputs):
-        return sampled_softmax(*inputs, n_negatives=11)
-
+    sampled = partial(sampled_softmax, negatives=drawn(*range(1, 12), n_items=11))
     for ours, theirs in zip(value_and_gradients(sampled, *case), value_and_gradients(plain, *case), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_negative_that_is_the_target_is_not_counted(draw):
+def test_a_negative_that_is_the_target_is_not_counted():
     users, items, bias = (x.detach() for x in make(1, 9)[:3])
-    draw(4, 2, 4)
-    loss = sampled_softmax(users, items, bias, torch.tensor([4]), n_negatives=3)
+    loss = sampled_softmax(users, items, bias, torch.tensor([4]), negatives=drawn(4, 2, 4, n_items=9))
     logits = (users @ items.mT + bias)[0]
     # only item 2 is left, and stands for 9 / 3 items
     assert float(loss) == pytest.approx(float(torch.log(1 + 3 * (logits[1] - logits[3]).exp())), rel=1e-5)
 
 
-def test_a_draw_of_nothing_but_targets_costs_nothing(draw):
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_draw_of_nothing_but_targets_leaves_the_positive(name):
     users, items, bias, _ = make(1, 9)
-    draw(4, 4)
-    assert float(sampled_softmax(users, items, bias, torch.tensor([4]), n_negatives=2).detach()) == 0
+    targets = torch.tensor([4])
+    loss = SAMPLED[name](users, items, bias, targets, negatives=drawn(4, 4, n_items=9))
+    positive = float(F.softplus(-(users[0] @ items[3] + bias[3])).detach())
+    beta = positive_weight(2, 9, t=0.75)
+    expected = {"sampled_softmax": 0, "gbce": beta * positive / 3, "bce": positive / 3, "bpr": 0}[name]
+    assert float(loss.detach()) == pytest.approx(expected)
+    assert all(slope.isfinite().all() for slope in torch.autograd.grad(loss, (users, items, bias)))
 
 
-def test_sampled_softmax_expects_the_full_sum_over_the_negatives():
+def test_gbce_without_calibration_is_bce_and_with_all_of_it_weighs_the_positive_by_the_sampling_rate():
+    case, negatives = make(20, 11), drawn(4, 2, 9, n_items=11)
+    assert positive_weight(3, 11, t=0) == pytest.approx(1)
+    assert positive_weight(3, 11, t=1) == pytest.approx(3 / (11 - 1))
+    torch.testing.assert_close(gbce(*case, negatives=negatives, t=0), bce(*case, negatives=negatives))
+    rest = bce(*case, negatives=negatives) - gbce(*case, negatives=negatives, t=1)
+    positive = F.softplus(-((case[0] * case[1][case[3] - 1]).sum(1) + case[2][case[3] - 1])).mean()
+    torch.testing.assert_close(rest, (1 - 3 / 10) * positive / (3 + 1))
+
+
+@pytest.mark.parametrize("rows", [(2,), (2, 3), (2, 3, 2, 3, 2, 3, 2, 3)])
+@pytest.mark.parametrize("name", ["bce", "gbce"])
+def test_a_model_that_knows_nothing_pays_least_at_the_base_score(name, rows):
+    config = LossConfig(loss=name, n_negatives=len(rows))
+    scores = torch.full((4,), base_score(config, 4)).requires_grad_()
+    nothing = torch.zeros(3, 2), torch.zeros(4, 2)
+    loss = SAMPLED[name](*nothing, scores, torch.tensor([1, 4, 4]), negatives=drawn(*rows, n_items=4))
+    assert float(torch.autograd.grad(loss, scores)[0].sum()) == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_of_differences_have_the_base_score_nought():
+    assert [base_score(LossConfig(loss=name), 100) for name in ("softmax", "sampled_softmax", "bpr")] == [0, 0, 0]
+
+
+# --- draws
+
+
+def test_popular_items_are_drawn_in_proportion_to_a_power_of_their_count_and_unseen_ones_never():
+    torch.manual_seed(0)
+    negatives = draw_by_popularity(torch.tensor([16, 0, 1, 81]), 40_000, power=0.75)
+    expected = torch.tensor([8, 0, 1, 27]) / 36
+    shares = torch.bincount(negatives.rows, minlength=5)[1:] / 40_000
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
+    torch.testing.assert_close(negatives.log_q.exp(), expected[negatives.rows - 1])
+
+
+def test_uniform_draws_reach_every_item_and_no_padding():
+    torch.manual_seed(0)
+    negatives = draw_uniformly(7, 1000)
+    assert sorted(set(negatives.rows.tolist())) == [1, 2, 3, 4, 5, 6, 7]
+    torch.testing.assert_close(negatives.log_q.exp(), torch.full((1000,), 1 / 7))
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_sampled_softmax_expects_the_full_sum_over_the_negatives(negatives):
     # exp(loss) - 1 is the sum of the other items' odds, which the draw estimates without bias
     users, items, bias, targets = (x.detach() for x in make(1, 30, dim=2))
+    config = LossConfig(loss="sampled_softmax", n_negatives=10, negatives=negatives)
     torch.manual_seed(0)
-    draws = torch.stack([sampled_softmax(users, items, bias, targets, n_negatives=10) for _ in range(4000)])
-    odds = draws.double().exp() - 1
+    draws = [
+        catalogue_loss(users, items, bias, targets, config=config, counts=torch.arange(1, 31)) for _ in range(4000)
+    ]
+    odds = torch.stack(draws).double().exp() - 1
     exact = float(plain(users, items, bias, targets).double().exp() - 1)
     error = float(odds.std() / len(odds) ** 0.5)
     assert error < 0.05 * exact, "the test must be able to tell"
     assert float(odds.mean()) == pytest.approx(exact, abs=4 * error)
 
 
-def test_negatives_are_drawn_anew_and_follow_the_seed():
-    users, items, bias, targets = (x.detach() for x in make(5, 200))
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_negatives_are_drawn_anew_and_follow_the_seed(name, negatives):
+    case = [x.detach() for x in make(5, 200)]
+    config = LossConfig(loss=name, n_negatives=5, negatives=negatives)
     losses = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        losses.append(float(sampled_softmax(users, items, bias, targets, n_negatives=5)))
+        losses.append(float(catalogue_loss(*case, config=config, counts=torch.arange(200))))
     assert losses[0] == losses[1] != losses[2]
+
+
+# --- the registry and its settings
+
+
+def test_settings_name_the_losses_of_the_registry():
+    assert get_args(LossConfig.model_fields["loss"].annotation) == tuple(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_positions_cost_nothing_in_any_loss(name):
+    users, items, bias, targets = make(0, 9)
+    loss = catalogue_loss(users, items, bias, targets, config=LossConfig(loss=name), counts=None)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert (items.grad == 0).all()
+    assert (bias.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_catalogue_of_one_item_has_a_finite_loss(name):
+    users, items, bias, targets = make(3, 1)
+    catalogue_loss(users, items, bias, targets, config=LossConfig(loss=name), counts=None).backward()
+    assert items.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_holds_scores_of_all_positions_against_all_items(name):
+    n_positions, n_items = 4 * CHUNK, 700
+    case = make(n_positions, n_items)
+    sampled = {"n_negatives": 20, "negatives": "popularity"} if name != "softmax" else {}
+    with Largest() as largest:
+        catalogue_loss(*case, config=LossConfig(loss=name, **sampled), counts=torch.ones(n_items)).backward()
+    assert largest.numel <= CHUNK * n_items
+
+
+def test_the_settings_reach_the_loss():
+    case = [x.detach() for x in make(20, 9)]
+    look = partial(catalogue_loss, *case, counts=None)
+    torch.testing.assert_close(
+        look(config=LossConfig(label_smoothing=0.3)), full_softmax(*case, label_smoothing=0.3), rtol=0, atol=0
+    )
+    torch.manual_seed(0)
+    expected = gbce(*case, negatives=draw_uniformly(9, 4), t=0.5)
+    torch.manual_seed(0)
+    assert look(config=LossConfig(loss="gbce", n_negatives=4, gbce_t=0.5)) == expected
+
+
+def test_more_negatives_than_items_are_allowed():
+    case = [x.detach() for x in make(20, 5)]
+    for name in SAMPLED:
+        config = LossConfig(loss=name, n_negatives=100)
+        assert catalogue_loss(*case, config=config, counts=None).isfinite()
+
+
+def test_negatives_by_popularity_ask_for_counts():
+    config = LossConfig(loss="bpr", negatives="popularity")
+    with pytest.raises(ValueError, match=r"need the items' counts.*got none; .*negatives = 'uniform'"):
+        catalogue_loss(*make(5, 9), config=config, counts=None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"n_negatives": 64},
+            r"n_negatives .* got n_negatives = 64 with loss = 'softmax'; set loss = 'sampled_softmax'",
+        ),
+        ({"negatives": "popularity"}, r"with loss = 'softmax'; set loss = 'sampled_softmax' or leave negatives out"),
+        (
+            {"loss": "bpr", "label_smoothing": 0.1},
+            r"setting of softmax, got .* with loss = 'bpr'; set loss = 'softmax'",
+        ),
+        ({"loss": "bce", "gbce_t": 0.5}, r"setting of gbce, got .* with loss = 'bce'; set loss = 'gbce'"),
+        ({"label_smoothing": 1}, "less than 1"),
+        ({"loss": "gbce", "gbce_t": 1.5}, "less than or equal to 1"),
+        ({"loss": "bce", "n_negatives": 0}, "greater than 0"),
+        ({"loss": "hinge"}, "loss: .*'softmax'.*'bpr'"),
+    ],
+)
+def test_settings_that_would_not_be_applied_are_refused_in_one_line(settings, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        LossConfig.checked(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_written_out_are_read_back():
+    for name in LOSSES:
+        config = LossConfig(loss=name)
+        assert LossConfig(**config.model_dump()) == config
+
+
+# --- on a GPU
 
 
 @pytest.mark.gpu
@@ -205,3 +429,21 @@ def test_full_softmax_on_cuda_equals_the_cpu(autocast):
         found = value_and_gradients(full_softmax, *moved)
     for ours, theirs in zip(found, value_and_gradients(full_softmax, *case), strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sampled_losses_on_cuda_equal_the_cpu(name):
+    case = make(50, 33)
+    moved = [x.detach().cuda().requires_grad_(x.requires_grad) for x in case]
+    torch.manual_seed(0)
+    negatives = draw_by_popularity(torch.arange(1, 34), 12)
+    on_cuda = draw_by_popularity(torch.arange(1, 34).cuda(), 12)
+    assert on_cuda.rows.is_cuda
+    assert draw_uniformly(33, 12, device=torch.device("cuda")).log_q.is_cuda
+    theirs = Negatives(negatives.rows.cuda(), negatives.log_q.cuda())
+    found = value_and_gradients(partial(SAMPLED[name], negatives=theirs), *moved)
+    expected = value_and_gradients(partial(SAMPLED[name], negatives=negatives), *case)
+    for on_gpu, on_cpu in zip(found, expected, strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-4, atol=1e-6)

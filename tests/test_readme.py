@@ -11,21 +11,31 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
-    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "python", "text", "bash"]
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "python", "text", "python", "bash"]
 
 
 def test_the_python_block_prints_what_the_readme_shows(monkeypatch, capsys):
     matplotlib.use("Agg")
     monkeypatch.chdir(ROOT)
-    exec(compile(dict(BLOCKS)["python"], "README.md", "exec"), {})
+    exec(compile(PYTHON[0], "README.md", "exec"), {})
     said, shown = capsys.readouterr().out, dict(BLOCKS)["text"]
     assert len(said.splitlines()) == len(shown.splitlines())
     assert re.search(r"^0 +1 +desk-072", said, re.MULTILINE)
     assert said.splitlines()[-1].startswith("because of: bike-076 +")
+
+
+def test_the_second_python_block_goes_on_from_an_earlier_model(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(compile(PYTHON[1], "README.md", "exec"), names)
+    yesterday, today = names["yesterday"], names["today"]
+    assert today.moments["catalogue.embedding.weight/step"] > yesterday.moments["catalogue.embedding.weight/step"]
+    assert today.features.n_rows == len(today.item_ids) + 1
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from attnrec.dataset import HERE
 from attnrec.models import ReasonsError
-from attnrec.recommender import HERE, Recommender, UnknownIdError, fit, load_folder
+from attnrec.recommender import Recommender, UnknownIdError, fit, load_folder
 
 QUICK = {"epochs": 2, "progress_bar": False, "device": "cpu"}
 SMALL = {"dim": 8, "heads": 2, "pooling_heads": 2, "max_length": 10, "layers": 1}

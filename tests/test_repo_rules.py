@@ -15,8 +15,8 @@ SOURCES = sorted([*ROOT.glob("attnrec/**/*.py"), *ROOT.glob("pipelines/**/*.py")
 
 # what each module may import of the project: itself and what stands in an earlier row
 LAYERS = [
-    ["config", "schema", "storage"],
-    ["attention", "dataset", "metrics", "ingestion"],
+    ["config", "schema", "storage", "precision", "layers"],
+    ["attention", "encoders", "dataset", "metrics", "ingestion"],
     ["models", "losses"],
     ["ranking", "evaluation", "reasons"],
     ["explanation", "scoring", "training"],

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from attnrec.dataset import Histories, Holdout, split_last
 from attnrec.evaluation import Evaluation
 from attnrec.models import GATConfig, ItemKNNConfig, Model, SASRecConfig, build_model
-from attnrec.training import DivergenceError, TrainConfig, choose_device, train
+from attnrec.training import AugmentConfig, DivergenceError, TrainConfig, choose_device, train
 from attnrec.training.average import WeightAverage
 
 TINY = {"dim": 8, "heads": 2, "pooling_heads": 2, "max_length": 8, "dropout": 0.3}
@@ -86,7 +86,7 @@ def judged(monkeypatch):
             asked.append((holdout, weights(model)))
             return Evaluation(None, {"ndcg_at_10": next(coming)}, {})
 
-        monkeypatch.setattr("attnrec.training.loop.evaluate", evaluate)
+        monkeypatch.setattr("attnrec.training.questions.evaluate", evaluate)
         return asked
 
     return fix
@@ -283,12 +283,17 @@ def interrupted(kind, seen, questions, path, *, at_step, config=CONFIG):
     return model, fitted, len(steps)
 
 
-@pytest.mark.parametrize("at_step", [2, N_BATCHES + 3, 2 * N_BATCHES + 1, 4 * N_BATCHES])
-def test_a_run_killed_in_an_epoch_goes_on_to_the_same_weights(seen, questions, kind, tmp_path, at_step):
+@pytest.mark.parametrize("at_step", range(2, 2 * N_BATCHES + 1))
+def test_a_run_killed_in_any_step_goes_on_to_the_same_weights(seen, questions, kind, tmp_path, at_step):
+    """With everything that draws random numbers or follows the number of steps."""
+    augmentation = AugmentConfig(crop=0.5, mask=0.2, reorder=0.5)
+    config = CONFIG.model_copy(update={"epochs": 2, "schedule": "cosine", "augment": augmentation})
     whole = untrained(kind)
-    expected = train(whole, seen, validation=questions, config=CONFIG, progress_bar=False)
-    model, fitted, n_steps = interrupted(kind, seen, questions, tmp_path / "run.safetensors", at_step=at_step)
-    assert n_steps == 4 * N_BATCHES - (at_step - 1), "no step is done twice"
+    expected = train(whole, seen, validation=questions, config=config, progress_bar=False)
+    model, fitted, n_steps = interrupted(
+        kind, seen, questions, tmp_path / "run.safetensors", at_step=at_step, config=config
+    )
+    assert n_steps == 2 * N_BATCHES - (at_step - 1), "no step is done twice"
     assert equal(weights(model), weights(whole))
     assert losses(fitted) == losses(expected)
     assert fitted.best_epoch == expected.best_epoch
@@ -413,6 +418,24 @@ def test_an_interrupt_by_hand_keeps_the_best_epoch_so_far(seen):
     )
     assert (fitted.stopped, fitted.best_epoch) == ("interrupted", 1)
     assert equal(weights(model), at_epoch[1])
+
+
+def test_an_interrupt_in_the_middle_of_an_epoch_keeps_what_was_validated_best_and_can_go_on(
+    seen, questions, judged, tmp_path
+):
+    asked = judged(0.3, 0.2, 0.1, 0.4)  # two epochs, the interrupt, two more
+    model, again = untrained(), untrained(seed=99)
+    common = {"validation": questions, "config": CONFIG, "checkpoint": tmp_path / "run", "progress_bar": False}
+    fitted = train(disturb(model, 2 * N_BATCHES + 3, KeyboardInterrupt()), seen, **common)
+    assert (fitted.stopped, fitted.best_epoch, len(fitted.epochs)) == ("interrupted", 1, 2)
+    assert equal(weights(model), asked[0][1])
+    assert not model.training
+    fitted = train(again, seen, **common)
+    assert (fitted.stopped, fitted.best_epoch, len(fitted.epochs)) == ("epochs", 4, 4)
+    whole = untrained()
+    judged(0.3, 0.2, 0.1, 0.4)
+    train(whole, seen, validation=questions, config=CONFIG, progress_bar=False)
+    assert equal(weights(again), weights(whole))
 
 
 def test_an_interrupt_by_hand_in_the_first_epoch_is_not_swallowed(seen):

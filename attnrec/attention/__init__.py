@@ -3,13 +3,39 @@
 from collections.abc import Mapping
 from typing import Any
 
+from attnrec.attention.adaptive_span import AdaptiveSpan
+from attnrec.attention.additive import Additive
+from attnrec.attention.bilinear import Bilinear
 from attnrec.attention.core import Attended, Core, CoreShape
-from attnrec.attention.multi_head import MultiHeadAttention
+from attnrec.attention.cosine import Cosine
+from attnrec.attention.entmax import Entmax15
+from attnrec.attention.global_query import GlobalQuery
+from attnrec.attention.hstu import HSTU
+from attnrec.attention.linformer import Linformer
+from attnrec.attention.linrec import LinRec
+from attnrec.attention.local_global import LocalGlobal
+from attnrec.attention.memory import Memory
+from attnrec.attention.multi_head import MultiHeadAttention, last_position
 from attnrec.attention.pooling import AttentionPooling, ItemValues
 from attnrec.attention.scaled_dot import ScaledDot
+from attnrec.attention.sparsemax import Sparsemax
+from attnrec.attention.top_k import TopK
 
 CORES: dict[str, type[Core]] = {
+    "adaptive_span": AdaptiveSpan,
+    "additive": Additive,
+    "bilinear": Bilinear,
+    "cosine": Cosine,
+    "entmax15": Entmax15,
+    "global": GlobalQuery,
+    "hstu": HSTU,
+    "linformer": Linformer,
+    "linrec": LinRec,
+    "local_global": LocalGlobal,
+    "memory": Memory,
     "scaled_dot": ScaledDot,
+    "sparsemax": Sparsemax,
+    "top_k": TopK,
 }
 """Name in the TOML -> core. A new core is one file and one line here."""
 
@@ -41,4 +67,5 @@ __all__ = [
     "MultiHeadAttention",
     "ScaledDot",
     "build_core",
+    "last_position",
 ]

@@ -49,13 +49,15 @@ class Core(nn.Module, ABC):
     Attributes:
         paper: where it comes from.
         weights_are: "shares" (>= 0, sum <= 1), "signed" (finite, aligned), or None: there are no exact weights.
-        needs_times: whether `times` must be given.
+        needs_times: whether it looks at `times`.
+        one_query: whether a query asked alone (Q = 1, its keys `allowed`) gets what it gets among all.
         Settings: what a person may set, from `core_settings` in the TOML.
     """
 
     paper: ClassVar[str]
     weights_are: ClassVar[WeightsAre]
     needs_times: ClassVar[bool] = False
+    one_query: ClassVar[bool] = False
     Settings: ClassVar[type[Config]] = Config
 
     def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:

@@ -3,9 +3,12 @@
 Shapes: B users, L positions, H heads, C = dim / H channels per head.
 """
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnrec.attention.core import Attended, Core
+from attnrec.layers import Linear
 
 
 class MultiHeadAttention(nn.Module):
@@ -23,8 +26,8 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"dim must be a multiple of heads, got dim={dim} and heads={heads}; change one")
         self.heads = heads
         self.core = core
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_in = Linear(dim, 3 * dim)
+        self.project_out = Linear(dim, dim)
 
     def forward(
         self,
@@ -39,6 +42,20 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (to_heads(part, self.heads) for part in self.project_in(x).chunk(3, dim=-1))
         attended = self.core(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
         return Attended(self.project_out(from_heads(attended.output)), attended.weights)
+
+    def at_end(self, x: Tensor, *, lengths: Tensor) -> Tensor:
+        """What `forward` gives causally at the last real position, (B, 1, dim), without asking the others."""
+        width = x.shape[-1]
+        weight, bias = self.project_in.weight, self.project_in.bias
+        q = to_heads(F.linear(last_position(x, lengths), weight[:width], bias[:width]), self.heads)
+        k, v = (to_heads(part, self.heads) for part in F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1))
+        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        return self.project_out(from_heads(self.core(q, k, v, allowed=real[:, None, None]).output))
+
+
+def last_position(x: Tensor, lengths: Tensor) -> Tensor:
+    """(B, L, D) -> (B, 1, D) at the last real position; the first where there is none."""
+    return x.gather(1, (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[-1]))
 
 
 def to_heads(x: Tensor, heads: int) -> Tensor:

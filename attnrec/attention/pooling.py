@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from attnrec.attention.core import Attended, CoreShape
-from attnrec.attention.multi_head import from_heads, to_heads
+from attnrec.attention.multi_head import from_heads, last_position, to_heads
 from attnrec.attention.scaled_dot import ScaledDot
+from attnrec.layers import Dropout, Linear
 
 
 class AttentionPooling(nn.Module):
@@ -28,8 +29,8 @@ class AttentionPooling(nn.Module):
         if dim % heads:
             raise ValueError(f"dim must be a multiple of pooling_heads, got {dim} and {heads}; change one")
         self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key = Linear(dim, dim)
         self.core = ScaledDot(CoreShape(heads=heads, channels=dim // heads, max_length=0))
 
     def everywhere(self, states: Tensor, values: Tensor) -> Tensor:
@@ -48,8 +49,7 @@ class AttentionPooling(nn.Module):
         Returns:
             output: the parts, (B, L, dim), whose sum over L is the user vector; weights: (B, H, 1, L).
         """
-        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[-1])
-        q = to_heads(self.query(states.gather(1, last)), self.heads)
+        q = to_heads(self.query(last_position(states, lengths)), self.heads)
         k, v = to_heads(self.key(states), self.heads), to_heads(values, self.heads)
         real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
         weights = self.core(q, k, v, allowed=real[:, None, None], need_weights=True).weights
@@ -66,8 +66,8 @@ class ItemValues(nn.Module):
     def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.linear = nn.Linear(dim, dim, bias=False)
-        self.network = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
+        self.linear = Linear(dim, dim, bias=False)
+        self.network = nn.Sequential(Linear(dim, 2 * dim), nn.GELU(), Dropout(dropout), Linear(2 * dim, dim))
 
     def forward(self, items: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""

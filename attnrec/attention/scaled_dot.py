@@ -15,6 +15,7 @@ class ScaledDot(Core):
 
     paper = "Vaswani et al. 2017, arXiv:1706.03762"
     weights_are = "shares"
+    one_query = True
 
     def forward(
         self,
@@ -28,12 +29,18 @@ class ScaledDot(Core):
         times: Tensor | None = None,
     ) -> Attended:
         """See `core.Core`. Without weights the fused kernel runs: no (Q, K) tensor is made for causal masks."""
-        if not need_weights and allowed is None:
-            return Attended(F.scaled_dot_product_attention(q, k, v, is_causal=causal), None)
-        allowed = allowed_pairs(q, k, allowed=allowed, causal=causal)
-        logits = (q @ k.mT) / q.shape[-1] ** 0.5
-        weights = masked_softmax(logits, allowed)
-        return Attended(weights @ v, weights if need_weights else None)
+        scale = q.shape[-1] ** -0.5
+        return attend(q, k, v, scale=scale, allowed=allowed, causal=causal, need_weights=need_weights)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, allowed: Tensor | None, causal: bool, need_weights: bool
+) -> Attended:
+    """softmax(scale * q k') v, by the fused kernel where neither weights nor a mask tensor are needed."""
+    if not need_weights and allowed is None:
+        return Attended(F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale), None)
+    weights = masked_softmax(q @ k.mT * scale, allowed_pairs(q, k, allowed=allowed, causal=causal))
+    return Attended(weights @ v, weights if need_weights else None)
 
 
 def allowed_pairs(q: Tensor, k: Tensor, *, allowed: Tensor | None, causal: bool) -> Tensor:

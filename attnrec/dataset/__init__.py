@@ -1,7 +1,7 @@
 """From interactions to what models read: vocabulary, histories, batches, splits, features, graph."""
 
 from attnrec.dataset.batches import Batch, Windows, last_events, user_batches
-from attnrec.dataset.features import Features, load_features
+from attnrec.dataset.features import Features, features_from_frame, load_features, save_features
 from attnrec.dataset.graph import Edges, user_item_edges
 from attnrec.dataset.histories import Histories, histories_from_frame, histories_from_parts
 from attnrec.dataset.split import (
@@ -14,9 +14,11 @@ from attnrec.dataset.split import (
     split_given,
     split_last,
 )
+from attnrec.dataset.visitor import HERE, visitor
 from attnrec.dataset.vocabulary import Vocabulary
 
 __all__ = [
+    "HERE",
     "Batch",
     "Edges",
     "Features",
@@ -27,14 +29,17 @@ __all__ = [
     "Vocabulary",
     "Windows",
     "audit_split",
+    "features_from_frame",
     "histories_from_frame",
     "histories_from_parts",
     "join_given",
     "last_events",
     "load_features",
+    "save_features",
     "split_by_time",
     "split_given",
     "split_last",
     "user_batches",
     "user_item_edges",
+    "visitor",
 ]

@@ -4,7 +4,7 @@ Shapes: B users (or windows of them), L positions. With right padding a causal m
 real position clean, and the loss is computed on the real positions only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -40,27 +40,99 @@ class Batch:
         """True at real positions, (B, L) bool."""
         return torch.arange(self.items.shape[1], device=self.items.device) < self.lengths[:, None]
 
+    @property
+    def n_targets(self) -> int:
+        """Positions a loss asks about: those with a target, or in sets all events of those who have another."""
+        if self.targets is not None:
+            return int((self.targets > 0).sum())
+        return int(self.lengths[self.lengths > 1].sum())
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in moved.items() if t is not None})
+        return self._each(lambda column: column.to(device, non_blocking=True))
+
+    def rows(self, first: int, end: int) -> "Batch":
+        """Histories `first` to `end`, no wider than the longest of them."""
+        part = self._each(lambda column: column[first:end])
+        width = _width(part.lengths)
+        return part._each(lambda column: column[:, :width] if column.ndim == 2 else column)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(column) for name, column in columns.items() if column is not None})
+
+
+class EventTable:
+    """The flat arrays of a log on a device; batches are cut from it by index arithmetic.
+
+    Args:
+        histories: whose events; arrays on the CPU are shared, not copied.
+        device: where batches are made.
+    """
+
+    def __init__(self, histories: Histories, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.items, self.times = self._put(histories.items), self._put(histories.times)
+        self.weights = None if histories.weights is None else self._put(histories.weights)
+        self.events = None if histories.events is None else self._put(histories.events)
+
+    def cut(
+        self,
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        *,
+        with_targets: bool = False,
+    ) -> Batch:
+        """Events starts[b] to ends[b] of the flat arrays as history b; each event's target is the one behind it."""
+        lengths = torch.from_numpy(ends - starts)
+        width = _width(lengths)
+        lengths = lengths.to(self.device, non_blocking=True)
+        places = torch.arange(width, device=self.device)
+        real = places < lengths[:, None]
+        at = (torch.from_numpy(starts).to(self.device, non_blocking=True)[:, None] + places) * real
+
+        def column(values: Tensor, dtype: torch.dtype, *, shift: int = 0, add: int = 0) -> Tensor:
+            if not len(values):  # the only user has no event: there is nothing to index
+                return torch.zeros(at.shape, dtype=dtype, device=self.device)
+            return (values[at + shift * real].to(dtype) + add) * real
+
+        return Batch(
+            items=column(self.items, torch.int64),
+            lengths=lengths,
+            times=column(self.times, torch.int64),
+            targets=column(self.items, torch.int64, shift=1) if with_targets else None,
+            weights=None if self.weights is None else column(self.weights, torch.float32),
+            events=None if self.events is None else column(self.events, torch.int64, add=1),
+        )
+
+    def _put(self, values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.asarray(values)).to(self.device)
 
 
 def last_events(histories: Histories, users: NDArray[np.int64], *, max_length: int) -> Batch:
     """The last `max_length` visible events of each of `users`, as one batch."""
-    ends = histories.offsets[users] + histories.lengths[users]
-    starts = np.maximum(histories.offsets[users], ends - max_length)
-    return _cut(histories, starts, ends, with_targets=False)
+    return EventTable(histories).cut(*_last(histories, users, max_length))
 
 
 def user_batches(
     histories: Histories, users: NDArray[np.int64], *, max_length: int, batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-    """All of `users` in batches of similar length, each with the indices into `users` that it holds."""
-    order = np.argsort(np.minimum(histories.lengths[users], max_length), kind="stable")
+    """All of `users` in batches of similar length, each with the indices into `users` that it holds.
+
+    The longest come first: what a smaller batch needs fits where a larger one was, so memory does not creep up.
+    """
+    order = np.argsort(-np.minimum(histories.lengths[users], max_length), kind="stable")
+    table = EventTable(histories)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        yield chosen, last_events(histories, users[chosen], max_length=max_length)
+        yield chosen, table.cut(*_last(histories, users[chosen], max_length))
+
+
+def _last(
+    histories: Histories, users: NDArray[np.int64], max_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ends = histories.offsets[users] + histories.lengths[users]
+    return np.maximum(histories.offsets[users], ends - max_length), ends
 
 
 class Windows:
@@ -69,15 +141,34 @@ class Windows:
     With `next_item` every event but a user's first is a target exactly once; without, windows are sets and
     hold every event once. Long histories are cut from their end into windows of `max_length`. Batches hold
     windows of similar length; which ones, and in what order, depends on (seed, epoch) alone.
+
+    Args:
+        histories: the training part.
+        max_length: most positions of a window.
+        batch_size: windows of a batch, over all processes.
+        next_item: whether the order counts.
+        seed: of the order.
+        device: where batches are made.
+        process, n_processes: this process gets every n-th window of each batch.
     """
 
     def __init__(
-        self, histories: Histories, *, max_length: int, batch_size: int, next_item: bool = True, seed: int = 0
+        self,
+        histories: Histories,
+        *,
+        max_length: int,
+        batch_size: int,
+        next_item: bool = True,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        process: int = 0,
+        n_processes: int = 1,
     ) -> None:
-        self.histories = histories
+        self.table = EventTable(histories, device=device)
         self.batch_size = batch_size
         self.next_item = next_item
         self.seed = seed
+        self.mine = slice(process, None, n_processes)
         covered = np.maximum(histories.lengths - int(next_item), 0)
         n_windows = -(-covered // max_length)
         users = np.repeat(np.arange(histories.n_users), n_windows)
@@ -90,8 +181,8 @@ class Windows:
         """Batches in an epoch."""
         return -(-len(self.starts) // self.batch_size)
 
-    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch number `first` on."""
+    def epoch(self, epoch: int, *, first: int = 0, whole: bool = False) -> Iterator[Batch]:
+        """The batches of one epoch, from batch number `first` on: this process's part, or `whole`."""
         random = np.random.default_rng((self.seed, epoch))
         length = self.ends - self.starts
         # shuffled, then sorted by length within pools of 32 batches: little padding, still random company
@@ -100,25 +191,9 @@ class Windows:
         order = order[np.lexsort((length[order], pool))]
         for number in random.permutation(len(self))[first:]:
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield _cut(self.histories, self.starts[chosen], self.ends[chosen], with_targets=self.next_item)
+            chosen = chosen if whole else chosen[self.mine]
+            yield self.table.cut(self.starts[chosen], self.ends[chosen], with_targets=self.next_item)
 
 
-def _cut(histories: Histories, starts: NDArray[np.int64], ends: NDArray[np.int64], *, with_targets: bool) -> Batch:
-    lengths = ends - starts
-    at = starts[:, None] + np.arange(max(1, int(lengths.max(initial=0))))
-    real = at < ends[:, None]
-    at = np.where(real, at, 0)
-
-    def column(values: NDArray[np.generic], dtype: type, shift: int = 0) -> Tensor:
-        if not len(values):  # the only user has no event: there is nothing to index
-            return torch.from_numpy(np.zeros(at.shape, dtype))
-        return torch.from_numpy(np.where(real, values[at + shift * real], 0).astype(dtype))
-
-    return Batch(
-        items=column(histories.items, np.int64),
-        lengths=torch.from_numpy(lengths),
-        times=column(histories.times, np.int64),
-        targets=column(histories.items, np.int64, shift=1) if with_targets else None,
-        weights=None if histories.weights is None else column(histories.weights, np.float32),
-        events=None if histories.events is None else column(histories.events.astype(np.int64) + 1, np.int64),
-    )
+def _width(lengths: Tensor) -> int:
+    return max(1, int(lengths.max())) if len(lengths) else 1

@@ -128,10 +128,10 @@ class Histories:
 
     @classmethod
     def load(cls, folder: Path) -> "Histories":
-        """Open what `save` wrote; the arrays stay on disk until they are read (memory-mapped)."""
+        """Open what `save` wrote; the arrays stay on disk until they are read (memory-mapped, never written)."""
         facts = read_json(folder / MANIFEST)
         arrays = {
-            name: np.load(path, mmap_mode="r")
+            name: np.load(path, mmap_mode="c")
             for name in (*COLUMNS, "offsets", "lengths")
             if (path := folder / f"{name}.npy").exists()
         }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attnrec.config import Config
 from attnrec.dataset import Batch, Histories
+from attnrec.losses import LossConfig
 
 
 class ReasonsError(TypeError):
@@ -21,6 +22,10 @@ class ModelConfig(Config):
     """Settings every model has, beside its own `kind`: the events it reads at most."""
 
     max_length: int = 200
+
+
+class TrainedConfig(ModelConfig, LossConfig):
+    """Settings of a model that learns by gradient steps: what it is trained on stands in the same table."""
 
 
 class Reading(Protocol):
@@ -49,6 +54,8 @@ class Model(nn.Module, ABC):
         needs_order: refuses unordered sets.
         reasons: whether reasons are exact, in words, for tables.
         learns: trained by gradient steps; otherwise `observe` is all there is.
+        slices: whether a batch's loss is the mean over windows that may be computed apart; not where each
+            call of `loss` does work for the whole catalogue.
     """
 
     kind: ClassVar[str]
@@ -56,6 +63,7 @@ class Model(nn.Module, ABC):
     reasons: ClassVar[str] = "exact"
     needs_order: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    slices: ClassVar[bool] = True
     rankable: Tensor
 
     def __init__(self, config: Any, n_items: int) -> None:
@@ -71,6 +79,15 @@ class Model(nn.Module, ABC):
     def exact_reasons(self) -> bool:
         """Whether `contributions` exists: scores are sums over the history."""
         return True
+
+    def item_parameters(self) -> set[str]:
+        """Names of the parameters that have a row per item, which follow the items into another catalogue."""
+        return {
+            f"{place}.{name}"
+            for place, module in self.named_modules()
+            for name in getattr(module, "item_rows", ())
+            if module.get_parameter(name) is not None
+        }
 
     @property
     def description(self) -> str:

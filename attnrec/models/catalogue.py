@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.losses import full_softmax, sampled_softmax
+from attnrec.dataset import Histories
+from attnrec.losses import LossConfig, catalogue_loss
 from attnrec.models.base import ReasonsError
 
 SMALLEST_NORM = 1e-6
@@ -24,9 +25,14 @@ class Catalogue(nn.Module):
         dim: width of a vector.
         temperature: cosines are divided by it; None means plain dot products.
         item_bias: whether items have a learned bias.
+        base_score: what the biases are at the start.
     """
 
-    def __init__(self, n_items: int, dim: int, *, temperature: float | None, item_bias: bool) -> None:
+    counts: Tensor | None
+
+    def __init__(
+        self, n_items: int, dim: int, *, temperature: float | None, item_bias: bool, base_score: float = 0.0
+    ) -> None:
         super().__init__()
         self.temperature = temperature
         self.embedding = nn.Embedding(n_items + 1, dim, padding_idx=0)
@@ -34,7 +40,9 @@ class Catalogue(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         with torch.no_grad():
             self.embedding.weight[0] = 0
-        self.bias = nn.Parameter(torch.zeros(n_items + 1)) if item_bias else None
+        self.bias = nn.Parameter(torch.full((n_items + 1,), base_score)) if item_bias else None
+        self.register_buffer("counts", None, persistent=False)
+        self.item_rows = ("embedding.weight", "bias") if item_bias else ("embedding.weight",)
 
     def forward(self, items: Tensor) -> Tensor:
         """Vectors of item rows, (..., D)."""
@@ -56,16 +64,17 @@ class Catalogue(nn.Module):
             return torch.ones_like(users[..., :1])
         return 1 / users.norm(dim=-1, keepdim=True).clamp(min=SMALLEST_NORM)
 
-    def loss(self, users: Tensor, targets: Tensor, *, table: Tensor, n_negatives: int | None) -> Tensor:
-        """Softmax cross-entropy of `targets` (T,) for user vectors (T, D) against a table (N, D), nats.
+    def observe(self, histories: Histories, *, config: LossConfig) -> None:
+        """Keep how often each item occurs in training, (N,), where negatives are drawn by it; it is not saved."""
+        if config.negatives == "popularity":
+            self.counts = torch.from_numpy(histories.item_counts()).to(self.embedding.weight.device)
 
-        Over all items, or over `n_negatives` shared ones.
-        """
+    def loss(self, users: Tensor, targets: Tensor, *, table: Tensor, config: LossConfig) -> Tensor:
+        """Mean loss of `targets` (T,) for user vectors (T, D) against a table (N, D), as `config` asks for, nats."""
         users, items = users * self.user_scale(users), self.scaled(table[1:])
         bias = None if self.bias is None else self.bias[1:]
-        if n_negatives is None:
-            return full_softmax(users, items, bias, targets)
-        return sampled_softmax(users, items, bias, targets, n_negatives=n_negatives)
+        counts = None if self.counts is None else self.counts[1:]
+        return catalogue_loss(users, items, bias, targets, config=config, counts=counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,22 @@
-"""What leaves the machine: a folder of config.json, weights.safetensors, vocabulary.parquet. No pickle."""
+"""What leaves the machine: a folder of config.json, weights.safetensors, vocabulary.parquet. No pickle.
 
-from dataclasses import dataclass, field
+Beside them, where there are any, what only a later warm start reads: moments.safetensors and items.parquet.
+"""
+
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
-from attnrec.dataset import Vocabulary
+from attnrec.dataset import Features, Vocabulary, load_features, save_features
 from attnrec.models.base import Model
 from attnrec.storage import read_json, save_tensors, write_json
 
 FORMAT = 1
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "weights.safetensors", "vocabulary.parquet"
+MOMENTS, ITEMS = "moments.safetensors", "items.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,23 +27,31 @@ class SavedModel:
         model: ready to score, on the CPU.
         item_ids: item id <-> the model's item row.
         facts: what else is known: name, seed, chosen epoch, hash of the log.
+        moments: of the optimizer, "parameter/moment" -> tensor; twice the size of the weights.
+        features: of the items.
     """
 
     model: Model
     item_ids: Vocabulary
     facts: dict[str, Any] = field(default_factory=dict)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    features: Features | None = None
 
 
 def save_model(saved: SavedModel, folder: Path) -> None:
-    """Write the three files into an existing `folder`, config last."""
+    """Write all that is known into an existing `folder`, config last."""
     save_tensors(saved.model.state_dict(), folder / WEIGHTS)
     saved.item_ids.save(folder / VOCABULARY)
+    if saved.moments:
+        save_tensors(saved.moments, folder / MOMENTS)
+    if saved.features is not None:
+        save_features(saved.features, saved.item_ids, folder / ITEMS)
     settings = saved.model.config.model_dump(mode="json")
     write_json(folder / CONFIG, {"format": FORMAT, "model": settings, "facts": saved.facts})
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Read what `save_model` wrote.
+    """Read the model that `save_model` wrote, without what only a warm start needs.
 
     Raises:
         FileNotFoundError: when `folder` holds no model.
@@ -56,3 +69,15 @@ def load_model(folder: Path) -> SavedModel:
     model = build_model(model_config(kind, content["model"]), len(item_ids))
     model.load_state_dict(load_file(folder / WEIGHTS))
     return SavedModel(model.eval(), item_ids, content["facts"])
+
+
+def load_whole(folder: Path) -> SavedModel:
+    """Read all that `save_model` wrote: the model, and what it left for a warm start.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`.
+    """
+    saved = load_model(folder)
+    moments = load_file(folder / MOMENTS) if (folder / MOMENTS).is_file() else {}
+    features = load_features(folder / ITEMS, saved.item_ids) if (folder / ITEMS).is_file() else None
+    return replace(saved, moments=moments, features=features)

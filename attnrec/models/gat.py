@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from attnrec.attention import ItemValues
 from attnrec.attention.multi_head import from_heads, to_heads
 from attnrec.dataset import Batch, Edges, Histories, user_item_edges
-from attnrec.models.base import Model, ModelConfig
+from attnrec.losses import base_score
+from attnrec.models.base import Model, TrainedConfig
 from attnrec.models.catalogue import Catalogue, VectorReading
 
 
-class GATConfig(ModelConfig):
+class GATConfig(TrainedConfig):
     """Settings of GAT.
 
     `edges_per_step` edges of the graph, drawn anew, are used in each training step; all of them for scoring.
-    `n_negatives` None trains on the full softmax, a number on that many shared negatives.
     """
 
     kind: Literal["gat"] = "gat"
@@ -36,7 +36,6 @@ class GATConfig(ModelConfig):
     edges_per_step: int = Field(default=100_000, gt=0)
     temperature: float = Field(default=0.07, gt=0)
     item_bias: bool = True
-    n_negatives: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> "GATConfig":
@@ -51,12 +50,16 @@ class GAT(Model):
 
     kind = "gat"
     paper = "Brody et al. 2022, arXiv:2105.14491; Velickovic et al. 2018, arXiv:1710.10903"
+    slices = False  # every call enriches the catalogue over the graph
     table: Tensor
 
     def __init__(self, config: GATConfig, n_items: int) -> None:
         super().__init__(config, n_items)
         self.config = config
-        self.catalogue = Catalogue(n_items, config.dim, temperature=config.temperature, item_bias=config.item_bias)
+        start, temperature = base_score(config, n_items), config.temperature
+        self.catalogue = Catalogue(
+            n_items, config.dim, temperature=temperature, item_bias=config.item_bias, base_score=start
+        )
         self.graph = GraphItems(config)
         self.norm = nn.LayerNorm(config.dim)
         self.values = ItemValues(config.dim, dropout=config.dropout)
@@ -72,6 +75,7 @@ class GAT(Model):
     def observe(self, histories: Histories) -> None:
         """Keep the training graph; it is needed for training only, scoring reads the finished item table."""
         super().observe(histories)
+        self.catalogue.observe(histories, config=self.config)
         self.edges, self.n_users = user_item_edges(histories), histories.n_users
 
     def refresh(self) -> None:
@@ -84,14 +88,14 @@ class GAT(Model):
             self.train(was_training)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Each item of the history from all the others, full or sampled softmax."""
+        """Each item of the history from all the others."""
         assert self.edges is not None, "a graph model observes its graph before it trains"
         chosen = torch.randperm(len(self.edges))[: self.config.edges_per_step]
         table = self._enriched(chosen)
         vectors = table[batch.items]
         users = self.pooling.leave_one_out(self.norm(vectors), self.values(vectors), lengths=batch.lengths)
         asked = batch.real & (batch.lengths > 1)[:, None]
-        return self.catalogue.loss(users[asked], batch.items[asked], table=table, n_negatives=self.config.n_negatives)
+        return self.catalogue.loss(users[asked], batch.items[asked], table=table, config=self.config)
 
     def read(self, batch: Batch) -> VectorReading:
         """Pool the histories; users without events become zero vectors, scored by item bias alone."""

@@ -1,6 +1,10 @@
-"""Training: settings, the loop, checkpoints."""
+"""Training: settings, the loop, checkpoints, warm starts, several processes."""
 
-from attnrec.training.loop import DivergenceError, Fitted, train
+from attnrec.training.augmentation import AugmentConfig
+from attnrec.training.fitted import Fitted
+from attnrec.training.guard import DivergenceError
+from attnrec.training.loop import train
 from attnrec.training.settings import TrainConfig, choose_device
+from attnrec.training.warm_start import WarmStart
 
-__all__ = ["DivergenceError", "Fitted", "TrainConfig", "choose_device", "train"]
+__all__ = ["AugmentConfig", "DivergenceError", "Fitted", "TrainConfig", "WarmStart", "choose_device", "train"]

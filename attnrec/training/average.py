@@ -26,6 +26,10 @@ class WeightAverage:
         for value, weight in zip(self.values, self.weights, strict=True):
             value.lerp_(weight, 1 - decay)
 
+    def restart(self) -> None:
+        """Begin from the weights as they are now."""
+        _copy([weight.detach() for weight in self.weights], to=self.values)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights inside the block."""

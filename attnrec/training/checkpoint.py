@@ -1,5 +1,6 @@
 """Everything a training run needs to go on, in one safetensors file: weights, moments, random states, counts."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,8 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from attnrec.dataset import Histories
+from attnrec.models import Model
 from attnrec.storage import save_tensors
 from attnrec.training.average import WeightAverage
+from attnrec.training.settings import TrainConfig
+from attnrec.training.warm_start import WarmStart
 
 
 @dataclass
@@ -20,11 +25,13 @@ class Progress:
     Attributes:
         epoch, batch: the next batch to train on, from 0.
         seconds: spent in training so far, restarts included.
-        loss_sum, n_tokens: of the current epoch's batches so far.
+        loss_sum, n_tokens, n_positions: of the current epoch's batches so far; tokens have a target, positions
+            may be padding.
         epoch_seconds: spent in the current epoch's training steps.
         best: best validation value so far; best_epoch: when, counted from 1.
         epochs: what was reported after each finished epoch.
         stopped: why training ended, "" while it goes on.
+        halvings: how often a step's slices were halved to fit into memory.
     """
 
     epoch: int = 0
@@ -32,11 +39,13 @@ class Progress:
     seconds: float = 0.0
     loss_sum: float = 0.0
     n_tokens: int = 0
+    n_positions: int = 0
     epoch_seconds: float = 0.0
     best: float = float("-inf")
     best_epoch: int = 0
     epochs: list[dict[str, float]] = field(default_factory=list)
     stopped: str = ""
+    halvings: int = 0
 
 
 def save_checkpoint(
@@ -92,6 +101,17 @@ def load_checkpoint(
         torch.cuda.set_rng_state(groups["random"]["cuda"])
     fields: dict[str, Any] = json.loads(metadata["progress"])
     return Progress(**fields), groups["best"]
+
+
+def identity_of(model: Model, histories: Histories, config: TrainConfig, init: WarmStart | None) -> str:
+    """What a checkpoint must share with the run that goes on from it; budgets may change."""
+    budgets = {"patience", "max_minutes", "checkpoint_minutes", "threads"}
+    if config.schedule == "constant":
+        budgets.add("epochs")
+    log = [histories.content_hash, histories.n_events, histories.n_items]
+    start = None if init is None else init.fingerprint()
+    facts = [model.config.model_dump(), config.model_dump(exclude=budgets), log, start]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -1,49 +1,28 @@
 """The training loop: windows in, the best epoch's weights out, killed and resumed without a trace."""
 
-import hashlib
-import json
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from attnrec.dataset import Batch, Histories, Holdout, Windows
-from attnrec.evaluation import evaluate
+from attnrec.dataset import Histories, Holdout, Windows
 from attnrec.models import Model
-from attnrec.training.average import WeightAverage
 from attnrec.training.bar import TrainingBar
-from attnrec.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from attnrec.training.precision import reduced_precision
+from attnrec.training.checkpoint import Progress, identity_of, load_checkpoint, save_checkpoint
+from attnrec.training.fitted import Fitted
+from attnrec.training.guard import Guard
+from attnrec.training.machine import peak_memory_mb
+from attnrec.training.processes import Processes, join_processes
+from attnrec.training.questions import Questions
 from attnrec.training.settings import TrainConfig, choose_device
+from attnrec.training.step import Stepper
+from attnrec.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
-
-class DivergenceError(ArithmeticError):
-    """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What training reports.
-
-    Attributes:
-        best_epoch: the epoch whose weights the model has, from 1; 0 for a model that learns nothing.
-        epochs: per epoch `train/loss`, `train/tokens_per_second`, `train/seconds`, and `val/...` metrics.
-        seconds: spent in training, restarts included.
-        stopped: "epochs", "patience", "time" or "interrupted".
-    """
-
-    best_epoch: int
-    epochs: tuple[dict[str, float], ...]
-    seconds: float
-    stopped: str
+OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 def train(
@@ -54,10 +33,13 @@ def train(
     config: TrainConfig,
     filter_viewed: bool = True,
     checkpoint: Path | None = None,
-    on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    init: WarmStart | None = None,
+    on_epoch: OnEpoch | None = None,
     progress_bar: bool = True,
 ) -> Fitted:
     """Train `model` in place and leave it with the weights of its best epoch (the last, without validation).
+
+    Under torchrun every process calls it with the same arguments, sees the same files and ends with the same weights.
 
     Args:
         model: untrained, for the catalogue of `histories`.
@@ -66,41 +48,33 @@ def train(
         config: settings.
         filter_viewed: whether validation leaves out what a user has seen, as the final evaluation will.
         checkpoint: a file to save progress in and to go on from when it exists.
+        init: weights and moments of an earlier model to start from.
         on_epoch: called with the epoch (from 1) and its report, after a restart with the earlier ones again.
         progress_bar: show loss, validation metric and tokens/s.
 
     Raises:
-        ValueError: for a sequence model on an unordered set, a device that is not there, a checkpoint of
-            another run, or a log without anything to learn from.
-        DivergenceError: when the loss is not finite, naming epoch and batch.
+        ValueError: for a sequence model on an unordered set, a device that is not there, another number of
+            processes than torchrun started, a checkpoint of another run, an init that does not fit (see `WarmStart`),
+            or a log without anything to learn from.
+        DivergenceError: when loss or gradient is not finite, naming epoch and batch.
+        MemoryError: when a batch does not fit, halved once already.
     """
     if model.needs_order and not histories.ordered:
         raise ValueError(f"{model.kind} needs ordered histories, got an unordered set; use gat or item_knn")
-    device = choose_device(config.device)
+    if init is not None and not model.learns:
+        raise ValueError(f"init needs a model that learns in steps, got {model.kind}; leave init out")
+    processes, device = join_processes(choose_device(config.device), n_processes=config.processes)
     if config.threads:
         torch.set_num_threads(config.threads)
     model.observe(histories)
     if not model.learns:
         model.to(device)
-        return Fitted(best_epoch=0, epochs=(), seconds=0.0, stopped="epochs")
+        return Fitted(best_epoch=0, epochs=(), seconds=0.0, stopped="epochs", device=str(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        questions = None if validation is None else _Questions(_sample(validation, config), filter_viewed)
-        run = _Run(model.to(device), histories, questions, config, checkpoint, device)
+        torch.manual_seed(config.seed + processes.rank)
+        questions = None if validation is None else Questions.sample(validation, config, filter_viewed=filter_viewed)
+        run = _Run(model.to(device), histories, questions, config, checkpoint, device, processes, init)
         return run.finish(on_epoch or (lambda epoch, report: None), progress_bar)
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """What is asked after each epoch, and how."""
-
-    holdout: Holdout
-    filter_viewed: bool
-
-    def ask(self, model: Model, metric: str) -> dict[str, float]:
-        """Metrics of the model as it is."""
-        ks = (int(metric.rsplit("_", 1)[-1]),)
-        return evaluate(model, self.holdout, ks=ks, filter_viewed=self.filter_viewed, intervals=False).summary
 
 
 class _Run:
@@ -110,37 +84,56 @@ class _Run:
         self,
         model: Model,
         histories: Histories,
-        validation: _Questions | None,
+        validation: Questions | None,
         config: TrainConfig,
         checkpoint: Path | None,
         device: torch.device,
+        processes: Processes,
+        init: WarmStart | None,
     ) -> None:
-        self.model, self.config, self.device, self.checkpoint = model, config, device, checkpoint
-        self.validation = validation
+        self.model, self.config, self.device, self.processes = model, config, device, processes
+        self.checkpoint, self.validation = checkpoint, validation
         self.windows = Windows(
             histories,
             max_length=model.max_length,
             batch_size=config.batch_size,
             next_item=model.needs_order,
             seed=config.seed,
+            device=device,
+            process=processes.rank,
+            n_processes=processes.size,
         )
         if not len(self.windows):
             raise ValueError("training needs a user with two events, got none; ingest a longer log")
-        self.optimizer = _optimizer(model, config)
-        self.average = WeightAverage(model, decay=config.average)
-        self.identity = _identity(model, histories, config)
+        processes.share_weights(model)
+        self.stepper = Stepper(model, config, n_steps=len(self.windows), device=device, processes=processes)
+        self.guard = Guard(self.windows, checkpoint, every=1 if device.type == "cpu" else 20)
+        self.identity = identity_of(model, histories, config, init)
         self.progress, self.best = Progress(), {}
+        if init is not None:
+            init.apply(model, histories.item_ids, self.stepper)
         if checkpoint is not None and checkpoint.exists():
-            self.progress, self.best = load_checkpoint(
-                checkpoint, model=model, average=self.average, optimizer=self.optimizer, identity=self.identity
-            )
-            if self.progress.stopped:  # the budgets may have changed since
-                self.progress.stopped = self._why_stop()
+            self._resume(checkpoint)
+
+    def _resume(self, checkpoint: Path) -> None:
+        self.progress, self.best = load_checkpoint(
+            checkpoint,
+            model=self.model,
+            average=self.stepper.average,
+            optimizer=self.stepper.optimizer,
+            identity=self.identity,
+        )
+        self.stepper.halvings = self.progress.halvings
+        if self.progress.stopped:  # the budgets may have changed since
+            self.progress.stopped = self._why_stop()
+        if self.processes.first:
             logger.info("going on at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
-    def finish(self, on_epoch: Callable[[int, dict[str, float]], None], progress_bar: bool) -> Fitted:
+    def finish(self, on_epoch: OnEpoch, progress_bar: bool) -> Fitted:
         """Run the remaining epochs."""
         progress = self.progress
+        if not self.processes.first:
+            on_epoch, progress_bar = lambda epoch, report: None, False
         for number, report in enumerate(progress.epochs, start=1):
             on_epoch(number, report)
         with TrainingBar(self.config.epochs, len(self.windows), shown=progress_bar) as bar:
@@ -158,67 +151,65 @@ class _Run:
                 logger.warning("interrupted in epoch %d: keeping epoch %d", progress.epoch + 1, progress.best_epoch)
         self.model.load_state_dict(self.best)
         self.model.eval()
-        return Fitted(progress.best_epoch, tuple(progress.epochs), progress.seconds, progress.stopped)
+        return Fitted(
+            progress.best_epoch,
+            tuple(progress.epochs),
+            progress.seconds,
+            progress.stopped,
+            str(self.device),
+            self.stepper.moments(),
+        )
 
     def _train_epoch(self, bar: TrainingBar) -> None:
         progress, saved = self.progress, time.monotonic()
         self.model.train()
+        started = time.monotonic()
         for batch in self.windows.epoch(progress.epoch, first=progress.batch):
-            started = time.monotonic()
-            progress.loss_sum += self._step(batch) * int(batch.lengths.sum())
-            progress.n_tokens += int(batch.lengths.sum())
+            step = self.stepper.step(self._step_number(), batch, stop=self._out_of_time())
+            progress.loss_sum += self.guard.take(step, progress)
+            progress.n_tokens += step.n_targets
+            progress.n_positions += step.n_positions
             progress.batch += 1
-            progress.seconds += time.monotonic() - started
-            progress.epoch_seconds += time.monotonic() - started
-            bar.step(progress.epoch, progress.loss_sum / progress.n_tokens, self._speed())
-            if self._out_of_time():
-                return
-            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+            progress.halvings = self.stepper.halvings
+            now = time.monotonic()
+            progress.seconds += now - started
+            progress.epoch_seconds += now - started
+            started = now
+            bar.step(progress.epoch, self._mean_loss(), self._speed())
+            if step.stop or (self.processes.size == 1 and self._out_of_time()):
+                break
+            if now - saved > 60 * self.config.checkpoint_minutes:
+                progress.loss_sum += self.guard.flush()
                 self._save()
-                saved = time.monotonic()
-
-    def _step(self, batch: Batch) -> float:
-        progress = self.progress
-        step = progress.epoch * len(self.windows) + progress.batch
-        factor = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor
-        with reduced_precision(self.config.precision, self.device):
-            loss = self.model.loss(batch.to(self.device))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        value = float(loss.detach())
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise DivergenceError(
-                f"loss and gradient must stay finite, got {value if not math.isfinite(value) else norm} "
-                f"in epoch {progress.epoch + 1}, batch {progress.batch + 1}; lower train.learning_rate"
-            )
-        self.optimizer.step()
-        self.average.update(step)
-        return value
+                saved = started = time.monotonic()
+        progress.loss_sum += self.guard.flush()
 
     def _close_epoch(self) -> dict[str, float]:
         progress = self.progress
         report = {
-            "train/loss": progress.loss_sum / max(1, progress.n_tokens),
+            "train/loss": self._mean_loss(),
             "train/tokens_per_second": self._speed(),
             "train/seconds": progress.seconds,
-        }
+            "train/epoch_seconds": progress.epoch_seconds,
+            "train/padding": 1 - progress.n_tokens / max(1, progress.n_positions),
+            "train/peak_mb": peak_memory_mb(self.device),
+        } | self.stepper.flops_share(self._speed())
         progress.epoch += 1
-        with self.average.applied():
+        with self.stepper.average.applied():
             self.model.refresh()
-            if self.validation is None:
-                self._keep(float(progress.epoch))
-            else:
-                found = self.validation.ask(self.model, self.config.metric)
-                report |= {f"val/{name}": value for name, value in found.items()}
-                self._keep(found[self.config.metric])
+            found = {} if self.validation is None else self._ask(self.validation)
+            report |= {f"val/{name}": value for name, value in found.items()}
+            self._keep(found.get(self.config.metric, float(progress.epoch)))
         progress.epochs.append(report)
         progress.stopped = self._why_stop()
-        progress.batch, progress.loss_sum, progress.n_tokens, progress.epoch_seconds = 0, 0.0, 0, 0.0
+        progress.batch, progress.loss_sum, progress.n_tokens, progress.n_positions = 0, 0.0, 0, 0
+        progress.epoch_seconds = 0.0
         self._save()
         return report
+
+    def _ask(self, validation: Questions) -> dict[str, float]:
+        found = validation.ask(self.model, self.config.metric) if self.processes.first else {}
+        return self.processes.share_values(found, self.device)
 
     def _keep(self, value: float) -> None:
         if value > self.progress.best:
@@ -226,7 +217,7 @@ class _Run:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
     def _why_stop(self) -> str:
-        if self._out_of_time():
+        if self.processes.sum([float(self._out_of_time())], self.device)[0]:
             return "time"
         if self.progress.epoch >= self.config.epochs:
             return "epochs"
@@ -234,48 +225,26 @@ class _Run:
             return "patience"
         return ""
 
+    def _step_number(self) -> int:
+        return self.progress.epoch * len(self.windows) + self.progress.batch
+
     def _out_of_time(self) -> bool:
         return self.config.max_minutes is not None and self.progress.seconds > 60 * self.config.max_minutes
+
+    def _mean_loss(self) -> float:
+        return self.progress.loss_sum / max(1, self.progress.n_tokens - self.guard.n_waiting)
 
     def _speed(self) -> float:
         return self.progress.n_tokens / max(1e-9, self.progress.epoch_seconds)
 
     def _save(self) -> None:
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.processes.first:
             save_checkpoint(
                 self.checkpoint,
                 self.progress,
                 model=self.model,
-                average=self.average,
+                average=self.stepper.average,
                 best=self.best,
-                optimizer=self.optimizer,
+                optimizer=self.stepper.optimizer,
                 identity=self.identity,
             )
-
-
-def _optimizer(model: Model, config: TrainConfig) -> torch.optim.Optimizer:
-    matrices: list[Tensor] = []
-    others: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and "embedding" not in name else others).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _identity(model: Model, histories: Histories, config: TrainConfig) -> str:
-    """What a checkpoint must share with the run that goes on from it; budgets may change."""
-    settings = config.model_dump(exclude={"epochs", "patience", "max_minutes", "checkpoint_minutes", "threads"})
-    log = [histories.content_hash, histories.n_events, histories.n_items]
-    facts = json.dumps([model.config.model_dump(), settings, log], sort_keys=True, default=str)
-    return hashlib.sha256(facts.encode()).hexdigest()
-
-
-def _sample(holdout: Holdout, config: TrainConfig) -> Holdout:
-    limit = config.validation_users
-    if limit is None or len(holdout.users) <= limit:
-        return holdout
-    chosen = np.sort(np.random.default_rng(config.seed).choice(len(holdout.users), limit, replace=False))
-    return holdout.only(chosen)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,6 +95,9 @@ def test_mlflow_has_the_run_as_people_compare_it(first_day):
     assert run.info.run_name == "sasrec-pooling-d16-L30"
     assert run.info.status == "FINISHED"
     assert run.data.params["model.dim"] == "16"
+    assert re.search(
+        r"best epoch \d of 3, .* tokens/s on cpu, 1 threads, \d+% padding", run.data.tags["mlflow.note.content"]
+    )
     assert [point.step for point in client.get_metric_history(run.info.run_id, "val/ndcg_at_10")] == [1, 2, 3]
     assert {"train/loss", "test/ndcg_at_10", "test-popularity/ndcg_at_10", "test-item_knn/ndcg_at_10"} <= set(
         run.data.metrics

@@ -1,0 +1,68 @@
+"""LinRec: L2-normalised linear attention (Liu et al. 2023, doi:10.1145/3539618.3591717, arXiv:2411.01537).
+
+softmax gives way to elu, unit rows of the queries and unit columns of the keys, so that q (k' v) can be taken
+in that order, in time linear in the length; the scale 1 / sqrt(C) is from the paper's code.
+A column of keys runs over the history, and its norm over all of it would tell earlier queries of later events.
+So here each query divides by the norms over the keys that it may attend to: the paper's form where all may attend
+to all, and norms of the history so far under causality (the paper and its code have no causal form).
+Shapes: B users, H heads, Q queries, K keys, C channels per head, N blocks of S positions.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnrec.attention.blocks import to_blocks
+from attnrec.attention.core import Attended, Core
+from attnrec.attention.masks import mask_of_keys
+from attnrec.attention.scaled_dot import allowed_pairs
+
+BLOCK = 64
+"""Positions per block of the causal sum: S * S products inside, C * C carried from block to block."""
+
+SMALLEST_NORM = 1e-3
+"""Columns shorter than this are divided by it, so that gradients stay finite where the norm is 0."""
+
+
+class LinRec(Core):
+    """weights = norm(elu(q)) (elu(k) / |columns of elu(k)|)' / sqrt(C): signed, and not summing to 1."""
+
+    paper = "Liu et al. 2023, doi:10.1145/3539618.3591717"
+    weights_are = "signed"
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        allowed: Tensor | None = None,
+        causal: bool = False,
+        need_weights: bool = False,
+        times: Tensor | None = None,
+    ) -> Attended:
+        """See `core.Core`. Linear without weights, and with a mask that is the same for every query."""
+        q, k = F.normalize(F.elu(q), dim=-1) / q.shape[-1] ** 0.5, F.elu(k)
+        keys = mask_of_keys(allowed, k)
+        if need_weights or (allowed is not None and keys is None):
+            pairs = allowed_pairs(q, k, allowed=allowed, causal=causal).expand(*q.shape[:-1], k.shape[-2])
+            weights = (q * inverse_norms(pairs.to(k.dtype) @ k.square()) @ k.mT) * pairs
+            return Attended(weights @ v, weights if need_weights else None)
+        if keys is not None:
+            k = k.masked_fill(~keys[..., None], 0)
+        if causal:
+            return Attended(causal_product(q * inverse_norms(k.square().cumsum(-2)), k, v), None)
+        return Attended(q * inverse_norms(k.square().sum(-2, keepdim=True)) @ (k.mT @ v), None)
+
+
+def inverse_norms(squares: Tensor) -> Tensor:
+    """1 / the root of a sum of squares."""
+    return squares.clamp(min=SMALLEST_NORM**2).rsqrt()
+
+
+def causal_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Sum over j <= i of (q_i . k_j) v_j for every i, (B, H, L, C): dense inside blocks, carried between them."""
+    queries, keys, values = (to_blocks(x, BLOCK) for x in (q, k, v))
+    carried = (keys.mT @ values).cumsum(2)
+    before = F.pad(carried, (0, 0, 0, 0, 1, 0))[:, :, :-1]
+    within = (queries @ keys.mT).tril() @ values
+    return (within + queries @ before).flatten(2, 3)[:, :, : q.shape[-2]]

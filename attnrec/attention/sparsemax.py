@@ -1,0 +1,36 @@
+"""Sparsemax attention: most keys get a share of exactly 0 (Martins & Astudillo 2016, arXiv:1602.02068).
+
+Shapes: B users, H heads, Q queries, K keys, C channels per head.
+"""
+
+from torch import Tensor
+
+from attnrec.attention.core import Attended, Core
+from attnrec.attention.scaled_dot import allowed_pairs
+from attnrec.attention.sparse_softmax import sparsemax
+
+
+class Sparsemax(Core):
+    """sparsemax(q k' / sqrt(C)) v: a key further than 1 below the best has no share, nor a gradient.
+
+    A sort of the keys for every query is its price: K log K time, and (B, H, Q, K) memory with or without weights.
+    """
+
+    paper = "Martins & Astudillo 2016, arXiv:1602.02068"
+    weights_are = "shares"
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        allowed: Tensor | None = None,
+        causal: bool = False,
+        need_weights: bool = False,
+        times: Tensor | None = None,
+    ) -> Attended:
+        """See `core.Core`."""
+        logits = q @ k.mT * q.shape[-1] ** -0.5
+        weights = sparsemax(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
+        return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)

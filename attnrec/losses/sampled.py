@@ -1,0 +1,107 @@
+"""Losses of the target against shared negatives instead of the whole catalogue.
+
+In all of them a negative that is the position's own target does not count there, and no positions cost 0.
+Shapes: T positions with a target, K negatives, N items (padding left out), D channels.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnrec.losses.negatives import Negatives
+
+
+def sampled_softmax(
+    users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, negatives: Negatives
+) -> Tensor:
+    """Cross-entropy of the target among negatives that stand for all items: an estimate of `full_softmax`.
+
+    log(K q) is taken from the logit of a negative drawn with probability q, so that the sum over the negatives
+    expects the sum over all other items (Bengio & Senecal 2008, doi:10.1109/TNN.2007.912312; Yi et al. 2019,
+    doi:10.1145/3298689.3346996). The target's logit stays as it is: it is there for certain, not by a draw.
+    Items that are never drawn have no part in the sum.
+
+    Args:
+        users: (T, D).
+        items: (N, D), row i is item row i + 1.
+        bias: (N,) or None.
+        targets: item rows from 1, (T,).
+        negatives: K of them, for all positions.
+
+    Returns:
+        A scalar in nats, mean over positions.
+    """
+    positive, negative = _scores(users, items, bias, targets, negatives)
+    logits = torch.cat([positive[:, None], negative - (negatives.log_q + math.log(len(negatives)))], dim=1)
+    losses = F.cross_entropy(logits, torch.zeros_like(targets), reduction="sum")
+    return losses / max(1, len(targets))
+
+
+def gbce(
+    users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, negatives: Negatives, t: float
+) -> Tensor:
+    """Generalised binary cross-entropy of gSASRec (Petrov & Macdonald 2023, arXiv:2308.07192).
+
+    The positive's term -log sigmoid(s) is weighted by beta (see `positive_weight`), each negative's is
+    -log(1 - sigmoid(s)). As in the paper the sum over the positive and its K negatives is divided by K + 1, then
+    by T; a negative that does not count leaves K as it is. The paper draws for each position, here all share a draw.
+
+    Args:
+        users, items, bias, targets, negatives: as for `sampled_softmax`. log_q is not used.
+        t: calibration, 0 to 1.
+    """
+    weight = positive_weight(len(negatives), len(items), t=t)
+    return _binary(*_scores(users, items, bias, targets, negatives), weight=weight)
+
+
+def positive_weight(n_negatives: int, n_items: int, *, t: float) -> float:
+    """The beta of gBCE: alpha (t (1 - 1 / alpha) + 1 / alpha), with the sampling rate alpha = K / (N - 1).
+
+    1 at t = 0, alpha at t = 1. With more negatives than items, which repeat, alpha is above 1 and as right.
+    """
+    rate = n_negatives / max(1, n_items - 1)
+    return rate * (t * (1 - 1 / rate) + 1 / rate)
+
+
+def bce(users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, negatives: Negatives) -> Tensor:
+    """Binary cross-entropy of SASRec (Kang & McAuley 2018, arXiv:1808.09781), for K negatives.
+
+    Divided by K + 1 and T as in `gbce`: with one negative, half of the original's sum of two terms.
+
+    Args:
+        users, items, bias, targets, negatives: as for `sampled_softmax`. log_q is not used.
+    """
+    return _binary(*_scores(users, items, bias, targets, negatives), weight=1.0)
+
+
+def bpr(users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, negatives: Negatives) -> Tensor:
+    """Bayesian personalised ranking (Rendle et al. 2009, arXiv:1205.2618): -log sigmoid(target - negative).
+
+    Mean over the negatives that count, then over positions.
+
+    Args:
+        users, items, bias, targets, negatives: as for `sampled_softmax`. log_q is not used.
+    """
+    positive, negative = _scores(users, items, bias, targets, negatives)
+    n_counted = (negatives.rows != targets[:, None]).sum(1).clamp(min=1)
+    losses = F.softplus(negative - positive[:, None]).sum(1) / n_counted
+    return losses.sum() / max(1, len(targets))
+
+
+def _binary(positive: Tensor, negative: Tensor, *, weight: float) -> Tensor:
+    n_positions, n_negatives = negative.shape
+    losses = weight * F.softplus(-positive) + F.softplus(negative).sum(1)
+    return losses.sum() / ((n_negatives + 1) * max(1, n_positions))
+
+
+def _scores(
+    users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, negatives: Negatives
+) -> tuple[Tensor, Tensor]:
+    """Of the targets (T,) and of the negatives (T, K), float32; -inf where a negative is the target."""
+    asked, drawn = targets - 1, negatives.rows - 1
+    positive, negative = (users * items[asked]).sum(-1), users @ items[drawn].mT
+    if bias is not None:
+        positive, negative = positive + bias[asked], negative + bias[drawn]
+    return positive.float(), negative.float().masked_fill(drawn == asked[:, None], float("-inf"))

@@ -1,0 +1,95 @@
+"""attnrec's SASRec, trained and asked through the library, timed by its own clock (training steps only)."""
+
+import os
+from contextlib import suppress
+
+import world
+
+GIVEN = world.options(__doc__)
+os.environ["OMP_NUM_THREADS"] = str(GIVEN.threads)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+
+from attnrec.dataset import Histories, Holdout, histories_from_frame  # noqa: E402
+from attnrec.models import Model, build_model, model_config  # noqa: E402
+from attnrec.scoring import ScoreConfig, recommend, recommendations_frame  # noqa: E402
+from attnrec.training import TrainConfig, train  # noqa: E402
+
+MODEL_KEYS = ("readout", "dim", "layers", "heads", "max_length", "dropout", "expansion", "pooling_heads")
+
+
+class Reached(Exception):  # noqa: N818  not an error
+    """A limit of the comparison."""
+
+
+def main() -> None:
+    """One side of bench_peers.py."""
+    torch.set_num_threads(GIVEN.threads)
+    shape: dict[str, object] = {"readout": "last"} | world.shape(GIVEN)
+    train_events, answers = world.read(GIVEN.data)
+    train_events["datetime"] = pd.to_datetime(np.arange(len(train_events)), unit="s", utc=True)
+    histories = histories_from_frame(train_events)
+    del train_events
+    settings = {key: value for key, value in shape.items() if key in MODEL_KEYS}
+    torch.manual_seed(0)
+    model = build_model(model_config("sasrec", settings), histories.n_items)
+    config = TrainConfig.checked(
+        {key: value for key, value in shape.items() if key in TrainConfig.model_fields}
+        | {"epochs": GIVEN.epochs, "patience": 1000, "validation_users": None, "device": "cpu"}
+    )
+    recorder = world.Recorder(GIVEN, {"side": "attnrec", "shape": shape})
+    done = {"tokens": 0.0}
+
+    def on_epoch(epoch: int, report: dict[str, float]) -> None:
+        done["tokens"] += report["train/tokens_per_second"] * report["train/epoch_seconds"]
+        going = recorder.record(
+            epochs=epoch,
+            seconds=report["train/seconds"],
+            tokens=round(done["tokens"]),
+            ndcg=report["val/ndcg_at_10"],
+            padding=round(report["train/padding"], 4),
+        )
+        if not going:
+            raise Reached
+
+    validation = holdout(histories, answers)
+    with suppress(Reached):
+        train(model, histories, validation=validation, config=config, on_epoch=on_epoch, progress_bar=False)
+    measure_recommending(recorder, model, histories)
+
+
+def measure_recommending(recorder: world.Recorder, model: Model, histories: Histories) -> None:
+    """As fast as it goes to user, item, rank, and with all reasons written out."""
+    users = np.arange(histories.n_users)
+
+    def ask(**settings: object) -> pd.DataFrame:
+        found = recommend(model, histories, users, config=ScoreConfig.checked({"k": 10} | settings))
+        return recommendations_frame(found, histories)
+
+    ways: dict[str, dict[str, object]] = {
+        "recommend_seconds": {"n_reasons": 0},
+        "recommend_bfloat16_seconds": {"n_reasons": 0, "precision": "auto"},
+    }
+    if model.exact_reasons:
+        ways["recommend_with_reasons_seconds"] = {}
+    line: dict[str, object] = {
+        name: round(world.recommend_seconds(lambda settings=settings: ask(**settings))[0], 3)
+        for name, settings in ways.items()
+    }
+    recorder.write(line | {"n_users": len(users), "peak_mb": world.peak_mb()})
+
+
+def holdout(histories: Histories, answers: pd.Series) -> Holdout:
+    """Everybody is asked for their one answer; one that never occurs in training can't be ranked: a miss."""
+    asked = answers.loc[histories.user_ids.ids].to_numpy()
+    rows = np.maximum(histories.item_ids.encode(asked.tolist()), 0)
+    users = np.arange(histories.n_users)
+    times = np.zeros(len(users), np.int64)
+    return Holdout(histories, users, targets=rows, target_times=times, offsets=np.arange(len(users) + 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The training process: alone, as several, killed with its flow, and out of memory."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from attnrec.models.folder import load_model
+from attnrec.storage import read_json
+from pipelines import training_work
+from pipelines.job import Job, PipelineError, make_job
+from pipelines.runs import run_of, tracker_of
+from pipelines.summary import training_line
+from pipelines.train import train_model
+
+ROOT = Path(__file__).parents[2]
+TWO = ("train.processes=2", "train.epochs=1")
+TRAIN = """
+import sys
+from pathlib import Path
+from pipelines.job import make_job
+from pipelines.train import train_model
+job = make_job(sys.argv[1], tuple(sys.argv[3:]), sys.argv[2])
+print(train_model(job, next(job.home.stages.glob("histories-*"))))
+"""
+
+
+@pytest.fixture
+def ingested(first_day, tmp_path) -> tuple[Path, Path]:
+    """The experiment, and a home of its own with histories and nothing after."""
+    toml, first, _ = first_day
+    shutil.copytree(next((first / "stages").glob("histories-*")), tmp_path / "stages" / folder_name(first))
+    return toml, tmp_path
+
+
+def folder_name(home: Path) -> str:
+    return next((home / "stages").glob("histories-*")).name
+
+
+def job_of(ingested: tuple[Path, Path], *overrides: str) -> tuple[Job, Path]:
+    toml, home = ingested
+    return make_job(str(toml), overrides, str(home)), home / "stages" / folder_name(home)
+
+
+def test_two_processes_train_one_model_and_the_first_one_reports(ingested, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job, histories = job_of(ingested, *TWO)
+    trained = train_model(job, histories)
+    assert load_model(trained / "model").facts["epoch"] == 1
+    manifest = read_json(trained / "manifest.json")
+    assert (manifest["processes"], manifest["device"], manifest["n_epochs"]) == (2, "cpu", 1)
+    assert "tokens/s on 2 x cpu, 1 threads" in training_line(manifest)
+    tracker, run_id = tracker_of(job), run_of(job, histories, trained)
+    for name in ("train/loss", "train/padding", "train/peak_mb", "train/epoch_seconds", "val/ndcg_at_10"):
+        assert [point.step for point in tracker.client.get_metric_history(run_id, name)] == [1]
+    assert not list(job.home.stages.glob("work-*"))
+
+
+def test_a_flow_that_is_killed_leaves_none_of_its_processes(ingested):
+    toml, home = ingested
+    command = [sys.executable, "-c", TRAIN, str(toml), str(home), "train.processes=2"]
+    command += ["train.epochs=100000", "train.patience=100000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    flow = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: any(home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=60)
+    left = psutil.Process(flow.pid).children(recursive=True)
+    assert len(left) >= 3, "the parent of two, and the two"
+    flow.kill()
+    _, said = flow.communicate()
+    wait_until(lambda: not any(process.is_running() for process in left), seconds=10)
+    assert "Traceback" not in said
+
+
+def test_what_two_processes_cannot_do_is_said_in_one_line(ingested):
+    job, histories = job_of(ingested, *TWO, "train.learning_rate=1e30")
+    with pytest.raises(PipelineError, match=r"^training failed: loss and gradient must stay finite.*diverged\.json$"):
+        train_model(job, histories)
+
+
+def test_a_step_that_does_not_fit_into_memory_is_one_line(ingested, monkeypatch):
+    def full(*arguments, **settings):
+        raise MemoryError("a step must fit into memory, got 8 windows x 5 positions")
+
+    def here(command, **settings):
+        return subprocess.CompletedProcess(command, training_work.run(Path(command[-1])))
+
+    monkeypatch.setattr(training_work, "train", full)
+    monkeypatch.setattr(subprocess, "run", here)
+    job, histories = job_of(ingested)
+    with pytest.raises(PipelineError, match=r"^training failed: a step must fit into memory, got 8 windows x 5"):
+        train_model(job, histories)
+
+
+def test_waiting_threads_are_told_to_sleep_before_torch_is_imported():
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    look = """
+import os, sys
+class Look:
+    def find_spec(self, name, *more):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+            sys.meta_path.remove(self)
+sys.meta_path.insert(0, Look())
+"""
+    for module in ("pipelines.daily", "pipelines.training_work", "pipelines.cli, attnrec.layers"):
+        command = [sys.executable, "-c", f"{look}import {module}"]
+        said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+        assert said.strip() == "PASSIVE"
+
+
+def wait_until(happened, *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)

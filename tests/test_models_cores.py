@@ -1,0 +1,100 @@
+"""The models with every core of the shelf inside: a light version of the contract in test_models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attnrec.attention import CORES
+from attnrec.models import SASRec, SASRecConfig, build_model
+
+N_ITEMS, LENGTH = 30, 40
+SETTINGS = {"local_global": {"window": 6, "n_global": 1}, "top_k": {"k": 3}, "adaptive_span": {"ramp": 5}}
+NEVER_CAUSAL = ["linformer"]
+# SASRec gives its core no times
+FITTING = [name for name in CORES if name not in NEVER_CAUSAL and not CORES[name].needs_times]
+
+
+def config_of(core: str, readout: str = "pooling") -> SASRecConfig:
+    return SASRecConfig(
+        core=core,
+        core_settings=SETTINGS.get(core, {}),
+        readout=readout,
+        dim=16,
+        heads=2,
+        pooling_heads=2,
+        layers=2,
+        max_length=LENGTH,
+        dropout=0.1,
+    )
+
+
+@pytest.fixture(params=FITTING)
+def model(request) -> SASRec:
+    """A model whose weights are large enough for every path through it to matter."""
+    torch.manual_seed(5)
+    model = build_model(config_of(request.param), N_ITEMS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.0 if "norm" in name else 0.3))
+    return model.eval()
+
+
+@pytest.fixture
+def batch(batch_of):
+    """Three histories, the longest of 39 events, with the item that followed each."""
+    random = torch.Generator().manual_seed(2)
+    rows = [torch.randint(1, N_ITEMS + 1, (length + 1,), generator=random).tolist() for length in (39, 17, 1)]
+    made = batch_of(*(row[:-1] for row in rows))
+    return replace(made, targets=batch_of(*(row[1:] for row in rows)).items)
+
+
+@pytest.mark.parametrize("readout", ["pooling", "last"])
+@pytest.mark.parametrize("core", FITTING)
+def test_a_step_of_training_moves_every_weight(core, readout, batch):
+    torch.manual_seed(5)
+    model = build_model(config_of(core, readout), N_ITEMS).train()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(2):  # what starts at zero may hide what is multiplied by it
+        loss = model.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])} == set()
+
+
+def test_the_loss_at_a_position_does_not_depend_on_later_items(model, batch):
+    for position in (0, 7, 20):
+        only = torch.zeros_like(batch.targets)
+        only[:, position] = batch.targets[:, position]
+        losses = []
+        for changed in (slice(0), slice(position + 1, None), slice(position, position + 1)):
+            items = batch.items.clone()
+            items[:, changed] = items[:, changed] % N_ITEMS + 1
+            losses.append(model.loss(replace(batch, items=items, targets=only)).item())
+        before, later_changed, itself_changed = losses
+        assert later_changed == pytest.approx(before, abs=1e-5)
+        assert itself_changed != pytest.approx(before, abs=1e-3)
+
+
+def test_padding_and_company_never_change_a_score(model, batch_of, batch):
+    histories = [row[:n].tolist() for row, n in zip(batch.items, batch.lengths, strict=True)]
+    together = model.score(batch_of(*histories, []))
+    for history, scores in zip([*histories, []], together, strict=True):
+        torch.testing.assert_close(model.score(batch_of(history))[0], scores, rtol=1e-4, atol=1e-4)
+
+
+def test_contributions_and_item_bias_sum_to_the_score(model, batch):
+    items = torch.arange(N_ITEMS + 1).expand(3, -1)
+    with torch.inference_mode():
+        parts, scores = model.contributions(batch, items), model.score(batch)
+    torch.testing.assert_close(parts.sum(1) + model.item_bias(), scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("core", NEVER_CAUSAL)
+def test_a_core_that_cannot_be_causal_is_refused_with_the_settings(core):
+    with pytest.raises(ValueError, match="can't be causal"):
+        config_of(core)
