@@ -1,24 +1,58 @@
-"""Write the README's results table from benchmarks/results/accuracy.jsonl: make results."""
+"""Write the README's tables from benchmarks/results/accuracy.jsonl and peers.jsonl: make results."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- results: begin (make results) -->", "<!-- results: end -->"
 HEAD = (
     "| data | split | model | readout | NDCG@10 | HR@10 | training s | tokens/s | device, threads |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+PEERS_HEAD = (
+    "| data | side | batch, rate | threads | tokens/s | s to val. NDCG@10 .15 | best | peak MB | recommend to all, s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def main() -> None:
-    """Replace what stands between the two marks."""
-    lines = [json.loads(line) for line in (ROOT / "benchmarks/results/accuracy.jsonl").read_text().splitlines()]
+    """Replace what stands between each table's two marks."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{table(lines)}\n{END}{after}")
+    text = between_marks(text, "results", table(_lines("accuracy")))
+    readme.write_text(between_marks(text, "peers", peers_table(_lines("peers"))))
+
+
+def between_marks(text: str, name: str, content: str) -> str:
+    """The text with `content` between the marks of `name`."""
+    begin, end = f"<!-- {name}: begin (make results) -->", f"<!-- {name}: end -->"
+    return f"{text.split(begin)[0]}{begin}\n{content}\n{end}{text.split(end)[1]}"
+
+
+def peers_table(lines: list[dict[str, Any]]) -> str:
+    """One row per (data, side, shape, threads): the newest line of each."""
+    newest = {
+        (line["data"], line["threads"], line["model"], json.dumps(line["shape"], sort_keys=True)): line
+        for line in lines
+    }
+    return "\n".join([PEERS_HEAD, *(_peer_row(newest[key]) for key in sorted(newest, reverse=True))])
+
+
+def _peer_row(line: dict[str, Any]) -> str:
+    shape, asked = line["shape"], line["recommend"]
+    side = line["model"].split()[0] + (f" ({line['readout']})" if line["model"].startswith("attnrec") else "")
+    reached = [f"{seconds:,.0f}" for _, seconds, ndcg in line["curve"] if ndcg >= 0.15]
+    best = line["metrics"]["val_ndcg_at_10"]
+    cells = [line["data"], side, f"{shape['batch_size']}, {shape['learning_rate']:g}", str(line["threads"])]
+    cells += [f"{line['tokens_per_second']:,}", reached[0] if reached else "-", f"{best:.4f}", f"{line['peak_mb']:,}"]
+    told = {"": "recommend_seconds", "bf16 ": "recommend_bfloat16_seconds"}
+    told["with reasons "] = "recommend_with_reasons_seconds"
+    cells.append(", ".join(f"{name}{asked[key]:.2f}" for name, key in told.items() if key in asked))
+    return "| " + " | ".join(cells) + " |"
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ROOT / f"benchmarks/results/{name}.jsonl").read_text().splitlines()]
 
 
 def table(lines: list[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """One step: slices whose gradients add up, halving where memory ends, learning rates, and what an epoch reports."""
 
 import logging
+import shutil
 from math import ceil, cos, pi
 
 import pytest
@@ -356,3 +357,12 @@ def test_the_share_of_the_peak_counts_all_matrix_operations(seen, monkeypatch):
 def test_a_cpu_has_no_share_of_a_peak(seen):
     (report,) = train(untrained(), seen, config=config_of(epochs=1), progress_bar=False).epochs
     assert "train/flops_share" not in report
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.compile itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_learns_the_same(seen):
+    plain, compiled = untrained(), untrained()
+    straight = train(plain, seen, config=config_of(epochs=1), progress_bar=False)
+    fitted = train(compiled, seen, config=config_of(epochs=1, compile=True), progress_bar=False)
+    assert fitted.epochs[0]["train/loss"] == pytest.approx(straight.epochs[0]["train/loss"], rel=1e-5)
