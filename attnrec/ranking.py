@@ -13,7 +13,6 @@ from torch import Tensor
 
 from attnrec.dataset import Batch, Histories, user_batches
 from attnrec.models import Model, Reading
-from attnrec.precision import Precision, reduced_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +62,6 @@ def rank_users(
     k: int,
     filter_viewed: bool = True,
     batch_size: int | None = None,
-    precision: Precision = "float32",
 ) -> Iterator[RankedBatch]:
     """Rank the whole catalogue for each of `users`, batch by batch.
 
@@ -75,15 +73,13 @@ def rank_users(
         filter_viewed: never recommend what is anywhere in the visible history, however long ago.
         batch_size: users at a time; None is as many as read about 8,192 positions on a CPU, where they stay in
             cache, and 1,024 on a GPU.
-        precision: of the large products that read histories; scores are float32 in any case.
     """
     device = model.rankable.device
     batch_size = batch_size or (1024 if device.type == "cuda" else max(16, min(256, 8192 // model.max_length)))
     model.eval()
     with torch.inference_mode():
         for chosen, batch in user_batches(histories, users, max_length=model.max_length, batch_size=batch_size):
-            with reduced_precision(precision, device):
-                reading = model.read(batch.to(device))
+            reading = model.read(batch.to(device))
             scores = reading.scores().float().masked_fill(~model.rankable, float("-inf"))
             if filter_viewed:
                 owners = np.repeat(np.arange(len(chosen)), histories.lengths[users[chosen]])

@@ -20,7 +20,6 @@ from pydantic import Field
 from attnrec.config import Config
 from attnrec.dataset import Histories
 from attnrec.models import Model
-from attnrec.precision import Precision
 from attnrec.ranking import RankedBatch, rank_users
 from attnrec.reasons import largest_reasons
 from attnrec.schema import ITEM, USER
@@ -31,17 +30,12 @@ REASON = pa.struct([(ITEM, pa.string()), ("contribution", pa.float32()), ("weigh
 
 
 class ScoreConfig(Config):
-    """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not.
-
-    `precision` "auto" reads histories with bfloat16 products where the hardware has them: faster, with scores that
-    differ in the third digit from one kind of machine to another.
-    """
+    """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not."""
 
     k: int = Field(default=10, gt=0)
     n_reasons: int = Field(default=5, ge=0)
     filter_viewed: bool = True
     batch_size: int | None = Field(default=None, gt=0)
-    precision: Precision = "float32"
     users_per_shard: int = Field(default=200_000, gt=0)
 
 
@@ -110,13 +104,7 @@ def recommend(
     )
     bias = model.item_bias().detach().float()
     ranking = rank_users(
-        model,
-        histories,
-        users,
-        k=k + SPARE,
-        filter_viewed=config.filter_viewed,
-        batch_size=config.batch_size,
-        precision=config.precision,
+        model, histories, users, k=k + SPARE, filter_viewed=config.filter_viewed, batch_size=config.batch_size
     )
     for ranked in ranking:
         _fill(found, ranked, bias, k=k, m=m, exact=model.exact_reasons)
@@ -192,31 +180,35 @@ def recommendations_frame(found: Recommendations, histories: Histories) -> pd.Da
     """Recommendations as a frame with the log's own ids; reasons are lists of dicts."""
     users, places = np.nonzero(found.items > 0)
     decode = histories.item_ids.decode
-    reasons = [
-        [
-            {
-                ITEM: decode(item),
-                "contribution": float(added),
-                "weight": None if np.isnan(share) else float(share),
-            }
-            for item, added, share in zip(
-                found.reason_items[at], found.reason_contributions[at], found.reason_weights[at], strict=True
-            )
-            if item
-        ]
-        for at in zip(users, places, strict=True)
-    ]
     return pd.DataFrame(
         {
             USER: histories.user_ids.decode(found.users[users]),
             "rank": places + 1,
             ITEM: decode(found.items[users, places]),
             "score": found.scores[users, places],
-            "reasons": reasons,
+            "reasons": _reason_dicts(found, histories, users, places),
             "rest": found.rest[users, places],
             "item_bias": found.item_bias[users, places],
         }
     )
+
+
+def _reason_dicts(
+    found: Recommendations, histories: Histories, users: NDArray[np.int64], places: NDArray[np.int64]
+) -> list[list[dict[str, Any]]]:
+    items = found.reason_items[users, places]
+    given = items > 0
+    columns = (
+        histories.item_ids.decode(items[given]),
+        found.reason_contributions[users, places][given].tolist(),
+        found.reason_weights[users, places][given].tolist(),
+    )
+    dicts = [
+        {ITEM: item, "contribution": added, "weight": None if share != share else share}  # NaN is no share
+        for item, added, share in zip(*columns, strict=True)
+    ]
+    ends = np.cumsum(given.sum(1)).tolist()
+    return [dicts[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -10,7 +10,7 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|---|"
 )
 PEERS_HEAD = (
-    "| data | side | batch, rate | threads | tokens/s | s to val. NDCG@10 .15 | best | peak MB | recommend to all, s |\n"
+    "| data | side | batch, rate | threads | tokens/s | s to NDCG@10 .15 | best | peak MB | recommend to all, s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -40,13 +40,14 @@ def peers_table(lines: list[dict[str, Any]]) -> str:
 
 def _peer_row(line: dict[str, Any]) -> str:
     shape, asked = line["shape"], line["recommend"]
-    side = line["model"].split()[0] + (f" ({line['readout']})" if line["model"].startswith("attnrec") else "")
+    side = line["model"].split()[0]
+    if side == "attnrec":
+        side += f" ({line['readout']}{', float32' if shape.get('precision') == 'float32' else ''})"
     reached = [f"{seconds:,.0f}" for _, seconds, ndcg in line["curve"] if ndcg >= 0.15]
     best = line["metrics"]["val_ndcg_at_10"]
     cells = [line["data"], side, f"{shape['batch_size']}, {shape['learning_rate']:g}", str(line["threads"])]
     cells += [f"{line['tokens_per_second']:,}", reached[0] if reached else "-", f"{best:.4f}", f"{line['peak_mb']:,}"]
-    told = {"": "recommend_seconds", "bf16 ": "recommend_bfloat16_seconds"}
-    told["with reasons "] = "recommend_with_reasons_seconds"
+    told = {"": "recommend_seconds", "with reasons ": "recommend_with_reasons_seconds"}
     cells.append(", ".join(f"{name}{asked[key]:.2f}" for name, key in told.items() if key in asked))
     return "| " + " | ".join(cells) + " |"
 

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from attnrec.config import SettingsError
 from attnrec.dataset import Histories, Windows, histories_from_frame, last_events
-from attnrec.models import MODELS, Model, ModelConfig, ReasonsError, build_model
+from attnrec.losses import base_score
+from attnrec.models import MODELS, Model, ModelConfig, ReasonsError, build_model, model_config
 from attnrec.models.folder import SavedModel, load_model, save_model
 from attnrec.models.gat import SetPooling
 from attnrec.training import TrainConfig, train
@@ -19,11 +21,18 @@ SETTINGS = {
     "sasrec": SMALL | {"layers": 1},
     "sasrec_last": SMALL | {"layers": 1, "kind": "sasrec", "readout": "last"},
     "sasrec_dot": SMALL | {"layers": 2, "kind": "sasrec", "scores": "dot"},
-    "sasrec_sampled": SMALL | {"layers": 1, "kind": "sasrec", "n_negatives": 30},
+    "sasrec_sampled": SMALL | {"layers": 1, "kind": "sasrec", "loss": "sampled_softmax", "n_negatives": 30},
+    "sasrec_smoothed": SMALL | {"layers": 1, "kind": "sasrec", "label_smoothing": 0.1},
+    "sasrec_gbce": SMALL | {"layers": 1, "kind": "sasrec", "loss": "gbce", "negatives": "popularity"},
+    "sasrec_bce": SMALL | {"layers": 1, "kind": "sasrec", "loss": "bce", "n_negatives": 30},
+    "ease_light": {"kind": "ease", "regularization": 1.0, "max_length": 8},
+    "v_sknn_few": {"kind": "v_sknn", "n_neighbours": 5, "sample_size": 20, "max_length": 8},
     "gat": SMALL,
-    "gat_sampled": SMALL | {"kind": "gat", "n_negatives": 30},
+    "gat_sampled": SMALL | {"kind": "gat", "loss": "sampled_softmax", "negatives": "popularity"},
+    "gat_bpr": SMALL | {"kind": "gat", "loss": "bpr", "n_negatives": 30},
 }
 VARIANTS = [*MODELS, *(name for name in SETTINGS if name not in MODELS)]
+DRAWING = [name for name in SETTINGS if SETTINGS[name].get("loss", "softmax") != "softmax"]
 LEARNING = [name for name in VARIANTS if MODELS[SETTINGS.get(name, {}).get("kind", name)][0].learns]
 TRAINING = TrainConfig(epochs=25, batch_size=16, learning_rate=1e-2, warmup_steps=0, device="cpu", seed=1)
 
@@ -244,7 +253,7 @@ def test_the_last_state_has_no_reasons_and_says_why(batch_of):
 # --- the future
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("sasrec") and name != "sasrec_sampled"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("sasrec") and name not in DRAWING])
 def test_the_loss_at_a_position_does_not_depend_on_later_items(name, checkerboard):
     torch.manual_seed(5)
     model = build_model(config_of(name), checkerboard.seen.n_items).eval()
@@ -346,6 +355,40 @@ def test_settings_that_make_no_sense_are_refused(kind, setting):
         MODELS[kind][1](kind=kind, **setting)
 
 
+@pytest.mark.parametrize("kind", ["sasrec", "gat"])
+def test_a_trained_model_takes_the_settings_of_its_loss_and_still_checks_its_own(kind):
+    assert model_config(kind, {"loss": "gbce", "n_negatives": 64, "gbce_t": 0.5}).n_drawn == 64
+    with pytest.raises(SettingsError, match=r"with loss = 'softmax'; set loss = 'sampled_softmax'"):
+        model_config(kind, {"n_negatives": 64})
+    with pytest.raises(SettingsError, match="multiple of heads"):
+        model_config(kind, {"loss": "bpr", "dim": 10, "heads": 3})
+
+
+@pytest.mark.parametrize("kind", ["popularity", "item_knn", "ease", "v_sknn"])
+def test_a_model_that_only_counts_takes_no_loss_and_says_so_in_one_line(kind):
+    with pytest.raises(SettingsError, match=r"^loss: unknown key; known are .*max_length") as caught:
+        model_config(kind, {"loss": "gbce"})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "gat"])
+def test_counts_are_kept_where_negatives_are_drawn_by_them_and_never_saved(kind, histories_of):
+    histories = histories_of({"ann": "aab", "bob": "ac"})
+    for negatives, expected in {"uniform": None, "popularity": [0, 3, 1, 1]}.items():
+        model = build_model(model_config(kind, {"loss": "bpr", "negatives": negatives}), 3)
+        model.observe(histories)
+        counts = model.catalogue.counts
+        assert (None if counts is None else counts.tolist()) == expected
+        assert "catalogue.counts" not in model.state_dict()
+
+
+def test_item_biases_start_at_the_base_score_of_the_loss():
+    for name in LEARNING:
+        config = config_of(name)
+        bias = build_model(config, 12).catalogue.bias
+        assert bias.tolist() == pytest.approx([base_score(config, 12)] * 13)
+
+
 def test_a_model_says_what_it_is():
     for name in VARIANTS:
         model = build_model(config_of(name), 4)
@@ -429,11 +472,10 @@ def test_refreshing_brings_the_table_up_to_date_and_leaves_the_mode(checkerboard
     assert (model.table[0] == 0).all()
 
 
-@pytest.mark.parametrize("n_negatives", [None, 30])
-def test_gat_asks_nothing_of_users_with_a_single_event(checkerboard, batch_of, n_negatives):
+@pytest.mark.parametrize("name", ["gat", "gat_sampled", "gat_bpr"])
+def test_gat_asks_nothing_of_users_with_a_single_event(checkerboard, batch_of, name):
     torch.manual_seed(0)
-    config = config_of("gat").model_copy(update={"n_negatives": n_negatives})
-    model = build_model(config, checkerboard.seen.n_items).eval()
+    model = build_model(config_of(name), checkerboard.seen.n_items).eval()
     model.observe(checkerboard.seen)
     losses = []
     for batch in (batch_of([1, 3, 5]), batch_of([1, 3, 5], [7], [])):
@@ -516,7 +558,7 @@ def test_leaving_the_only_event_out_leaves_nothing():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_scores_contributions_and_loss_on_cuda_equal_the_cpu(shaken):
-    if "sampled" in shaken.name:
+    if shaken.name in DRAWING:
         pytest.skip("draws differ between devices")
     model, cuda = shaken.model, torch.device("cuda")
     (batch, *_) = Windows(shaken.histories, max_length=8, batch_size=16, next_item=model.needs_order).epoch(0)

@@ -5,20 +5,27 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError
+from attnrec.models.ease import EASE, EASEConfig
 from attnrec.models.gat import GAT, GATConfig
 from attnrec.models.item_knn import ItemKNN, ItemKNNConfig
 from attnrec.models.popularity import Popularity, PopularityConfig
 from attnrec.models.sasrec import SASRec, SASRecConfig
+from attnrec.models.v_sknn import VSKNN, VSKNNConfig
 
 MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
     "popularity": (Popularity, PopularityConfig),
     "item_knn": (ItemKNN, ItemKNNConfig),
+    "ease": (EASE, EASEConfig),
+    "v_sknn": (VSKNN, VSKNNConfig),
     "sasrec": (SASRec, SASRecConfig),
     "gat": (GAT, GATConfig),
 }
 """Kind in the TOML -> model and its settings. A new model is one file and one line here."""
 
-AnyModelConfig = Annotated[SASRecConfig | GATConfig | PopularityConfig | ItemKNNConfig, Field(discriminator="kind")]
+AnyModelConfig = Annotated[
+    SASRecConfig | GATConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
+    Field(discriminator="kind"),
+]
 
 
 def build_model(config: AnyModelConfig, n_items: int) -> Model:
@@ -38,9 +45,12 @@ def model_config(kind: str, settings: dict[str, Any]) -> AnyModelConfig:
 
 
 __all__ = [
+    "EASE",
     "GAT",
     "MODELS",
+    "VSKNN",
     "AnyModelConfig",
+    "EASEConfig",
     "GATConfig",
     "ItemKNN",
     "ItemKNNConfig",
@@ -52,6 +62,7 @@ __all__ = [
     "ReasonsError",
     "SASRec",
     "SASRecConfig",
+    "VSKNNConfig",
     "build_model",
     "model_config",
 ]

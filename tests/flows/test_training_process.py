@@ -96,21 +96,21 @@ def test_a_step_that_does_not_fit_into_memory_is_one_line(ingested, monkeypatch)
         train_model(job, histories)
 
 
-def test_waiting_threads_are_told_to_sleep_before_torch_is_imported():
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+def test_waiting_threads_are_told_to_sleep_sooner_before_torch_is_imported():
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     look = """
 import os, sys
 class Look:
     def find_spec(self, name, *more):
         if name == "torch":
-            print(os.environ.get("OMP_WAIT_POLICY"))
+            print(os.environ.get("GOMP_SPINCOUNT"))
             sys.meta_path.remove(self)
 sys.meta_path.insert(0, Look())
 """
     for module in ("pipelines.daily", "pipelines.training_work", "pipelines.cli, attnrec.layers"):
         command = [sys.executable, "-c", f"{look}import {module}"]
         said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
-        assert said.strip() == "PASSIVE"
+        assert said.strip() == "10000"
 
 
 def wait_until(happened, *, seconds: float) -> None:

@@ -1,0 +1,49 @@
+"""History encoders that are no attention: one file each, one interface (`encoder.Encoder`), one registry."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attnrec.encoders.dilated_conv import DilatedConv
+from attnrec.encoders.encoder import Encoder
+from attnrec.encoders.gated_conv import GatedConv, Gates
+from attnrec.encoders.gru import GRU
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "dilated_conv": DilatedConv,
+    "gated_conv": GatedConv,
+    "gru": GRU,
+}
+"""Name in the TOML -> encoder. A new encoder is one file and one line here."""
+
+
+def build_encoder(
+    kind: str, *, dim: int, max_length: int, dropout: float = 0.0, settings: Mapping[str, Any] | None = None
+) -> Encoder:
+    """Make an encoder by its name in the TOML.
+
+    Args:
+        kind: a name in `ENCODERS`.
+        dim: channels of the vectors and of the states.
+        max_length: most positions there will be.
+        dropout: rate, 0 to 1.
+        settings: the encoder's own, such as {"layers": 2}.
+
+    Raises:
+        ValueError: for an unknown encoder (the known ones are listed), an unknown or wrong setting.
+    """
+    if kind not in ENCODERS:
+        raise ValueError(f"encoder must be one of {', '.join(sorted(ENCODERS))}, got {kind!r}")
+    encoder = ENCODERS[kind]
+    own = encoder.Settings.checked(settings or {})
+    return encoder(dim, max_length=max_length, dropout=dropout, settings=own)
+
+
+__all__ = [
+    "ENCODERS",
+    "GRU",
+    "DilatedConv",
+    "Encoder",
+    "GatedConv",
+    "Gates",
+    "build_encoder",
+]

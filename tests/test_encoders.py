@@ -1,0 +1,347 @@
+"""The contract of the shelf, for every encoder in ENCODERS, and what single encoders promise beyond it."""
+
+from math import erf, sqrt
+
+import numpy as np
+import pytest
+import torch
+
+from attnrec.config import SettingsError
+from attnrec.encoders import ENCODERS, build_encoder
+
+B, L, D = 3, 9, 6
+LENGTHS = torch.tensor([9, 5, 0])
+
+
+# --- references: each encoder again, in float64 and one position at a time
+
+
+def learned(module) -> dict[str, np.ndarray]:
+    return {name: parameter.detach().double().numpy() for name, parameter in module.named_parameters()}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def layer_norm(x, weights, name):
+    spread = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return (x - x.mean(-1, keepdims=True)) / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(erf)(x / sqrt(2)))
+
+
+def conv(x, weights, name, *, dilation=1):
+    """Each output position is a sum over the taps that reach back to real positions."""
+    kernel, out = weights[f"{name}.conv.weight"], np.zeros((len(x), len(weights[f"{name}.conv.bias"])))
+    n_taps = kernel.shape[2]
+    for t in range(len(x)):
+        out[t] = weights[f"{name}.conv.bias"]
+        for tap in range(n_taps):
+            source = t - (n_taps - 1 - tap) * dilation
+            if source >= 0:
+                out[t] += kernel[:, :, tap] @ x[source]
+    return out
+
+
+def gru(encoder, x):
+    weights, states = learned(encoder), x
+    for layer in range(encoder.settings.layers):
+        w_in, w_on = weights[f"gru.weight_ih_l{layer}"], weights[f"gru.weight_hh_l{layer}"]
+        b_in, b_on = weights[f"gru.bias_ih_l{layer}"], weights[f"gru.bias_hh_l{layer}"]
+        h, found = np.zeros(w_on.shape[1]), []
+        for vector in states:
+            (r_in, z_in, n_in), (r_on, z_on, n_on) = np.split(w_in @ vector + b_in, 3), np.split(w_on @ h + b_on, 3)
+            z = sigmoid(z_in + z_on)
+            h = (1 - z) * np.tanh(n_in + sigmoid(r_in + r_on) * n_on) + z * h
+            found.append(h)
+        states = np.array(found)
+    if "project_out.weight" in weights:
+        states = states @ weights["project_out.weight"].T + weights["project_out.bias"]
+    return states
+
+
+def dilated_conv(encoder, x):
+    weights = learned(encoder)
+    for number, dilation in enumerate(encoder.settings.dilations * encoder.settings.repeats):
+        block = f"blocks.{number}"
+        inner = np.maximum(
+            0, layer_norm(conv(x, weights, f"{block}.near", dilation=dilation), weights, f"{block}.norm_near")
+        )
+        far = conv(inner, weights, f"{block}.far", dilation=2 * dilation)
+        x = x + np.maximum(0, layer_norm(far, weights, f"{block}.norm_far"))
+    return x
+
+
+def gated_conv(encoder, x):
+    weights = learned(encoder)
+
+    def excite(squeezed, block):
+        first, second = f"{block}.channel_gate.excite.0", f"{block}.channel_gate.excite.2"
+        hidden = np.maximum(0, weights[f"{first}.weight"] @ squeezed + weights[f"{first}.bias"])
+        return weights[f"{second}.weight"] @ hidden + weights[f"{second}.bias"]
+
+    for number in range(encoder.settings.layers):
+        block = f"blocks.{number}"
+        inner = gelu(conv(layer_norm(x, weights, f"{block}.norm"), weights, f"{block}.conv"))
+        if encoder.settings.channel_gate != "none":
+            logits = np.array([excite(inner[: t + 1].mean(0), block) for t in range(len(x))])
+            if encoder.settings.channel_gate == "mean_and_max":
+                logits += np.array([excite(inner[: t + 1].max(0), block) for t in range(len(x))])
+            inner = inner * sigmoid(logits)
+        if encoder.settings.spatial_gate:
+            squeezed = np.stack([inner.mean(1), inner.max(1)], axis=1)
+            inner = inner * sigmoid(conv(squeezed, weights, f"{block}.spatial_gate.conv"))
+        x = x + inner
+    return layer_norm(x, weights, "norm_out")
+
+
+REFERENCES = {"dilated_conv": dilated_conv, "gated_conv": gated_conv, "gru": gru}
+"""Name in ENCODERS -> reference(encoder, vectors (L, D)) -> states (L, D), in float64."""
+
+SETTINGS = {
+    "dilated_conv": {"dilations": [1, 2], "repeats": 2},
+    "gated_conv": {"layers": 2, "kernel_size": 3, "spatial_kernel_size": 4, "reduction": 1},
+    "gru": {"layers": 2, "hidden": 5},
+    "gru_plain": {"kind": "gru"},
+    "dilated_conv_default": {"kind": "dilated_conv"},
+    "gated_conv_mean": {"kind": "gated_conv", "channel_gate": "mean", "reduction": 1},
+    "gated_conv_no_channel": {"kind": "gated_conv", "channel_gate": "none"},
+    "gated_conv_no_spatial": {"kind": "gated_conv", "spatial_gate": False, "reduction": 1},
+    "gated_conv_no_gates": {"kind": "gated_conv", "channel_gate": "none", "spatial_gate": False},
+}
+VARIANTS = [*ENCODERS, *(name for name in SETTINGS if name not in ENCODERS)]
+
+
+def kind_of(name: str) -> str:
+    return SETTINGS.get(name, {}).get("kind", name)
+
+
+def build(name: str, *, dropout: float = 0.0):
+    settings = {key: value for key, value in SETTINGS.get(name, {}).items() if key != "kind"}
+    return build_encoder(kind_of(name), dim=D, max_length=L, dropout=dropout, settings=settings)
+
+
+@pytest.fixture(params=VARIANTS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def encoder(name):
+    """Each encoder in evaluation, with what it learns away from where it starts."""
+    torch.manual_seed(0)
+    encoder = build(name, dropout=0.5).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return encoder
+
+
+@pytest.fixture
+def vectors() -> torch.Tensor:
+    return torch.randn(B, L, D, generator=torch.Generator().manual_seed(7))
+
+
+# --- the contract
+
+
+def test_states_equal_a_float64_reference_one_position_at_a_time(name, encoder, vectors):
+    states = encoder(vectors, lengths=LENGTHS).detach().numpy()
+    for b, length in enumerate(LENGTHS.tolist()):
+        if length:
+            expected = REFERENCES[kind_of(name)](encoder, vectors[b, :length].double().numpy())
+            np.testing.assert_allclose(states[b, :length], expected, atol=1e-5)
+
+
+def test_states_have_the_shape_of_the_vectors(encoder, vectors):
+    for length in (1, 2, L):
+        lengths = torch.full((B,), length)
+        assert encoder(vectors[:, :length], lengths=lengths).shape == (B, length, D)
+        assert encoder(vectors[:, :length], lengths=lengths, times=torch.zeros(B, length)).shape == (B, length, D)
+
+
+def test_a_state_depends_on_its_own_vector_and_not_on_later_ones(encoder, vectors):
+    full = torch.full((B,), L)
+    before = encoder(vectors, lengths=full)
+    for position in (0, 3, L - 1):
+        other = vectors.clone()
+        other[:, position:] = 30.0 * torch.randn(B, L - position, D, generator=torch.Generator().manual_seed(1))
+        after = encoder(other, lengths=full)
+        torch.testing.assert_close(after[:, :position], before[:, :position])
+        assert (after[:, position] != before[:, position]).any(-1).all()
+
+
+def test_a_state_depends_on_the_event_before(encoder, vectors):
+    other = vectors.clone()
+    other[:, 2] = -other[:, 2]
+    full = torch.full((B,), L)
+    assert not torch.allclose(encoder(other, lengths=full)[:, 3], encoder(vectors, lengths=full)[:, 3])
+
+
+@pytest.mark.parametrize("filling", [0.0, 50.0, float("nan")])
+def test_padding_changes_nothing_and_gets_zeros(encoder, vectors, filling):
+    padding = torch.arange(L) >= LENGTHS[:, None]
+    states = encoder(vectors.masked_fill(padding[..., None], filling), lengths=LENGTHS)
+    assert (states[padding] == 0).all()
+    for b, length in enumerate(LENGTHS.tolist()):
+        alone = encoder(vectors[b : b + 1, : max(1, length)], lengths=LENGTHS[b : b + 1])
+        torch.testing.assert_close(states[b : b + 1, :length], alone[:, :length])
+
+
+def test_a_user_without_events_gets_zeros(encoder, vectors):
+    assert (encoder(vectors[:1], lengths=torch.tensor([0])) == 0).all()
+    assert (encoder(vectors[:1, :1], lengths=torch.tensor([0])) == 0).all()
+
+
+def test_gradients_are_finite_and_reach_every_weight_and_every_real_vector(name, vectors):
+    torch.manual_seed(0)
+    encoder = build(name).train()
+    vectors.requires_grad_()
+    states = encoder(vectors, lengths=LENGTHS)
+    (states * torch.randn(states.shape)).sum().backward()
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in encoder.parameters())
+    assert vectors.grad.isfinite().all()
+    real = torch.arange(L) < LENGTHS[:, None]
+    assert vectors.grad[real].any(-1).all()
+    assert not vectors.grad[~real].any()
+
+
+def test_dropout_is_for_training_only(name, vectors):
+    torch.manual_seed(0)
+    encoder = build(name, dropout=0.5)
+    full = torch.full((B,), L)
+    assert not torch.equal(encoder(vectors, lengths=full), encoder(vectors, lengths=full))
+    encoder.eval()
+    assert torch.equal(encoder(vectors, lengths=full), encoder(vectors, lengths=full))
+
+
+def test_the_same_seed_gives_the_same_encoder(name, vectors):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append(build(name)(vectors, lengths=LENGTHS))
+    assert torch.equal(*found)
+
+
+def test_an_encoder_says_where_it_comes_from(encoder):
+    assert "arXiv:" in encoder.paper
+
+
+def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match="encoder must be one of dilated_conv, gated_conv, gru, got 'lstm'"):
+        build_encoder("lstm", dim=D, max_length=L)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("gru", {"hiden": 5}, r"hiden: unknown key; did you mean hidden\?"),
+        ("gru", {"layers": 0}, "layers: Input should be greater than or equal to 1, got 0"),
+        ("dilated_conv", {"dilations": [1, 0]}, r"dilations\.1: Input should be greater than or equal to 1, got 0"),
+        ("dilated_conv", {"dilations": []}, "dilations: .* at least 1 item"),
+        ("gated_conv", {"channel_gate": "max"}, "channel_gate: Input should be 'mean_and_max', 'mean' or 'none'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_one_line(kind, settings, said):
+    with pytest.raises(SettingsError, match=said) as caught:
+        build_encoder(kind, dim=D, max_length=L, settings=settings)
+    assert "\n" not in str(caught.value)
+
+
+# --- single encoders
+
+
+def test_a_gru_projects_only_where_its_width_is_another():
+    assert build("gru").project_out is not None
+    assert build("gru_plain").project_out is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reach"),
+    # each block reaches back (kernel size - 1) * (d + 2 d)
+    [({}, 1 + 2 * 3 * (1 + 2 + 4 + 8)), ({"dilations": [1, 4], "repeats": 2, "kernel_size": 2}, 1 + 2 * 3 * (1 + 4))],
+)
+def test_a_state_of_dilated_convolutions_sees_as_many_events_as_it_says(settings, reach):
+    torch.manual_seed(0)
+    encoder = build_encoder("dilated_conv", dim=D, max_length=120, settings=settings)
+    assert encoder.reach == reach
+    vectors = torch.randn(1, 120, D, requires_grad=True)
+    encoder(vectors, lengths=torch.tensor([120]))[0, -1].sum().backward()
+    seen = vectors.grad[0].any(-1)
+    assert seen[-reach]
+    assert not seen[:-reach].any()
+
+
+def test_gates_are_between_0_and_1_and_aligned_with_the_events(vectors):
+    encoder = build("gated_conv").eval()
+    gates = encoder.gates(vectors, lengths=LENGTHS)
+    assert len(gates) == encoder.settings.layers
+    real = torch.arange(L) < LENGTHS[:, None]
+    for layer in gates:
+        assert layer.channel.shape == (B, L, D)
+        assert layer.spatial.shape == (B, L)
+        for gate in (layer.channel, layer.spatial):
+            assert ((gate[real] > 0) & (gate[real] < 1)).all()
+            assert (gate[~real] == 0).all()
+
+
+def test_gates_are_causal(vectors):
+    encoder = build("gated_conv").eval()
+    full = torch.full((B,), L)
+    other = vectors.clone()
+    other[:, 4:] = 20.0 * torch.randn(B, L - 4, D, generator=torch.Generator().manual_seed(1))
+    for before, after in zip(encoder.gates(vectors, lengths=full), encoder.gates(other, lengths=full), strict=True):
+        for name in ("channel", "spatial"):
+            torch.testing.assert_close(getattr(after, name)[:, :4], getattr(before, name)[:, :4])
+            assert not torch.allclose(getattr(after, name)[:, 4:], getattr(before, name)[:, 4:])
+
+
+def test_the_gates_shown_are_those_that_states_pass(vectors):
+    # one layer without a norm before the sum: state - vector = convolution * channel gate * spatial gate
+    encoder = build_encoder("gated_conv", dim=D, max_length=L, settings={"layers": 1}).eval()
+    (gates,) = encoder.gates(vectors, lengths=torch.full((B,), L))
+    (block,) = encoder.blocks
+    ungated = torch.nn.functional.gelu(block.conv(block.norm(vectors)))
+    torch.testing.assert_close(block(vectors)[0] - vectors, ungated * gates.channel * gates.spatial[..., None])
+
+
+def test_a_gate_that_is_switched_off_is_not_there(vectors):
+    without = {"gated_conv_no_channel": "channel", "gated_conv_no_spatial": "spatial"}
+    for name, missing in without.items():
+        encoder = build(name).eval()
+        (first, *_) = encoder.gates(vectors, lengths=LENGTHS)
+        assert getattr(first, missing) is None
+        assert getattr(first, "spatial" if missing == "channel" else "channel") is not None
+        assert not any(f"{missing}_gate" in key for key in encoder.state_dict())
+
+
+def test_a_channel_gate_has_a_hidden_unit_however_much_it_reduces(vectors):
+    encoder = build_encoder("gated_conv", dim=D, max_length=L, settings={"reduction": 100})
+    assert encoder(vectors, lengths=LENGTHS).isfinite().all()
+
+
+def test_a_channel_gate_knows_events_that_no_convolution_reaches(vectors):
+    # kernels of 2 in one layer: only the running squeezes tell of the first event at the last one
+    settings = {"layers": 1, "kernel_size": 2, "spatial_kernel_size": 1, "reduction": 1}
+    other = vectors.clone()
+    other[:, 0] = 5.0
+    full = torch.full((B,), L)
+    for gate, hears in {"mean_and_max": True, "mean": True, "none": False}.items():
+        torch.manual_seed(0)
+        encoder = build_encoder("gated_conv", dim=D, max_length=L, settings=settings | {"channel_gate": gate}).eval()
+        same = torch.allclose(encoder(other, lengths=full)[:, -1], encoder(vectors, lengths=full)[:, -1])
+        assert same is not hears
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_states_on_cuda_equal_the_cpu(encoder, vectors):
+    on_cpu = encoder(vectors, lengths=LENGTHS)
+    on_cuda = encoder.cuda()(vectors.cuda(), lengths=LENGTHS.cuda())
+    torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
