@@ -71,11 +71,11 @@ def rank_users(
         users: rows to rank for.
         k: places.
         filter_viewed: never recommend what is anywhere in the visible history, however long ago.
-        batch_size: users at a time; None is as many as read about 8,192 positions on a CPU, where they stay in
-            cache, and 1,024 on a GPU.
+        batch_size: users at a time; None is as many as read about 8,192 positions per thread on a CPU, where they
+            stay in cache, and 1,024 on a GPU.
     """
     device = model.rankable.device
-    batch_size = batch_size or (1024 if device.type == "cuda" else max(16, min(256, 8192 // model.max_length)))
+    batch_size = batch_size or _fitting(model, device)
     model.eval()
     with torch.inference_mode():
         for chosen, batch in user_batches(histories, users, max_length=model.max_length, batch_size=batch_size):
@@ -87,3 +87,9 @@ def rank_users(
                 scores[torch.from_numpy(owners).to(device), torch.from_numpy(seen).to(device)] = float("-inf")
             values, items = top_k(scores, k)
             yield RankedBatch(chosen, batch, reading, items, values)
+
+
+def _fitting(model: Model, device: torch.device) -> int:
+    if device.type == "cuda":
+        return 1024
+    return max(16, min(256, 8192 * torch.get_num_threads() // model.max_length))

@@ -193,7 +193,7 @@ def fit(
         init: an earlier model, or the folder it was saved to: training goes on from its weights and moments, which
             follow the items by item_id. New items start from features that both models' items have, or from the mean;
             items that are gone are gone. See `attnrec.training.WarmStart`.
-        model: "sasrec", "gat", "item_knn" or "popularity"; default init's kind, or "sasrec".
+        model: "sasrec", "gat", "ease", "item_knn", "v_sknn" or "popularity"; default init's kind, or "sasrec".
         settings: of the model, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"};
             what is not given is as init has it, or the model's default.
         progress_bar: show progress.

@@ -117,11 +117,10 @@ def _fill(found: Recommendations, ranked: RankedBatch, bias: torch.Tensor, *, k:
     """Rescore one batch, cut it to k places and put it where it belongs."""
     with torch.inference_mode():
         contributions = ranked.reading.contributions(ranked.items).float() if exact else None
-        if contributions is None:
-            scores = ranked.reading.scores(ranked.items).float()
-        else:  # float64 sums do not depend on how wide the batch was padded
+        scores = ranked.scores
+        if contributions is not None:  # float64 sums do not depend on how wide the batch was padded
             scores = (contributions.double().sum(1) + bias[ranked.items].double()).float()
-        scores = scores.masked_fill(ranked.items == 0, float("-inf"))
+            scores = scores.masked_fill(ranked.items == 0, float("-inf"))
         order = _by_score_then_row(scores, ranked.items)[:, :k]
         items, scores = ranked.items.gather(1, order), scores.gather(1, order)
         at = (ranked.chosen, slice(0, order.shape[1]))
