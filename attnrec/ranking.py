@@ -71,8 +71,8 @@ def rank_users(
         users: rows to rank for.
         k: places.
         filter_viewed: never recommend what is anywhere in the visible history, however long ago.
-        batch_size: users at a time; None is as many as read about 8,192 positions per thread on a CPU, where they
-            stay in cache, and 1,024 on a GPU.
+        batch_size: users at a time; None is as many as read about 8,192 positions on a CPU, where they stay in
+            cache, and 1,024 on a GPU.
     """
     device = model.rankable.device
     batch_size = batch_size or _fitting(model, device)
@@ -92,4 +92,4 @@ def rank_users(
 def _fitting(model: Model, device: torch.device) -> int:
     if device.type == "cuda":
         return 1024
-    return max(16, min(256, 8192 * torch.get_num_threads() // model.max_length))
+    return max(16, min(256, 8192 // model.max_length))
