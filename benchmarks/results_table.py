@@ -30,12 +30,16 @@ def between_marks(text: str, name: str, content: str) -> str:
 
 
 def peers_table(lines: list[dict[str, Any]]) -> str:
-    """One row per (data, side, shape, threads): the newest line of each."""
-    newest = {
-        (line["data"], line["threads"], line["model"], json.dumps(line["shape"], sort_keys=True)): line
-        for line in lines
-    }
-    return "\n".join([PEERS_HEAD, *(_peer_row(newest[key]) for key in sorted(newest, reverse=True))])
+    """One row per (data, threads, side, shape): the run of median training time, and the newest recommending."""
+    runs: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        key = (line["data"], line["threads"], line["model"], json.dumps(line["shape"], sort_keys=True))
+        runs.setdefault(key, []).append(line)
+    rows = []
+    for key in sorted(runs, reverse=True):
+        median = sorted(runs[key], key=lambda line: line["seconds"])[(len(runs[key]) - 1) // 2]
+        rows.append(_peer_row(median | {name: runs[key][-1][name] for name in ("recommend", "peak_mb")}))
+    return "\n".join([PEERS_HEAD, *rows])
 
 
 def _peer_row(line: dict[str, Any]) -> str:
