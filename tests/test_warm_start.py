@@ -351,7 +351,8 @@ def test_a_model_of_other_settings_is_refused(start, old, settings):
 
 
 def test_what_only_training_knows_may_change(start, old):
-    train(untrained(start, old, dropout=0.0), old, config=CONFIG, init=start, progress_bar=False)
+    fitted = train(untrained(start, old, dropout=0.0), old, config=CONFIG, init=start, progress_bar=False)
+    assert len(fitted.epochs) == CONFIG.epochs
 
 
 def test_a_model_of_another_kind_is_refused(start, old):
