@@ -437,7 +437,7 @@ def test_item_knn_keeps_the_nearest_neighbours_only(histories_of, batch_of):
 
 def test_item_knn_in_several_blocks_equals_one(monkeypatch, checkerboard):
     def similarities(block: int) -> torch.Tensor:
-        monkeypatch.setattr("attnrec.models.item_knn.BLOCK", block)
+        monkeypatch.setattr("attnrec.models.distinct.BLOCK", block)
         model = build_model(config_of("item_knn"), checkerboard.seen.n_items)
         model.observe(checkerboard.seen)
         return all_scores(model, checkerboard.seen, list(range(60)))

@@ -81,7 +81,7 @@ def test_no_item_of_ease_speaks_for_itself_and_padding_says_nothing(crowd):
 def test_ease_in_several_blocks_equals_one(monkeypatch, crowd):
     found = []
     for block in (5, 256):
-        monkeypatch.setattr("attnrec.models.ease.BLOCK", block)
+        monkeypatch.setattr("attnrec.models.distinct.BLOCK", block)
         found.append(fitted(EASEConfig(), crowd).item_weights)
     assert torch.equal(*found)
 

@@ -11,8 +11,7 @@ from attnrec.models import SASRec, SASRecConfig, build_model
 N_ITEMS, LENGTH = 30, 40
 SETTINGS = {"local_global": {"window": 6, "n_global": 1}, "top_k": {"k": 3}, "adaptive_span": {"ramp": 5}}
 NEVER_CAUSAL = ["linformer"]
-# SASRec gives its core no times
-FITTING = [name for name in CORES if name not in NEVER_CAUSAL and not CORES[name].needs_times]
+FITTING = [name for name in CORES if name not in NEVER_CAUSAL]
 
 
 def config_of(core: str, readout: str = "pooling") -> SASRecConfig:
@@ -98,3 +97,15 @@ def test_contributions_and_item_bias_sum_to_the_score(model, batch):
 def test_a_core_that_cannot_be_causal_is_refused_with_the_settings(core):
     with pytest.raises(ValueError, match="can't be causal"):
         config_of(core)
+
+
+def test_the_last_state_asked_alone_is_the_last_of_all_states(model, batch):
+    vectors = model.catalogue(batch.items)
+    states = model.encoder(vectors, times=batch.times)
+    alone = model.encoder.at_end(vectors, lengths=batch.lengths, times=batch.times)
+    torch.testing.assert_close(alone, states[torch.arange(len(alone)), batch.lengths - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_an_estimator_that_needs_a_loss_of_its_own_is_refused():
+    with pytest.raises(ValueError, match="set estimator = 'straight_through'"):
+        SASRecConfig(core="top_k", core_settings={"estimator": "reinforce"})

@@ -1,37 +1,14 @@
 """1.5-entmax attention: sparse, yet smoother than sparsemax (Peters et al. 2019, arXiv:1905.05702).
 
 Inside transformer heads as in Correia et al. 2019, arXiv:1909.00015, with alpha = 1.5 for all of them.
-Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
 
-from torch import Tensor
-
-from attnrec.attention.core import Attended, Core
-from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.attention.sparse_softmax import entmax15
+from attnrec.attention.sparsemax import Sparsemax
 
 
-class Entmax15(Core):
-    """entmax15(q k' / sqrt(C)) v: a key further than 2 below the best has no share, nor a gradient.
-
-    A sort of the keys for every query is its price: K log K time, and (B, H, Q, K) memory with or without weights.
-    """
+class Entmax15(Sparsemax):
+    """entmax15(q k' / sqrt(C)) v: a key further than 2 below the best has no share, nor a gradient."""
 
     paper = "Peters et al. 2019, arXiv:1905.05702"
-    weights_are = "shares"
-
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        allowed: Tensor | None = None,
-        causal: bool = False,
-        need_weights: bool = False,
-        times: Tensor | None = None,
-    ) -> Attended:
-        """See `core.Core`."""
-        logits = q @ k.mT * q.shape[-1] ** -0.5
-        weights = entmax15(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
-        return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)
+    shares = staticmethod(entmax15)

@@ -3,6 +3,8 @@
 Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from attnrec.attention.core import Attended, Core
@@ -18,6 +20,7 @@ class Sparsemax(Core):
 
     paper = "Martins & Astudillo 2016, arXiv:1602.02068"
     weights_are = "shares"
+    shares: Callable[[Tensor, Tensor], Tensor] = staticmethod(sparsemax)
 
     def forward(
         self,
@@ -32,5 +35,5 @@ class Sparsemax(Core):
     ) -> Attended:
         """See `core.Core`."""
         logits = q @ k.mT * q.shape[-1] ** -0.5
-        weights = sparsemax(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
+        weights = self.shares(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
         return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)

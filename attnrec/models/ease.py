@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from attnrec.dataset import Batch, Histories, user_item_edges
+from attnrec.dataset import Batch, Histories
 from attnrec.models.base import Model, ModelConfig
-from attnrec.models.distinct import last_occurrences
-
-BLOCK = 256  # items whose co-occurrences with all others are counted at a time: BLOCK x (users + N) floats
+from attnrec.models.distinct import co_occurrences, last_occurrences
 
 
 class EASEConfig(ModelConfig):
@@ -50,7 +48,9 @@ class EASE(Model):
     def observe(self, histories: Histories) -> None:
         """Count in how many histories two items meet, and solve for the weights in float64."""
         super().observe(histories)
-        gram = _co_occurrences(histories)
+        gram = torch.empty(self.n_items + 1, self.n_items + 1, dtype=torch.float64)
+        for rows, together in co_occurrences(histories):
+            gram[rows] = together.double()
         gram.diagonal().add_(self.config.regularization)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram, out=gram))
         del gram  # as large as the catalogue is allowed to be
@@ -63,18 +63,6 @@ class EASE(Model):
 
     def item_bias(self) -> Tensor:
         return self.item_weights.new_zeros(self.n_items + 1)
-
-
-def _co_occurrences(histories: Histories) -> Tensor:
-    """X'X: in how many histories two items meet, (N, N) float64."""
-    edges, n_rows = user_item_edges(histories), histories.n_items + 1
-    places = torch.stack([torch.from_numpy(edges.items), torch.from_numpy(edges.users)])
-    shape = (n_rows, histories.n_users)
-    seen = torch.sparse_coo_tensor(places, torch.ones(len(edges)), shape, check_invariants=False).coalesce()
-    together = torch.empty(n_rows, n_rows, dtype=torch.float64)
-    for rows in torch.arange(n_rows).split(BLOCK):
-        together[:, rows] = torch.sparse.mm(seen, seen.index_select(0, rows).to_dense().mT).double()
-    return together
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from attnrec.dataset import Batch, Histories, user_item_edges
 from attnrec.models.base import Model, ModelConfig
-
-BLOCK = 256  # items whose co-occurrences with all others are counted at a time: BLOCK x (users + N) floats
+from attnrec.models.distinct import co_occurrences
 
 
 class ItemKNNConfig(ModelConfig):
@@ -44,15 +43,8 @@ class ItemKNN(Model):
     def observe(self, histories: Histories) -> None:
         """Count in how many histories two items meet, and keep the k most similar of each."""
         super().observe(histories)
-        edges = user_item_edges(histories)
-        shape = (self.n_items + 1, histories.n_users)
-        places = torch.stack([torch.from_numpy(edges.items), torch.from_numpy(edges.users)])
-        seen = torch.sparse_coo_tensor(places, torch.ones(len(edges)), shape, check_invariants=False).coalesce()
-        counts = torch.from_numpy(edges.items).bincount(minlength=self.n_items + 1).float()
-        for start in range(0, self.n_items + 1, BLOCK):
-            rows = torch.arange(start, min(start + BLOCK, self.n_items + 1))
-            block = seen.index_select(0, rows).to_dense()  # (block, users)
-            together = torch.sparse.mm(seen, block.mT).mT  # (block, N)
+        counts = torch.from_numpy(user_item_edges(histories).items).bincount(minlength=self.n_items + 1).float()
+        for rows, together in co_occurrences(histories):
             norms = (counts[rows, None] * counts).sqrt() + self.config.shrinkage
             similar = together / norms.clamp(min=1)
             similar[torch.arange(len(rows)), rows] = 0

@@ -55,6 +55,11 @@ class SASRecConfig(TrainedConfig):
             if self.dim % getattr(self, name):
                 raise ValueError(f"dim must be a multiple of {name}, got {self.dim} and {getattr(self, name)}")
         self.build_core()  # says what is wrong with core and core_settings before anything starts
+        if self.core_settings.get("estimator") == "reinforce":
+            raise ValueError(
+                "sasrec adds no loss of its core's to its own, which estimator = 'reinforce' needs; "
+                "set estimator = 'straight_through'"
+            )
         return self
 
     def build_core(self) -> Core:
