@@ -40,10 +40,10 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Places that only -inf could fill are given row 0.
     """
     k = min(k, scores.shape[1])
-    values, rows = scores.topk(k, dim=1)
-    # topk takes any of those equal to its last value: take the smallest rows where it had a choice
-    n_equal = (scores == values[:, -1:]).sum(1)
-    unsure = (n_equal > (values == values[:, -1:]).sum(1)) & values[:, -1].isfinite()
+    best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    values, rows = best.values[:, :k], best.indices[:, :k]
+    # topk takes any of those equal to its last value: take the smallest rows where the next one is equal to it
+    unsure = (best.values[:, k - 1] == best.values[:, -1]) & (best.values.shape[1] > k) & values[:, -1].isfinite()
     if unsure.any():
         order = scores[unsure].sort(dim=1, descending=True, stable=True)
         values[unsure], rows[unsure] = order.values[:, :k], order.indices[:, :k]

@@ -30,15 +30,20 @@ def between_marks(text: str, name: str, content: str) -> str:
 
 
 def peers_table(lines: list[dict[str, Any]]) -> str:
-    """One row per (data, threads, side, shape): the run of median training time, and the newest recommending."""
+    """One row per (data, threads, side, shape): the run of median training time, and the newest recommending.
+
+    Runs of less than half as many epochs as the longest were made for their recommending alone.
+    """
     runs: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
     for line in lines:
         key = (line["data"], line["threads"], line["model"], json.dumps(line["shape"], sort_keys=True))
         runs.setdefault(key, []).append(line)
     rows = []
     for key in sorted(runs, reverse=True):
-        median = sorted(runs[key], key=lambda line: line["seconds"])[(len(runs[key]) - 1) // 2]
-        rows.append(_peer_row(median | {name: runs[key][-1][name] for name in ("recommend", "peak_mb")}))
+        longest = max(line["curve"][-1][0] for line in runs[key])
+        trained = [line for line in runs[key] if 2 * line["curve"][-1][0] >= longest]
+        median = sorted(trained, key=lambda line: line["seconds"])[(len(trained) - 1) // 2]
+        rows.append(_peer_row(median | {"recommend": runs[key][-1]["recommend"]}))
     return "\n".join([PEERS_HEAD, *rows])
 
 
