@@ -11,7 +11,7 @@ from attnrec.config import Config, first_problem
 from attnrec.evaluation import EvaluateConfig
 from attnrec.ingestion import InteractionSource, TableSource
 from attnrec.metrics import RANK_METRICS, metric_name
-from attnrec.models import MODELS, AnyModelConfig, SASRecConfig
+from attnrec.models import MODELS, AnyModelConfig, SequenceConfig
 from attnrec.promotion import PromoteConfig
 from attnrec.scoring import ScoreConfig
 from attnrec.training import TrainConfig
@@ -80,7 +80,7 @@ class Experiment(Config):
     users: TableSource | None = None
     dataset: DatasetConfig = DatasetConfig()
     split: SplitConfig = SplitConfig()
-    model: Annotated[AnyModelConfig, Field(discriminator="kind")] = SASRecConfig()
+    model: Annotated[AnyModelConfig, Field(discriminator="kind")] = SequenceConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     score: ScoreConfig = ScoreConfig()
@@ -93,6 +93,10 @@ class Experiment(Config):
         measured = [metric_name(name, k) for name in RANK_METRICS for k in self.evaluate.ks]
         if self.promote.metric not in measured:
             raise ValueError(f"promote.metric must be one that evaluate.ks measures, got {self.promote.metric!r}")
+        columns = [] if self.items is None else list(self.items.columns)
+        for name in getattr(self.model, "features", ()):
+            if name not in columns:
+                raise ValueError(f"model.features must be columns of [items], got {name!r}; there are {columns}")
         return self
 
     @property
@@ -125,7 +129,7 @@ def load_experiment(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Exp
     if "seed" in content and isinstance(content.get("train", {}), dict):
         content.setdefault("train", {}).setdefault("seed", content["seed"])
     if isinstance(content.get("model"), dict):
-        content["model"].setdefault("kind", "sasrec")
+        content["model"].setdefault("kind", "attnrec")
     try:
         return Experiment(**content)
     except ValidationError as error:

@@ -100,7 +100,7 @@ def explain(model: Model, histories: Histories, *, user: int, item: int) -> Expl
         ReasonsError: for a model whose scores are not sums over the history.
     """
     model.eval()
-    batch = last_events(histories, np.array([user]), max_length=model.max_length)
+    batch = last_events(histories, np.array([user]), max_length=model.max_length, older=model.older_events)
     asked = torch.tensor([[item]])
     with torch.inference_mode():
         reading = model.read(batch.to(model.rankable.device))

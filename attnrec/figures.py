@@ -35,6 +35,27 @@ def learning_curve(epochs: Sequence[dict[str, float]], *, metric: str) -> "Figur
     return figure
 
 
+def spread_figure(spread: pd.DataFrame) -> "Figure":
+    """What `attention_spread` found: effective number of events, and how even attention is, by length and layer."""
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    longest = max(2.0, float(spread["length"].max()))
+    left.plot([1, longest], [1, longest], color="#bbbbbb", linestyle="--", label="all events alike")
+    for layer, rows in spread.groupby("layer", sort=True):
+        left.plot(rows["length"], rows["effective_events"], marker="o", markersize=4, label=layer)
+        right.plot(rows["length"], rows["share_of_even"], marker="o", markersize=4)
+    left.set_yscale("log")
+    left.set_ylabel("effective number of events")
+    right.set_ylim(0, 1.05)
+    right.set_ylabel("entropy, as a part of that of even attention")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlabel("events in the history")
+    figure.legend(loc="outside upper center", ncols=6)
+    return figure
+
+
 def fixed_users(user_ids: NDArray[np.object_], *, n: int) -> NDArray[np.int64]:
     """The same n users in every run, as long as they are in the log: those whose ids hash lowest."""
     hashes = pd.util.hash_array(np.asarray(user_ids).astype(str).astype(object))

@@ -78,7 +78,9 @@ def rank_users(
     batch_size = batch_size or _fitting(model, device)
     model.eval()
     with torch.inference_mode():
-        for chosen, batch in user_batches(histories, users, max_length=model.max_length, batch_size=batch_size):
+        for chosen, batch in user_batches(
+            histories, users, max_length=model.max_length, batch_size=batch_size, older=model.older_events
+        ):
             reading = model.read(batch.to(device))
             scores = reading.scores().float().masked_fill(~model.rankable, float("-inf"))
             if filter_viewed:

@@ -23,7 +23,7 @@ from attnrec.dataset import (
     visitor,
 )
 from attnrec.explanation import Explanation, explain
-from attnrec.models import AnyModelConfig, Model, build_model, model_config
+from attnrec.models import AnyModelConfig, Model, build_model, check_window, model_config
 from attnrec.models.folder import SavedModel, load_whole, save_model
 from attnrec.schema import ITEM
 from attnrec.scoring import ScoreConfig, recommend, recommendations_frame
@@ -189,11 +189,12 @@ def fit(
 
     Args:
         interactions: user_id, item_id, datetime (and weight, event); see `schema.check_interactions`.
-        items: item_id and columns of features, see `features_from_frame`; a warm start reads them for new items.
+        items: item_id and columns of features, see `features_from_frame`. The model reads those that its setting
+            `features` names; a warm start reads all of them for new items.
         init: an earlier model, or the folder it was saved to: training goes on from its weights and moments, which
             follow the items by item_id. New items start from features that both models' items have, or from the mean;
             items that are gone are gone. See `attnrec.training.WarmStart`.
-        model: "sasrec", "gat", "ease", "item_knn", "v_sknn" or "popularity"; default init's kind, or "sasrec".
+        model: a kind of `attnrec.MODELS`, such as "sasrec" or "gat"; default init's kind, or "attnrec".
         settings: of the model, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"};
             what is not given is as init has it, or the model's default.
         progress_bar: show progress.
@@ -208,12 +209,15 @@ def fit(
     chosen = _chosen(model, settings or {}, previous)
     histories = histories_from_frame(interactions)
     features = None if items is None else features_from_frame(items, histories.item_ids)
+    if "max_length" in (settings or {}):
+        check_window(chosen.max_length, histories)
     split = split_last(histories)
     audit_split(split)
     config = TrainConfig.checked(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        built = build_model(chosen, histories.n_items)
+        like = None if previous is None else previous.features
+        built = build_model(chosen, histories.n_items, features, like=like)
     asked = split.test if len(split.test.users) else None
     seen = split.test.histories if asked is not None else histories
     start = None
@@ -227,7 +231,7 @@ def fit(
 def _chosen(kind: str | None, settings: dict[str, Any], previous: Recommender | None) -> AnyModelConfig:
     """The model that is asked for; what is not said is as `previous` has it."""
     if previous is None or kind not in (None, previous.model.kind):
-        return model_config(kind or "sasrec", settings)
+        return model_config(kind or "attnrec", settings)
     return model_config(previous.model.kind, previous.model.config.model_dump() | settings)
 
 

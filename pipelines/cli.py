@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pipelines.bars import spinner
 from pipelines.settings import prepare
@@ -32,6 +31,18 @@ ExperimentArgument = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Overrides the file: --set train.epochs=2. Can be repeated."),
+]
+OverOption = Annotated[
+    str | None,
+    typer.Option(
+        "--over",
+        metavar="KEY=A,B,...",
+        help="Compare: --over model=sasrec,gru4rec or --over model.core=scaled_dot,cosine, with equal wall time.",
+    ),
+]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="Training time of a model; the epochs are as many as fit, until none is better."),
 ]
 HomeOption = Annotated[
     str | None,
@@ -84,14 +95,30 @@ def ingest(experiment: ExperimentArgument, set_: SetOption = None, home: HomeOpt
 
 
 @app.command()
-def train(experiment: ExperimentArgument, set_: SetOption = None, home: HomeOption = None) -> None:
-    """Train and evaluate; the run is in MLflow, nothing is registered."""
-    _prepare_flow(experiment, set_, home)
-    from pipelines.summary import print_metrics
-    from pipelines.train import train_flow
+def train(
+    experiment: ExperimentArgument,
+    set_: SetOption = None,
+    over: OverOption = None,
+    minutes: MinutesOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Train and evaluate; the run is in MLflow, nothing is registered. With --over, several models side by side."""
+    changes = list(set_ or ()) + ([] if minutes is None else [f"train.max_minutes={minutes}", "train.epochs=100000"])
+    if over is None:
+        _prepare_flow(experiment, changes, home)
+        from pipelines.summary import print_metrics
+        from pipelines.train import train_flow
 
-    trained, evaluated = train_flow(experiment, tuple(set_ or ()), home)
-    print_metrics(out, trained, evaluated)
+        print_metrics(out, *train_flow(experiment, tuple(changes), home))
+        return
+    from pipelines.compare import variants
+
+    variants(experiment, over, tuple(changes), home)
+    _prepare_flow(experiment, changes, home)
+    from pipelines.compare import compare_flow
+    from pipelines.summary import print_comparison
+
+    print_comparison(out, compare_flow(experiment, over, tuple(changes), home))
 
 
 @app.command()
@@ -154,13 +181,10 @@ def explain(
 
 @app.command()
 def models() -> None:
-    """The kinds of models: where they come from, and whether their reasons are exact."""
-    from attnrec.models import MODELS
+    """The kinds of models: where they come from, what they are trained to do, and whether their reasons are exact."""
+    from pipelines.summary import print_models
 
-    table = Table("kind", "reasons", "needs order", "paper")
-    for kind, (model, _) in MODELS.items():
-        table.add_row(kind, model.reasons, "yes" if model.needs_order else "no", model.paper)
-    out.print(table)
+    print_models(out)
 
 
 @app.command()

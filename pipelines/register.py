@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
-from attnrec.figures import examples_table, fixed_users, learning_curve
+from attnrec.attention_spread import attention_spread
+from attnrec.figures import examples_table, fixed_users, learning_curve, spread_figure
 from attnrec.models.folder import load_model, save_model
 from attnrec.promotion import Candidate, Decision, decide
 from attnrec.recommender import Recommender
@@ -27,7 +28,7 @@ from pipelines.stages import build, key_of
 from pipelines.summary import training_line
 
 RECORDED = "attnrec.recorded"
-N_EXAMPLES = 5
+N_EXAMPLES, N_SPREAD = 5, 500
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,11 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
     asked = seen.user_ids.decode(split.test.users)
     users = split.test.users[fixed_users(asked, n=N_EXAMPLES)]
     tracker.log_table(run_id, examples_table(recommender, users), "tables/examples.json")
+    several = split.test.users[fixed_users(asked, n=N_SPREAD)]
+    spread = attention_spread(saved.model, seen, several)
+    if len(spread):
+        tracker.log_table(run_id, spread, "tables/attention_spread.json")
+        tracker.log_figure(run_id, spread_figure(spread), "figures/attention_spread.png")
     if not saved.model.exact_reasons:
         return
     for user_id in seen.user_ids.decode(users[:3]):

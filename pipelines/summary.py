@@ -82,6 +82,40 @@ def training_line(fitted: Mapping[str, Any]) -> str:
     )
 
 
+def print_comparison(out: Console, folder: Path) -> None:
+    """The table of a comparison, the best model first."""
+    table = Table(
+        "model", "kind", "test", "to the best (p)", "val. at equal tokens", "s", "parameters", "MB", "reasons"
+    )
+    for row in pd.read_csv(folder / "comparison.csv").to_dict("records"):
+        apart = "best" if row["difference"] == 0 else f"{row['difference']:+.4f} ({row['p_value']:.3f})"
+        table.add_row(
+            *(row["model"], row["group"], f"{row['mean']:.4f} ({row['low']:.4f}-{row['high']:.4f})", apart),
+            "-" if isnan(row["at_equal_tokens"]) else f"{row['at_equal_tokens']:.4f}",
+            *(f"{row['seconds']:,.0f}", f"{row['parameters']:,}", f"{row['peak_mb']:,.0f}"),
+            "exact" if row["exact_reasons"] else "none",
+        )
+    out.print(table)
+    out.print(f"table and figures: {folder}", soft_wrap=True)
+
+
+def print_models(out: Console, *, n_items: int = 1000) -> None:
+    """Every kind of model as it is without further settings."""
+    from attnrec.models import MODELS, PRESETS, build_model, model_config
+
+    table = Table(title=f"models as they are without settings; parameters for {n_items:,} items")
+    for name in ("kind", "what it is", "trained on", "parameters", "reasons"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "parameters" else "left")
+    table.add_column("paper", overflow="fold")
+    for kind in MODELS:
+        model = build_model(model_config(kind, {}), n_items)
+        family = PRESETS[kind].family if kind in PRESETS else ("graph" if model.learns else "baseline")
+        size = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+        reasons = "exact" if model.exact_reasons else "none"
+        table.add_row(kind, family, model.objective, size, reasons, model.paper)
+    out.print(table)
+
+
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Every event's part of a score, largest first."""
     table = Table("event", "when", "contribution", "attention")

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from attnrec.dataset import Histories
+from attnrec.models import check_window
 from attnrec.storage import is_done, read_json, write_json
 from pipelines.evaluate import evaluate_task
 from pipelines.ingest import histories_task, ingest_task, items_table
@@ -40,6 +42,8 @@ def train_model(job: Job, histories: Path, items: Path | None = None) -> Path:
         histories: the histories stage.
         items: the ingested table of items, if there is one.
     """
+    if "max_length" in job.experiment.model.model_fields_set:
+        check_window(job.experiment.model.max_length, Histories.load(histories / "histories"))
     start = find_start(job, lambda start: train_key(job, histories, items, start))
     key = train_key(job, histories, items, start)
     if not is_done(folder_of(job.home, "train", key)):

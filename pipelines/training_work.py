@@ -45,9 +45,11 @@ def _train(spec: dict[str, Any]) -> None:
     histories, split = load_split(experiment, Path(spec["histories"]))
     config = experiment.train
     torch.manual_seed(config.seed)
-    model = build_model(experiment.model, histories.n_items)
     features = None if spec["items"] is None else load_features(Path(spec["items"]), histories.item_ids)
-    common: dict[str, Any] = {"checkpoint": Path(spec["checkpoint"]), "init": _start(spec["init"], features)}
+    start = _start(spec["init"], features)
+    like = None if start is None else start.features
+    model = build_model(experiment.model, histories.n_items, features, like=like)
+    common: dict[str, Any] = {"checkpoint": Path(spec["checkpoint"]), "init": start}
     started = time.monotonic()
     if spec["mode"] == "refit":
         config = config.model_copy(update={"epochs": max(1, spec["epochs"]), "max_minutes": None})

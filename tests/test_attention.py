@@ -144,6 +144,12 @@ def memory(core, q, k, v, allowed):
     return output, weights[..., n_slots:]
 
 
+def relative(core, q, k, v, allowed):
+    offsets = np.arange(L) - np.arange(L)[:, None]
+    buckets = np.abs(offsets) + 16 * (offsets > 0)  # distances below 8 have each its own
+    return pooled(products(q, k) + learned(core.by_distance, "bias")[:, buckets], allowed, v)
+
+
 REFERENCES = {
     "adaptive_span": adaptive_span,
     "additive": additive,
@@ -156,6 +162,7 @@ REFERENCES = {
     "linrec": linrec,
     "local_global": local_global,
     "memory": memory,
+    "relative": relative,
     "scaled_dot": scaled_dot,
     "sparsemax": entmax(1),
     "top_k": top_k,

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnrec.attention import CoreShape, additive, build_core
+from attnrec.attention.positions import distance_buckets
 from attnrec.attention.sparse_softmax import entmax15, sparsemax
 from attnrec.attention.top_k import MovingBaseline, reinforce_loss
 
@@ -20,6 +21,7 @@ DENSE = [
     "cosine",
     "entmax15",
     "global",
+    "relative",
     "scaled_dot",
     "sparsemax",
     "top_k",
@@ -76,6 +78,8 @@ def test_a_single_query_at_the_end_gets_what_it_gets_among_all(name):
         alone = core(q[:, :, [place]], k, v, allowed=allowed, need_weights=True)
         torch.testing.assert_close(alone.output, among_all.output[:, :, [place]])
         torch.testing.assert_close(alone.weights, among_all.weights[:, :, [place]])
+        without = core(q[:, :, [place]], k, v, allowed=allowed)
+        torch.testing.assert_close(without.output, alone.output)
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
@@ -92,6 +96,34 @@ def test_gradients_agree_with_finite_differences(name, padded, causal, need_weig
         return (attended.output, attended.weights) if need_weights else attended.output
 
     assert torch.autograd.gradcheck(outcome, [*inputs, *core.parameters()])
+
+
+MASKS = [(L,), (1,), (L, L), (L, 1), (H, 1, L), (B, 1, 1, L), (B, 1, L, L), (1, H, L, 1), (B, H, L, L)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("name", ["cosine", "relative", "scaled_dot"])
+def test_masks_of_any_shape_hide_the_same_with_weights_and_without(name, mask, causal):
+    core = make_core(name)
+    allowed = torch.rand(mask, generator=torch.Generator().manual_seed(1)) > 0.5
+    assert not allowed.all() or mask == (1,)
+    found = []
+    for need_weights in (False, True):
+        inputs = [x.requires_grad_() for x in make(B, H, L, C)]
+        output = core(*inputs, allowed=allowed, causal=causal, need_weights=need_weights).output
+        found.append([output, *torch.autograd.grad(output.square().sum(), [*inputs, *core.parameters()])])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "cosine", "scaled_dot"])
+def test_padding_costs_no_tensor_of_queries_times_keys(name):
+    length = 256
+    core = make_core(name, CoreShape(heads=H, channels=C, max_length=length))
+    real = (torch.arange(length) < torch.tensor([[100], [256]]))[:, None, None]
+    assert largest(core, length, allowed=real, need_weights=True) >= B * H * length**2
+    assert largest(core, length, allowed=real) < length**2
+    assert largest(core, length, allowed=real, causal=True) == B * length**2  # the mask itself
 
 
 @pytest.mark.parametrize("name", ["bilinear", "cosine", "global", "scaled_dot"])
@@ -137,6 +169,48 @@ def test_bilinear_attention_starts_as_scaled_dot_product():
     qkv = make(B, H, L, C)
     expected = build_core("scaled_dot", SHAPE)(*qkv, causal=True).output
     torch.testing.assert_close(build_core("bilinear", SHAPE)(*qkv, causal=True).output, expected)
+
+
+# --- relative
+
+
+def test_relative_attention_starts_as_scaled_dot_product():
+    qkv = make(B, H, L, C)
+    expected = build_core("scaled_dot", SHAPE)(*qkv, causal=True).output
+    torch.testing.assert_close(build_core("relative", SHAPE)(*qkv, causal=True).output, expected)
+
+
+def test_a_learned_bias_counts_for_all_pairs_of_its_head_and_bucket_also_far_apart():
+    length = 40
+    core = build_core("relative", CoreShape(heads=H, channels=C, max_length=length))
+    bucket = distance_buckets(torch.tensor(-15), max_distance=length)
+    with torch.no_grad():
+        core.by_distance.bias[1, bucket] = 100.0
+    weights = core(*make(B, H, length, C), causal=True, need_weights=True).weights
+    offsets = torch.arange(length) - torch.arange(length)[:, None]
+    chosen = distance_buckets(offsets, max_distance=length) == bucket
+    assert chosen[30].sum() > 1, "far distances share a bucket"
+    torch.testing.assert_close((weights[:, 1] * chosen).sum(-1), chosen.any(-1).float().expand(B, -1))
+    assert ((weights[:, 0] * chosen).sum(-1) < 0.9).all()
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_a_single_query_stands_at_the_last_key_that_it_may_see_in_each_head(need_weights):
+    core, (q, k, v) = make_core("relative"), make(B, H, L, C)
+    allowed = torch.arange(L) < torch.tensor([[3, 5, 1], [2, 4, 5]])[:, :, None, None]
+    alone = core(q[:, :, :1], k, v, allowed=allowed, need_weights=need_weights).output
+    for b in range(B):
+        for h in range(H):
+            place = int(allowed[b, h].sum()) - 1
+            among_all = core(q[:, :, :1].expand(B, H, L, C), k, v, allowed=allowed[b, h])
+            torch.testing.assert_close(alone[b, h, 0], among_all.output[b, h, place])
+
+
+def test_more_keys_than_there_are_distances_are_refused():
+    q, k, v = make(B, H, L + 1, C)
+    for queries in (q, q[:, :, :1]):
+        with pytest.raises(ValueError, match=r"max_length = 5 keys, got 6; cut the history"):
+            make_core("relative")(queries, k, v)
 
 
 # --- additive
@@ -405,13 +479,14 @@ def test_the_moving_baseline_is_the_mean_of_what_came_before():
 
 
 def test_spans_start_at_half_and_the_penalty_shrinks_them():
-    core = build_core("adaptive_span", SHAPE)
+    assert build_core("adaptive_span", SHAPE).penalty() is None
+    core = build_core("adaptive_span", SHAPE, {"span_weight": 3.0})
     assert core.spans().tolist() == [L / 2] * H
-    assert core.span_penalty().item() == 0.5
+    assert core.penalty().item() == 3.0 * 0.5
     optimizer = torch.optim.SGD(core.parameters(), lr=1.0)
     for _ in range(20):
         optimizer.zero_grad()
-        core.span_penalty().backward()
+        core.penalty().backward()
         optimizer.step()
     assert (core.spans() < L / 2 - 0.5).all()
 
@@ -432,7 +507,8 @@ def test_what_lies_beyond_span_and_ramp_has_no_share():
     assert (weights[..., -1, 39 - 23 :] > 0).all()
 
 
-def test_neither_a_single_query_nor_as_many_as_keys_is_refused():
+@pytest.mark.parametrize("name", ["adaptive_span", "relative"])
+def test_neither_a_single_query_nor_as_many_as_keys_is_refused(name):
     q, k, v = make(B, H, L, C)
     with pytest.raises(ValueError, match="got 2 queries and 5 keys; pass"):
-        make_core("adaptive_span")(q[:, :, :2], k, v)
+        make_core(name)(q[:, :, :2], k, v)

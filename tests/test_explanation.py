@@ -5,7 +5,7 @@ import torch
 
 from attnrec.dataset import last_events
 from attnrec.explanation import Explanation, because, explain
-from attnrec.models import ItemKNNConfig, ReasonsError, SASRecConfig, build_model
+from attnrec.models import ItemKNNConfig, ReasonsError, SequenceConfig, build_model
 
 SMALL = {"dim": 16, "heads": 2, "layers": 1, "pooling_heads": 2}
 
@@ -28,7 +28,7 @@ def explanation(*rows: tuple[str, float], item_bias: float = 0.1) -> Explanation
 @pytest.mark.parametrize("max_length", [3, 10])
 def test_the_score_is_the_bias_and_the_sum_of_the_frame(histories_of, max_length):
     histories = histories_of({"ann": "abcab", "bob": "ad"})
-    model = shaken(SASRecConfig(**SMALL, max_length=max_length), histories)
+    model = shaken(SequenceConfig(**SMALL, max_length=max_length), histories)
     found = explain(model, histories, user=0, item=4)
     assert found.item_id == "d"
     assert found.score == found.item_bias + found.frame["contribution"].sum()
@@ -39,7 +39,7 @@ def test_the_score_is_the_bias_and_the_sum_of_the_frame(histories_of, max_length
 
 def test_the_frame_is_the_history_the_model_read_oldest_first(histories_of):
     histories = histories_of({"ann": "abcab", "bob": "ad"})
-    found = explain(shaken(SASRecConfig(**SMALL, max_length=3), histories), histories, user=0, item=4)
+    found = explain(shaken(SequenceConfig(**SMALL, max_length=3), histories), histories, user=0, item=4)
     assert found.frame["item_id"].tolist() == ["c", "a", "b"]
     assert [int(moment.timestamp()) for moment in found.frame["datetime"]] == [2, 3, 4]
     assert str(found.frame["datetime"].dt.tz) == "UTC"
@@ -55,7 +55,7 @@ def test_a_model_without_attention_has_no_shares(histories_of):
 
 def test_an_empty_history_leaves_the_item_bias(histories_of):
     view = histories_of({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
-    found = explain(shaken(SASRecConfig(**SMALL), view), view, user=0, item=2)
+    found = explain(shaken(SequenceConfig(**SMALL), view), view, user=0, item=2)
     assert found.score == found.item_bias != 0
     assert found.frame.empty
     assert found.because() == f"because of: everyone likes it {found.item_bias:+.2f}"
@@ -64,7 +64,7 @@ def test_an_empty_history_leaves_the_item_bias(histories_of):
 def test_the_last_state_has_no_explanation(histories_of):
     histories = histories_of({"ann": "ab"})
     with pytest.raises(ReasonsError):
-        explain(shaken(SASRecConfig(**SMALL, readout="last"), histories), histories, user=0, item=1)
+        explain(shaken(SequenceConfig(**SMALL, readout="last"), histories), histories, user=0, item=1)
 
 
 def test_the_sentence_names_the_largest_reasons_of_items_joined():
@@ -89,7 +89,7 @@ def test_the_picture_shows_the_latest_events_and_sums_the_older(histories_of):
     from matplotlib import pyplot
 
     histories = histories_of({"ann": "abcab", "bob": "ad"})
-    found = explain(shaken(SASRecConfig(**SMALL), histories), histories, user=0, item=4)
+    found = explain(shaken(SequenceConfig(**SMALL), histories), histories, user=0, item=4)
     axes = found.plot(n=2)
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["everyone (item bias)", "3 older events", "a", "b"]

@@ -25,8 +25,12 @@ from attnrec.losses import (
     gbce,
     sampled_softmax,
 )
+from attnrec.losses import drawn_scores as drawn_scores_module
+from attnrec.losses.drawn_scores import drawn_scores
 from attnrec.losses.full_softmax import CHUNK
+from attnrec.losses.negatives import _in_proportion
 from attnrec.losses.sampled import positive_weight
+from attnrec.precision import has_bfloat16, reduced_precision
 
 SAMPLED = {
     "sampled_softmax": sampled_softmax,
@@ -188,12 +192,12 @@ def test_bfloat16_inputs_get_gradients_of_their_own_type():
 def as_published(name, case, negatives):
     """The losses as their papers write them, position by position; gBCE with t = 0.75."""
     users, items, bias, targets = case
-    rows, q = negatives.rows, negatives.log_q.double().exp()
+    drawn, log_q = (x.expand(len(users), -1) for x in (negatives.rows, negatives.log_q.double()))
     scores = users @ items.mT + (0 if bias is None else bias)
-    alpha = len(rows) / (len(items) - 1)
+    alpha = drawn.shape[1] / (len(items) - 1)
     beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha)
     losses = []
-    for own, target in zip(scores, targets, strict=True):
+    for own, target, rows, q in zip(scores, targets, drawn, log_q.exp(), strict=True):
         s, counts = own[target - 1], rows != target
         negative = own[rows - 1][counts]
         no = (1 - torch.sigmoid(negative)).log().sum()
@@ -208,16 +212,42 @@ def as_published(name, case, negatives):
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", SAMPLED)
-def test_a_sampled_loss_is_its_papers_formula_in_value_and_gradients(name, bias):
-    case = make(40, 11, bias=bias)
-    negatives = Negatives(torch.tensor([4, 2, 4, 11, 7]), torch.tensor([0.3, 0.1, 0.3, 0.2, 0.05]).log())
-    assert torch.isin(case[3], negatives.rows).any(), "some negatives must be targets"
+def check_formula(name, case, negatives):
+    assert (case[3][:, None] == negatives.rows).any(), "some negatives must be targets"
     exact = value_and_gradients(lambda *inputs: as_published(name, inputs, negatives), *doubled(case))
     found = value_and_gradients(partial(SAMPLED[name], negatives=negatives), *case)
     for ours, theirs in zip(found, exact, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_sampled_loss_is_its_papers_formula_in_value_and_gradients(name, bias):
+    negatives = Negatives(torch.tensor([4, 2, 4, 11, 7]), torch.tensor([0.3, 0.1, 0.3, 0.2, 0.05]).log())
+    check_formula(name, make(40, 11, bias=bias), negatives)
+
+
+@pytest.fixture(params=["product", "gathered"])
+def way(request, monkeypatch):
+    """How scores of each position's own items come about."""
+    monkeypatch.setattr(drawn_scores_module, "WHOLE", 10**9 if request.param == "product" else 0)
+    return request.param
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", SAMPLED)
+def test_so_it_is_with_negatives_of_each_positions_own(name, bias, way):
+    q = torch.tensor([0.3, 0.1, 0.05, 0.2, 0.05, 0.1, 0.02, 0.08, 0.04, 0.03, 0.03])
+    rows = torch.randint(1, 12, (40, 5), generator=torch.Generator().manual_seed(1))
+    check_formula(name, make(40, 11, bias=bias), Negatives(rows, q.log()[rows - 1]))
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_negatives_that_are_the_same_for_each_position_are_shared_ones(name, way):
+    case, shared = make(20, 11), drawn(4, 2, 9, 4, n_items=11)
+    own = Negatives(*(x.repeat(20, 1) for x in (shared.rows, shared.log_q)))
+    ways = [value_and_gradients(partial(SAMPLED[name], negatives=negatives), *case) for negatives in (shared, own)]
+    torch.testing.assert_close(*ways)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -241,6 +271,16 @@ def test_a_negative_that_is_the_target_is_not_counted():
     logits = (users @ items.mT + bias)[0]
     # only item 2 is left, and stands for 9 / 3 items
     assert float(loss) == pytest.approx(float(torch.log(1 + 3 * (logits[1] - logits[3]).exp())), rel=1e-5)
+
+
+def test_a_negative_that_is_the_target_of_another_position_is_counted():
+    users, items, bias = (x.detach() for x in make(2, 9)[:3])
+    negatives = Negatives(torch.tensor([[4, 2], [4, 2]]), torch.full((2, 2), -log(9)))
+    loss = sampled_softmax(users, items, bias, torch.tensor([4, 2]), negatives=negatives)
+    first, second = users @ items.mT + bias
+    # each is left with one item, which stands for 9 / 2
+    odds = torch.stack([(first[1] - first[3]).exp(), (second[3] - second[1]).exp()])
+    assert float(loss) == pytest.approx(float(torch.log(1 + 9 / 2 * odds).mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -279,30 +319,116 @@ def test_losses_of_differences_have_the_base_score_nought():
     assert [base_score(LossConfig(loss=name), 100) for name in ("softmax", "sampled_softmax", "bpr")] == [0, 0, 0]
 
 
+# --- scores of each position's own items
+
+
+def own_items(n_positions: int, n_items: int, n_drawn: int, *, dim: int = 8):
+    users, items = make(n_positions, n_items, dim)[:2]
+    return users, items, torch.randint(n_items, (n_positions, n_drawn), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("n_positions", "n_items"), [(1, 1), (3, 5000), (CHUNK, 30), (CHUNK + 5, 30)])
+def test_scores_of_drawn_items_are_picked_from_all_scores(n_positions, n_items, way, monkeypatch):
+    monkeypatch.setattr(drawn_scores_module, "BLOCK", {"cpu": 7 * 6 * 8})  # seven positions at a time
+    users, items, rows = own_items(n_positions, n_items, 6)
+    direction = torch.randn(n_positions, 6, generator=torch.Generator().manual_seed(2))
+    found = []
+    for scores in (drawn_scores(users, items, rows), (users @ items.mT).gather(1, rows)):
+        found.append([scores, *torch.autograd.grad(scores, (users, items), direction)])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_their_gradients_agree_with_finite_differences(way):
+    users, items, rows = own_items(5, 7, 4, dim=3)
+    inputs = [x.detach().double().requires_grad_() for x in (users, items)]
+    assert torch.autograd.gradcheck(partial(drawn_scores, drawn=rows), inputs)
+
+
+@pytest.mark.parametrize("learned", ["users", "items"])
+def test_only_what_is_learned_gets_their_gradient(learned, way):
+    users, items, rows = own_items(5, 7, 4)
+    case = {"users": users, "items": items}
+    case = {name: x if name == learned else x.detach() for name, x in case.items()}
+    (ours,) = torch.autograd.grad(drawn_scores(**case, drawn=rows).sum(), case[learned])
+    (theirs,) = torch.autograd.grad((case["users"] @ case["items"].mT).gather(1, rows).sum(), case[learned])
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_vectors_of_all_draws_are_never_in_memory(way, monkeypatch):
+    n_positions, n_drawn, dim = 2 * CHUNK, 20, 16
+    monkeypatch.setattr(drawn_scores_module, "BLOCK", {"cpu": 5 * n_drawn * dim})
+    users, items, rows = own_items(n_positions, 40, n_drawn, dim=dim)
+    with Largest() as largest:
+        drawn_scores(users, items, rows).sum().backward()
+    assert largest.numel == n_positions * n_drawn  # CHUNK x 40 scores of all items are as many
+
+
+def test_products_with_all_items_are_rounded_where_that_is_wanted(way):
+    users, items, rows = own_items(CHUNK, 500, 6, dim=64)
+    found = []
+    for precision in ("bfloat16", "float32"):
+        with reduced_precision(precision, torch.device("cpu")):
+            scores = drawn_scores(users, items, rows)
+            found.append([scores, *torch.autograd.grad(scores.square().sum(), (users, items))])
+    for rounded, exact in zip(*found, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0.02 * float(exact.detach().abs().max()))
+    if has_bfloat16(torch.device("cpu")):
+        assert torch.equal(found[0][0], found[1][0]) == (way == "gathered")
+
+
 # --- draws
 
 
-def test_popular_items_are_drawn_in_proportion_to_a_power_of_their_count_and_unseen_ones_never():
+@pytest.mark.parametrize("shape", [(40_000,), (400, 100)])
+def test_popular_items_are_drawn_in_proportion_to_a_power_of_their_count_and_unseen_ones_never(shape):
     torch.manual_seed(0)
-    negatives = draw_by_popularity(torch.tensor([16, 0, 1, 81]), 40_000, power=0.75)
-    expected = torch.tensor([8, 0, 1, 27]) / 36
-    shares = torch.bincount(negatives.rows, minlength=5)[1:] / 40_000
+    n_positions = shape[0] if len(shape) == 2 else None
+    negatives = draw_by_popularity(torch.tensor([16, 0, 1, 81, 0]), shape[-1], n_positions=n_positions, power=0.75)
+    assert negatives.rows.shape == negatives.log_q.shape == shape
+    assert len(negatives) == shape[-1]
+    expected = torch.tensor([8, 0, 1, 27, 0]) / 36
+    shares = torch.bincount(negatives.rows.flatten(), minlength=6)[1:] / 40_000
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
     torch.testing.assert_close(negatives.log_q.exp(), expected[negatives.rows - 1])
 
 
-def test_uniform_draws_reach_every_item_and_no_padding():
+@pytest.mark.parametrize("n", [1, 30, 1000, 50_000])
+def test_draws_in_proportion_are_those_of_a_search_in_all_running_sums(n):
+    weights = torch.rand(2000, generator=torch.Generator().manual_seed(1), dtype=torch.double) ** 20
+    weights[1990:] = 0
     torch.manual_seed(0)
-    negatives = draw_uniformly(7, 1000)
-    assert sorted(set(negatives.rows.tolist())) == [1, 2, 3, 4, 5, 6, 7]
-    torch.testing.assert_close(negatives.log_q.exp(), torch.full((1000,), 1 / 7))
+    drawn = _in_proportion(weights, n)
+    torch.manual_seed(0)
+    sums = weights.cumsum(0)
+    assert torch.equal(drawn, torch.searchsorted(sums / sums[-1], torch.rand(n, dtype=torch.double), right=True))
+
+
+@pytest.mark.parametrize("n_positions", [None, 100])
+def test_uniform_draws_reach_every_item_and_no_padding(n_positions):
+    torch.manual_seed(0)
+    negatives = draw_uniformly(7, 1000, n_positions=n_positions)
+    assert negatives.rows.unique().tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert negatives.rows.shape == ((1000,) if n_positions is None else (100, 1000))
+    torch.testing.assert_close(negatives.log_q.exp(), torch.full(negatives.rows.shape, 1 / 7))
 
 
 @pytest.mark.parametrize("negatives", ["uniform", "popularity"])
-def test_sampled_softmax_expects_the_full_sum_over_the_negatives(negatives):
+def test_positions_draw_each_on_their_own(negatives):
+    users, items = torch.ones(2, 1), torch.arange(1.0, 1001)[:, None]  # the score of an item is its row
+    config = LossConfig(loss="bpr", n_negatives=1, negatives=negatives, negatives_for="position")
+    torch.manual_seed(0)
+    scores = users.requires_grad_()
+    catalogue_loss(scores, items, None, torch.tensor([1, 1]), config=config, counts=torch.ones(1000)).backward()
+    one, other = scores.grad.flatten().tolist()  # half of negative less target
+    assert one != other
+
+
+@pytest.mark.parametrize("negatives_for", ["step", "position"])
+@pytest.mark.parametrize("negatives", ["uniform", "popularity"])
+def test_sampled_softmax_expects_the_full_sum_over_the_negatives(negatives, negatives_for):
     # exp(loss) - 1 is the sum of the other items' odds, which the draw estimates without bias
     users, items, bias, targets = (x.detach() for x in make(1, 30, dim=2))
-    config = LossConfig(loss="sampled_softmax", n_negatives=10, negatives=negatives)
+    config = LossConfig(loss="sampled_softmax", n_negatives=10, negatives=negatives, negatives_for=negatives_for)
     torch.manual_seed(0)
     draws = [
         catalogue_loss(users, items, bias, targets, config=config, counts=torch.arange(1, 31)) for _ in range(4000)
@@ -314,11 +440,12 @@ def test_sampled_softmax_expects_the_full_sum_over_the_negatives(negatives):
     assert float(odds.mean()) == pytest.approx(exact, abs=4 * error)
 
 
+@pytest.mark.parametrize("negatives_for", ["step", "position"])
 @pytest.mark.parametrize("negatives", ["uniform", "popularity"])
 @pytest.mark.parametrize("name", SAMPLED)
-def test_negatives_are_drawn_anew_and_follow_the_seed(name, negatives):
+def test_negatives_are_drawn_anew_and_follow_the_seed(name, negatives, negatives_for):
     case = [x.detach() for x in make(5, 200)]
-    config = LossConfig(loss=name, n_negatives=5, negatives=negatives)
+    config = LossConfig(loss=name, n_negatives=5, negatives=negatives, negatives_for=negatives_for)
     losses = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -333,30 +460,41 @@ def test_settings_name_the_losses_of_the_registry():
     assert get_args(LossConfig.model_fields["loss"].annotation) == tuple(LOSSES)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_no_positions_cost_nothing_in_any_loss(name):
-    users, items, bias, targets = make(0, 9)
-    loss = catalogue_loss(users, items, bias, targets, config=LossConfig(loss=name), counts=None)
+EVERY_WAY = [LossConfig(loss=name) for name in LOSSES] + [
+    LossConfig(loss=name, negatives_for="position", negatives=negatives, n_negatives=n_negatives)
+    for name in SAMPLED
+    for negatives in ("uniform", "popularity")
+    for n_negatives in (1, 256)
+]
+
+
+@pytest.mark.parametrize("config", EVERY_WAY, ids=str)
+def test_no_positions_cost_nothing_in_any_loss(config):
+    users, items, bias, targets = make(0, 90)
+    loss = catalogue_loss(users, items, bias, targets, config=config, counts=torch.ones(90))
     loss.backward()
     assert float(loss.detach()) == 0
     assert (items.grad == 0).all()
     assert (bias.grad == 0).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_catalogue_of_one_item_has_a_finite_loss(name):
+@pytest.mark.parametrize("config", EVERY_WAY, ids=str)
+def test_a_catalogue_of_one_item_has_a_finite_loss(config):
     users, items, bias, targets = make(3, 1)
-    catalogue_loss(users, items, bias, targets, config=LossConfig(loss=name), counts=None).backward()
+    catalogue_loss(users, items, bias, targets, config=config, counts=torch.ones(1)).backward()
     assert items.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("negatives_for", ["step", "position"])
+@pytest.mark.parametrize("n_negatives", [20, 40])
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_loss_holds_scores_of_all_positions_against_all_items(name):
+def test_no_loss_holds_scores_of_all_positions_against_all_items(name, n_negatives, negatives_for):
     n_positions, n_items = 4 * CHUNK, 700
     case = make(n_positions, n_items)
-    sampled = {"n_negatives": 20, "negatives": "popularity"} if name != "softmax" else {}
+    sampled = {"n_negatives": n_negatives, "negatives": "popularity", "negatives_for": negatives_for}
+    config = LossConfig(loss=name, **sampled) if name != "softmax" else LossConfig()
     with Largest() as largest:
-        catalogue_loss(*case, config=LossConfig(loss=name, **sampled), counts=torch.ones(n_items)).backward()
+        catalogue_loss(*case, config=config, counts=torch.ones(n_items)).backward()
     assert largest.numel <= CHUNK * n_items
 
 
@@ -392,6 +530,12 @@ def test_negatives_by_popularity_ask_for_counts():
             {"n_negatives": 64},
             r"n_negatives .* got n_negatives = 64 with loss = 'softmax'; set loss = 'sampled_softmax'",
         ),
+        (
+            {"negatives_for": "position"},
+            r"setting of sampled_softmax, .*bpr, got negatives_for = 'position' with loss = 'softmax'; "
+            r"set loss = 'sampled_softmax' or leave negatives_for out",
+        ),
+        ({"loss": "bpr", "negatives_for": "user"}, "'step' or 'position'"),
         ({"negatives": "popularity"}, r"with loss = 'softmax'; set loss = 'sampled_softmax' or leave negatives out"),
         (
             {"loss": "bpr", "label_smoothing": 0.1},
@@ -411,8 +555,7 @@ def test_settings_that_would_not_be_applied_are_refused_in_one_line(settings, me
 
 
 def test_settings_written_out_are_read_back():
-    for name in LOSSES:
-        config = LossConfig(loss=name)
+    for config in EVERY_WAY:
         assert LossConfig(**config.model_dump()) == config
 
 
@@ -429,6 +572,22 @@ def test_full_softmax_on_cuda_equals_the_cpu(autocast):
         found = value_and_gradients(full_softmax, *moved)
     for ours, theirs in zip(found, value_and_gradients(full_softmax, *case), strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", SAMPLED)
+def test_losses_of_each_positions_own_negatives_on_cuda_equal_the_cpu(name, way):
+    case = make(50, 33)
+    moved = [x.detach().cuda().requires_grad_(x.requires_grad) for x in case]
+    on_cuda = draw_by_popularity(torch.arange(1, 34).cuda(), 12, n_positions=50)
+    assert on_cuda.rows.is_cuda
+    assert draw_uniformly(33, 12, n_positions=50, device=torch.device("cuda")).log_q.is_cuda
+    negatives = Negatives(on_cuda.rows.cpu(), on_cuda.log_q.cpu())
+    found = value_and_gradients(partial(SAMPLED[name], negatives=on_cuda), *moved)
+    expected = value_and_gradients(partial(SAMPLED[name], negatives=negatives), *case)
+    for on_gpu, on_cpu in zip(found, expected, strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.gpu

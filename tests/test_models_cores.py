@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnrec.attention import CORES
-from attnrec.models import SASRec, SASRecConfig, build_model
+from attnrec.models import SequenceConfig, SequenceModel, build_model
 
 N_ITEMS, LENGTH = 30, 40
 SETTINGS = {"local_global": {"window": 6, "n_global": 1}, "top_k": {"k": 3}, "adaptive_span": {"ramp": 5}}
@@ -14,8 +14,8 @@ NEVER_CAUSAL = ["linformer"]
 FITTING = [name for name in CORES if name not in NEVER_CAUSAL]
 
 
-def config_of(core: str, readout: str = "pooling") -> SASRecConfig:
-    return SASRecConfig(
+def config_of(core: str, readout: str = "pooling") -> SequenceConfig:
+    return SequenceConfig(
         core=core,
         core_settings=SETTINGS.get(core, {}),
         readout=readout,
@@ -29,7 +29,7 @@ def config_of(core: str, readout: str = "pooling") -> SASRecConfig:
 
 
 @pytest.fixture(params=FITTING)
-def model(request) -> SASRec:
+def model(request) -> SequenceModel:
     """A model whose weights are large enough for every path through it to matter."""
     torch.manual_seed(5)
     model = build_model(config_of(request.param), N_ITEMS)
@@ -101,11 +101,39 @@ def test_a_core_that_cannot_be_causal_is_refused_with_the_settings(core):
 
 def test_the_last_state_asked_alone_is_the_last_of_all_states(model, batch):
     vectors = model.catalogue(batch.items)
-    states = model.encoder(vectors, times=batch.times)
+    states = model.encoder(vectors, lengths=batch.lengths, times=batch.times)
     alone = model.encoder.at_end(vectors, lengths=batch.lengths, times=batch.times)
     torch.testing.assert_close(alone, states[torch.arange(len(alone)), batch.lengths - 1], rtol=1e-4, atol=1e-5)
 
 
-def test_an_estimator_that_needs_a_loss_of_its_own_is_refused():
-    with pytest.raises(ValueError, match="set estimator = 'straight_through'"):
-        SASRecConfig(core="top_k", core_settings={"estimator": "reinforce"})
+def test_a_drawing_core_learns_from_what_came_of_its_draws(batch):
+    # one layer, no gradient but REINFORCE reaches queries and keys: values alone carry the rest
+    torch.manual_seed(5)
+    settings = config_of("top_k").model_dump() | {"layers": 1, "core_settings": {"k": 3, "estimator": "reinforce"}}
+    model = build_model(SequenceConfig(**settings), N_ITEMS).train()
+    before = model.encoder.blocks[0].attention.core.baseline.weight.item()
+    model.loss(batch).backward()
+    core = model.encoder.blocks[0].attention.core
+    assert core.draws
+    assert core.log_probability.shape == (3, 39)
+    assert before == 0 < core.baseline.weight.item()
+    query_and_key = model.encoder.blocks[0].attention.project_in.weight.grad[: 2 * 16]
+    assert query_and_key.abs().sum() > 0
+    model.eval()
+    model.score(batch)
+    assert not core.draws
+
+
+def test_a_span_that_costs_gets_shorter(batch):
+    spans = []
+    for weight in (0.0, 100.0):
+        torch.manual_seed(5)
+        settings = config_of("adaptive_span").model_dump() | {"core_settings": {"ramp": 5, "span_weight": weight}}
+        model = build_model(SequenceConfig(**settings), N_ITEMS).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model.loss(batch).backward()
+            optimizer.step()
+        spans.append(model.encoder.blocks[0].attention.core.spans().mean().item())
+    assert spans[1] < spans[0] - 1

@@ -16,7 +16,7 @@ COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.spl
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
-    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "python", "text", "python", "bash"]
+    assert [kind for kind, _ in BLOCKS] == ["bash", "bash", "python", "text", "python", "bash", "bash"]
 
 
 def test_the_python_block_prints_what_the_readme_shows(monkeypatch, capsys):
@@ -54,7 +54,7 @@ def test_pip_commands_name_files_and_pins_that_are_here(command):
 
 def test_attnrec_commands_run_one_after_the_other(tmp_path):
     commands = [line for line in COMMANDS if line.startswith("attnrec ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         words = shlex.split(command)
         home = [] if words[1] == "models" else ["--home", str(tmp_path)]

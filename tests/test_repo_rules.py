@@ -19,9 +19,9 @@ LAYERS = [
     ["attention", "encoders", "dataset", "metrics", "ingestion"],
     ["models", "losses"],
     ["ranking", "evaluation", "reasons"],
-    ["explanation", "scoring", "training"],
+    ["explanation", "scoring", "training", "attention_spread", "comparison", "head_pruning"],
     ["promotion", "recommender", "sample"],
-    ["figures"],
+    ["figures", "comparison_figures"],
     ["experiment", "tracking", "served_model"],
     ["loading"],
 ]

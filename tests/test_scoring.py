@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attnrec.dataset import last_events
-from attnrec.models import GATConfig, ItemKNNConfig, PopularityConfig, SASRecConfig, build_model
+from attnrec.models import GATConfig, ItemKNNConfig, PopularityConfig, SequenceConfig, build_model
 from attnrec.reasons import largest_reasons
 from attnrec.scoring import ScoreConfig, recommend, to_table, write_table
 
@@ -25,10 +25,10 @@ def fitted(config, histories):
     return model.eval()
 
 
-@pytest.fixture(params=["item_knn", "sasrec", "gat"])
+@pytest.fixture(params=["item_knn", "attnrec", "gat"])
 def model(request, checkerboard):
     gat = {name: value for name, value in SMALL.items() if name != "layers"}
-    configs = {"item_knn": ItemKNNConfig(), "sasrec": SASRecConfig(**SMALL), "gat": GATConfig(**gat)}
+    configs = {"item_knn": ItemKNNConfig(), "attnrec": SequenceConfig(**SMALL), "gat": GATConfig(**gat)}
     model = fitted(configs[request.param], checkerboard.seen)
     model.refresh()
     return model
@@ -181,7 +181,7 @@ def test_no_reasons_are_given_where_none_are_asked_for(model, checkerboard):
 
 
 def test_a_model_without_exact_reasons_gives_none_and_still_scores(checkerboard):
-    model = fitted(SASRecConfig(**SMALL, readout="last"), checkerboard.seen)
+    model = fitted(SequenceConfig(**SMALL, readout="last"), checkerboard.seen)
     table = table_of(model, checkerboard.seen, k=2)
     assert set(map(len, table["reasons"].to_pylist())) == {0}
     assert np.isfinite(table["score"].to_numpy()).all()
@@ -213,7 +213,7 @@ def test_many_equal_scores_are_cut_at_the_smallest_rows(histories_of):
 def test_what_was_seen_long_ago_is_not_recommended(histories_of):
     # the model reads two events; a, b and c lie before them
     histories = histories_of({"ann": "abcde", "bob": "abcdefg"})
-    for config in (ItemKNNConfig(max_length=2), SASRecConfig(**SMALL | {"max_length": 2})):
+    for config in (ItemKNNConfig(max_length=2), SequenceConfig(**SMALL | {"max_length": 2})):
         model = fitted(config, histories)
         assert sorted(lists(table_of(model, histories, [0], k=10))["ann"]) == ["f", "g"]
 
@@ -235,7 +235,7 @@ def test_places_that_can_not_be_filled_are_empty(histories_of):
 
 def test_what_training_did_not_see_is_never_recommended(histories_of):
     view = histories_of({"ann": "abd", "bob": "bce"}).up_to(np.array([2, 2]))
-    for config in (ItemKNNConfig(), PopularityConfig(), SASRecConfig(**SMALL)):
+    for config in (ItemKNNConfig(), PopularityConfig(), SequenceConfig(**SMALL)):
         table = table_of(fitted(config, view), view, k=10, filter_viewed=False)
         assert set(table["item_id"].to_pylist()) == {"a", "b", "c"}
 

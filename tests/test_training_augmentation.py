@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnrec.dataset import Batch, Windows
-from attnrec.models import GATConfig, SASRecConfig, build_model
+from attnrec.models import GATConfig, SequenceConfig, build_model
 from attnrec.training import AugmentConfig, TrainConfig, train
 from attnrec.training.augmentation import augment
 
@@ -142,7 +142,7 @@ def test_a_batch_without_windows_stays_one():
     assert found.items.shape[0] == 0
 
 
-@pytest.mark.parametrize("config", [SASRecConfig, GATConfig], ids=["sequences", "sets"])
+@pytest.mark.parametrize("config", [SequenceConfig, GATConfig], ids=["sequences", "sets"])
 def test_a_model_learns_from_augmented_windows(checkerboard, config):
     torch.manual_seed(1)
     model = build_model(config(dim=8, heads=2, pooling_heads=2, max_length=8), 12)

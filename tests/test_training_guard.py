@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from attnrec.dataset import Histories, Windows, split_last
-from attnrec.models import Model, SASRecConfig, build_model
+from attnrec.models import Model, SequenceConfig, build_model
 from attnrec.training import DivergenceError, TrainConfig, train
 from attnrec.training.checkpoint import Progress
 from attnrec.training.guard import Guard
@@ -34,7 +34,7 @@ def every(request, monkeypatch) -> int:
 
 def untrained(*, seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    return build_model(SASRecConfig(dim=8, heads=2, pooling_heads=2, max_length=8), 12)
+    return build_model(SequenceConfig(dim=8, heads=2, pooling_heads=2, max_length=8), 12)
 
 
 def diverging(at_step: int) -> Model:
@@ -46,7 +46,9 @@ def diverging(at_step: int) -> Model:
 
 
 def report_of(loss: float, *, norm: float = 1.0, n_targets: int = 10) -> StepReport:
-    return StepReport(torch.tensor(loss), torch.tensor(norm), n_targets, n_positions=2 * n_targets, stop=False)
+    return StepReport(
+        torch.tensor(loss), torch.tensor(norm), n_targets, n_tokens=n_targets, n_positions=2 * n_targets, stop=False
+    )
 
 
 def take_all(guard: Guard, *reports: StepReport) -> list[float]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from attnrec.dataset import Windows
-from attnrec.models import SASRecConfig, build_model
+from attnrec.models import SequenceConfig, build_model
 from attnrec.training import TrainConfig, train
 from attnrec.training.processes import Processes, join_processes
 
@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from attnrec.dataset import Histories, split_last
-from attnrec.models import GATConfig, SASRecConfig, build_model
+from attnrec.models import GATConfig, SequenceConfig, build_model
 from attnrec.training import DivergenceError, TrainConfig, loop, step, train
 
 rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -52,7 +52,7 @@ step.make_optimizer = optimizer
 loop.save_checkpoint = lambda *given, **more: (saves.append(1), save_checkpoint(*given, **more))
 
 
-def run(name, *, kind=SASRecConfig, dropout=0.0, at_step=None, wrong=None, saved="", **changes):
+def run(name, *, kind=SequenceConfig, dropout=0.0, at_step=None, wrong=None, saved="", **changes):
     torch.manual_seed(rank)  # the first one's weights are everybody's
     model = build_model(kind(dim=8, heads=2, pooling_heads=2, max_length=8, dropout=dropout), 12)
     config = TrainConfig(epochs=2, batch_size=16, learning_rate=0.05, warmup_steps=3, device="cpu", processes=size)
@@ -201,7 +201,7 @@ def test_every_window_of_a_batch_goes_to_one_process(checkerboard):
 
 
 def test_a_number_of_processes_that_torchrun_did_not_start_is_refused(checkerboard, monkeypatch):
-    model = build_model(SASRecConfig(dim=8, heads=2, pooling_heads=2), 12)
+    model = build_model(SequenceConfig(dim=8, heads=2, pooling_heads=2), 12)
     with pytest.raises(ValueError, match="must be how many torchrun started, got 2 and 1"):
         train(model, checkerboard.seen, config=TrainConfig(processes=2, device="cpu"), progress_bar=False)
     monkeypatch.setenv("WORLD_SIZE", "4")

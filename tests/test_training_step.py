@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attnrec.dataset import Histories, Windows
-from attnrec.models import GATConfig, Model, SASRecConfig, build_model
+from attnrec.models import GATConfig, Model, SequenceConfig, build_model
 from attnrec.training import TrainConfig, train
 from attnrec.training.processes import Processes
 from attnrec.training.step import POSITIONS_ON_CPU, Stepper, learning_rate, make_optimizer
@@ -35,7 +35,7 @@ def config_of(**changes: object) -> TrainConfig:
     return CONFIG.model_copy(update=changes)
 
 
-def untrained(config=SASRecConfig, *, dropout: float = 0.0, seed: int = 0) -> Model:
+def untrained(config=SequenceConfig, *, dropout: float = 0.0, seed: int = 0) -> Model:
     torch.manual_seed(seed)
     return build_model(config(dim=8, heads=2, pooling_heads=2, max_length=8, dropout=dropout), 12)
 
@@ -229,7 +229,7 @@ def test_what_does_not_fit_in_halves_is_said_with_the_arithmetic(seen):
     assert "\n" not in said
 
 
-@pytest.mark.parametrize(("config", "positions"), [(GATConfig, EVERYTHING), (SASRecConfig, 1)])
+@pytest.mark.parametrize(("config", "positions"), [(GATConfig, EVERYTHING), (SequenceConfig, 1)])
 def test_what_cannot_be_halved_is_not_tried_twice(seen, caplog, config, positions):
     model = with_room_for(untrained(config), 0)
     shapes = asked(model)
@@ -346,7 +346,7 @@ def test_the_share_of_the_peak_counts_all_matrix_operations(seen, monkeypatch):
     model = untrained()
     config = config_of(epochs=1, precision="float32")
     (report,) = train(model, seen, config=config, progress_bar=False).epochs
-    weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "positions" not in name)
+    weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "placed" not in name)
     weights -= model.config.dim  # the row of padding
     # forward, and backward to both factors: 3 products of 2 operations per weight and position; the catalogue's
     # table is one of the weights, and attention's own products come on top where the counter knows their kernel

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import attnrec.recommender
 from attnrec.dataset import Features, Histories, Vocabulary, features_from_frame, histories_from_frame, user_batches
-from attnrec.models import GATConfig, Model, SASRecConfig, build_model
+from attnrec.models import GATConfig, Model, SequenceConfig, build_model
 from attnrec.recommender import Recommender, fit, load_folder
 from attnrec.sample import sample_log
 from attnrec.training import TrainConfig, WarmStart, train
@@ -21,7 +21,7 @@ from attnrec.training.processes import Processes
 from attnrec.training.step import Stepper
 
 TINY = {"dim": 8, "heads": 2, "pooling_heads": 2, "max_length": 8, "dropout": 0.3}
-CONFIGS = {"sasrec": SASRecConfig(**TINY, layers=1), "gat": GATConfig(**TINY, edges_per_step=100)}
+CONFIGS = {"attnrec": SequenceConfig(**TINY, layers=1), "gat": GATConfig(**TINY, edges_per_step=100)}
 CONFIG = TrainConfig(
     epochs=2, batch_size=16, learning_rate=1e-2, warmup_steps=3, device="cpu", seed=1, checkpoint_minutes=1e-9
 )
@@ -49,7 +49,7 @@ def start(old) -> WarmStart:
     return earlier(old)
 
 
-def earlier(histories: Histories, kind: str = "sasrec") -> WarmStart:
+def earlier(histories: Histories, kind: str = "attnrec") -> WarmStart:
     torch.manual_seed(0)
     model = build_model(CONFIGS[kind], histories.n_items)
     fitted = train(model, histories, config=CONFIG, progress_bar=False)
@@ -184,8 +184,9 @@ def test_an_item_kept_without_an_event_is_read_but_not_recommended(start, old, h
     assert model.rankable.tolist() == [False, True, True, True, False, False]
     recommender = Recommender(model, old.item_ids, quiet)
     assert set(recommender.recommend(history=["p", "q"], k=9)["item_id"]) == {"m", "n", "o"}
-    given = recommender.recommend(history=["m", "p"], k=9, filter_viewed=False)
-    assert any(reason["item_id"] == "p" for reasons in given["reasons"] for reason in reasons)
+    why = recommender.explain(history=["m", "p"], item_id="n").frame.set_index("item_id")
+    assert why["weight"]["p"] > 0
+    assert why["contribution"]["p"] != 0
     torch.testing.assert_close(scores(model, old), scores(start.model, old), atol=1e-6, rtol=0)
 
 
@@ -357,7 +358,7 @@ def test_what_only_training_knows_may_change(start, old):
 
 def test_a_model_of_another_kind_is_refused(start, old):
     model = build_model(CONFIGS["gat"], old.n_items)
-    with pytest.raises(ValueError, match="a model of the same kind, got sasrec for gat"):
+    with pytest.raises(ValueError, match="a model of the same kind, got attnrec for gat"):
         train(model, old, config=CONFIG, init=start, progress_bar=False)
 
 
@@ -451,7 +452,7 @@ def test_fit_goes_on_with_the_model_and_its_settings(yesterday):
 
 
 def test_fit_refuses_another_kind_or_shape_than_init_has(yesterday):
-    with pytest.raises(ValueError, match="got sasrec for gat"):
+    with pytest.raises(ValueError, match="got attnrec for gat"):
         fit(frame_of(OLD), init=yesterday, model="gat", **QUICK)
     with pytest.raises(ValueError, match="init must have the settings"):
         fit(frame_of(OLD), init=yesterday, settings={"dim": 16}, **QUICK)

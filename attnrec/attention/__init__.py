@@ -11,12 +11,14 @@ from attnrec.attention.cosine import Cosine
 from attnrec.attention.entmax import Entmax15
 from attnrec.attention.global_query import GlobalQuery
 from attnrec.attention.hstu import HSTU
+from attnrec.attention.hstu_block import HSTUBlock
 from attnrec.attention.linformer import Linformer
 from attnrec.attention.linrec import LinRec
 from attnrec.attention.local_global import LocalGlobal
 from attnrec.attention.memory import Memory
 from attnrec.attention.multi_head import MultiHeadAttention, last_position
 from attnrec.attention.pooling import AttentionPooling, ItemValues
+from attnrec.attention.relative import RelativeDot
 from attnrec.attention.scaled_dot import ScaledDot
 from attnrec.attention.sparsemax import Sparsemax
 from attnrec.attention.top_k import TopK
@@ -33,6 +35,7 @@ CORES: dict[str, type[Core]] = {
     "linrec": LinRec,
     "local_global": LocalGlobal,
     "memory": Memory,
+    "relative": RelativeDot,
     "scaled_dot": ScaledDot,
     "sparsemax": Sparsemax,
     "top_k": TopK,
@@ -63,6 +66,7 @@ __all__ = [
     "AttentionPooling",
     "Core",
     "CoreShape",
+    "HSTUBlock",
     "ItemValues",
     "MultiHeadAttention",
     "ScaledDot",

@@ -8,14 +8,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.positions import offsets
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
 
 class AdaptiveSpanSettings(Config):
-    """`ramp`: over how many positions beyond its span a head fades out (R in the paper, 32 there)."""
+    """`ramp`: over how many positions beyond its span a head fades out (R in the paper, 32 there).
+
+    `span_weight`: of the mean span, as a part of max_length, in the loss; above 0 short spans are preferred.
+    """
 
     ramp: float = Field(default=32.0, gt=0)
+    span_weight: float = Field(default=0.0, ge=0)
 
 
 class AdaptiveSpan(Core):
@@ -38,9 +43,10 @@ class AdaptiveSpan(Core):
         """How far each head looks before it fades, (H,), in positions."""
         return self.shape.max_length * torch.sigmoid(self.span_logit)
 
-    def span_penalty(self) -> Tensor:
-        """The mean span as a part of max_length, 0 to 1: a multiple of it may be added to the loss."""
-        return torch.sigmoid(self.span_logit).mean()
+    def penalty(self) -> Tensor | None:
+        """`span_weight` times the mean span as a part of max_length."""
+        weight = self.settings.span_weight
+        return weight * torch.sigmoid(self.span_logit).mean() if weight else None
 
     def forward(
         self,
@@ -55,23 +61,10 @@ class AdaptiveSpan(Core):
     ) -> Attended:
         """See `core.Core`. Query i stands at key i; a single query stands at the last key that it may see."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
-        distance = _distances(q.shape[-2], k.shape[-2], pairs)
+        distance = offsets(q.shape[-2], k.shape[-2], pairs).abs()
         ramp = self.settings.ramp
         seen = ((ramp + self.spans()[:, None, None] - distance) / ramp).clamp(0, 1)
         # log m joins the score, so that a key far behind a head's span cannot take the others' shares away
         fading = seen.clamp(min=torch.finfo(seen.dtype).tiny).log()
         weights = masked_softmax(q @ k.mT * q.shape[-1] ** -0.5 + fading, pairs & (seen > 0))
         return Attended(weights @ v, weights if need_weights else None)
-
-
-def _distances(n_queries: int, n_keys: int, allowed: Tensor) -> Tensor:
-    """Positions between query and key, broadcastable to (B, H, Q, K)."""
-    places = torch.arange(n_keys, device=allowed.device)
-    if n_queries == n_keys:
-        return (places[:, None] - places).abs()
-    if n_queries == 1:
-        return ((places * allowed).amax(-1, keepdim=True) - places).abs()
-    raise ValueError(
-        f"adaptive_span needs one query, or as many as keys, got {n_queries} queries and {n_keys} keys; "
-        "pass the whole history or its last state"
-    )

@@ -65,6 +65,25 @@ class Core(nn.Module, ABC):
         self.shape = shape
         self.settings = settings or self.Settings()
 
+    def penalty(self) -> Tensor | None:
+        """What a model adds to its loss for this core, whatever the data: a scalar, or None for most."""
+        return None
+
+    def surrogate(self, losses: Tensor, *, real: Tensor) -> Tensor | None:
+        """What a model adds to its loss after a forward pass in which this core drew: a scalar, or None if it did not.
+
+        Args:
+            losses: of each history, (B,), without a gradient.
+            real: True at real positions, (B, Q).
+        """
+        del losses, real
+        return None
+
+    @property
+    def draws(self) -> bool:
+        """Whether the last forward pass drew, so that `surrogate` is to be asked."""
+        return False
+
     @abstractmethod
     def forward(
         self,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnrec.attention.core import Attended, Core
+from attnrec.attention.positions import RotaryPositions
 from attnrec.layers import Linear
 
 
@@ -18,14 +19,16 @@ class MultiHeadAttention(nn.Module):
         dim: width of the states; a multiple of `heads`.
         heads: number of heads.
         core: the mechanism.
+        rotary: whether queries and keys are turned by their places before the core sees them.
     """
 
-    def __init__(self, dim: int, *, heads: int, core: Core) -> None:
+    def __init__(self, dim: int, *, heads: int, core: Core, rotary: bool = False) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim={dim} and heads={heads}; change one")
         self.heads = heads
         self.core = core
+        self.rotary = RotaryPositions(dim // heads) if rotary else None
         self.project_in = Linear(dim, 3 * dim)
         self.project_out = Linear(dim, dim)
 
@@ -40,6 +43,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Attended:
         """Attend within each sequence of x (B, L, dim); weights are (B, H, L, L)."""
         q, k, v = (to_heads(part, self.heads) for part in self.project_in(x).chunk(3, dim=-1))
+        if self.rotary is not None:
+            q, k = self.rotary(q, k)
         attended = self.core(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
         return Attended(self.project_out(from_heads(attended.output)), attended.weights)
 
@@ -49,6 +54,9 @@ class MultiHeadAttention(nn.Module):
         weight, bias = self.project_in.weight, self.project_in.bias
         q = to_heads(F.linear(last_position(x, lengths), weight[:width], bias[:width]), self.heads)
         k, v = (to_heads(part, self.heads) for part in F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1))
+        if self.rotary is not None:
+            places = (lengths - 1).clamp(min=0)[:, None, None]
+            q, k = self.rotary.rotate(q, places=places), self.rotary.rotate(k)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         return self.project_out(from_heads(self.core(q, k, v, allowed=real[:, None, None]).output))
 

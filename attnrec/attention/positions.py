@@ -37,9 +37,11 @@ class RotaryPositions(nn.Module):
         """Rotate q and k, both (B, H, L, C), each at places 0 to L - 1."""
         return self.rotate(q), self.rotate(k)
 
-    def rotate(self, x: Tensor) -> Tensor:
-        """(B, H, L, C) -> (B, H, L, C)."""
-        angles = torch.arange(x.shape[-2], device=x.device)[:, None] * self.frequencies
+    def rotate(self, x: Tensor, *, places: Tensor | None = None) -> Tensor:
+        """(B, H, L, C) -> (B, H, L, C), at `places`, broadcastable to (B, H, L); default 0 to L - 1."""
+        if places is None:
+            places = torch.arange(x.shape[-2], device=x.device)
+        angles = places[..., None] * self.frequencies
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         even, odd = x[..., ::2], x[..., 1::2]
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
@@ -64,6 +66,30 @@ class RelativeBias(nn.Module):
     def forward(self, length: int) -> Tensor:
         """The biases (H, L, L) of queries (rows) for keys (columns)."""
         return by_distance(self.bias.index_select(1, self.buckets), length)
+
+    def of(self, offsets: Tensor) -> Tensor:
+        """The biases (..., H, Q, K) of keys at `offsets` from the queries, broadcastable to that."""
+        heads = torch.arange(len(self.bias), device=offsets.device)[:, None, None]
+        return self.bias[heads, self.buckets[offsets + len(self.buckets) // 2]]
+
+
+def offsets(n_queries: int, n_keys: int, allowed: Tensor) -> Tensor:
+    """Key place less query place, broadcastable to (B, H, Q, K); a single query stands at the last key it may see.
+
+    Args:
+        n_queries: Q, as many as keys or 1.
+        n_keys: K.
+        allowed: what each query may attend to, broadcastable to (B, H, Q, K).
+    """
+    places = torch.arange(n_keys, device=allowed.device)
+    if n_queries == n_keys:
+        return places - places[:, None]
+    if n_queries == 1:
+        return places - (places * allowed).amax(-1, keepdim=True)
+    raise ValueError(
+        f"attention by distance needs one query, or as many as keys, got {n_queries} queries and {n_keys} keys; "
+        "pass the whole history or its last state"
+    )
 
 
 def distance_buckets(offsets: Tensor, *, max_distance: int) -> Tensor:

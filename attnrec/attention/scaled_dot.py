@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnrec.attention.core import Attended, Core
+from attnrec.attention.masks import attend_where
 
 
 class ScaledDot(Core):
@@ -28,7 +29,7 @@ class ScaledDot(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights the fused kernel runs: no (Q, K) tensor is made for causal masks."""
+        """See `core.Core`. Without weights the fused kernel runs, and no (Q, K) tensor is made but a mask's own."""
         scale = q.shape[-1] ** -0.5
         return attend(q, k, v, scale=scale, allowed=allowed, causal=causal, need_weights=need_weights)
 
@@ -36,11 +37,14 @@ class ScaledDot(Core):
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, allowed: Tensor | None, causal: bool, need_weights: bool
 ) -> Attended:
-    """softmax(scale * q k') v, by the fused kernel where neither weights nor a mask tensor are needed."""
+    """softmax(scale * q k') v, by the fused kernel where no weights are needed."""
     if not need_weights and allowed is None:
         return Attended(F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale), None)
-    weights = masked_softmax(q @ k.mT * scale, allowed_pairs(q, k, allowed=allowed, causal=causal))
-    return Attended(weights @ v, weights if need_weights else None)
+    pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
+    if not need_weights:
+        return Attended(attend_where(q, k, v, pairs, scale=scale), None)
+    weights = masked_softmax(q @ k.mT * scale, pairs)
+    return Attended(weights @ v, weights)
 
 
 def allowed_pairs(q: Tensor, k: Tensor, *, allowed: Tensor | None, causal: bool) -> Tensor:

@@ -20,7 +20,7 @@ class TopKSettings(Config):
     """`k` keys keep a share. How gradients reach the choice:
 
     "straight_through": as if nothing had been cut (biased, needs nothing from the model);
-    "reinforce": in training the k are drawn, and the model adds `reinforce_loss` to its loss (unbiased, noisy).
+    "reinforce": in training the k are drawn, and the model adds `surrogate` to its loss (unbiased, noisy).
     """
 
     k: int = Field(default=8, gt=0)
@@ -44,6 +44,19 @@ class TopK(Core):
     def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         self.log_probability: Tensor | None = None
+        self.baseline = MovingBaseline() if self.settings.estimator == "reinforce" else None
+
+    @property
+    def draws(self) -> bool:
+        """See `core.Core`."""
+        return self.log_probability is not None
+
+    def surrogate(self, losses: Tensor, *, real: Tensor) -> Tensor | None:
+        """See `core.Core`: `reinforce_loss`, where every draw in a history answers for the loss of all of it."""
+        if self.log_probability is None or self.baseline is None:
+            return None
+        of_history = (self.log_probability * real).sum(1)
+        return reinforce_loss(of_history, losses, self.baseline(losses))
 
     def forward(
         self,

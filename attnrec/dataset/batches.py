@@ -26,6 +26,8 @@ class Batch:
         targets: the item that followed each position, 0 where none is asked for, (B, L) int64.
         weights: (B, L) float32, where the log has them.
         events: kind of event + 1, (B, L) int64, where the log has them.
+        older: item rows of events before these, oldest first, (B, M) int64, where a model asked for them.
+        older_lengths: how many there are, (B,) int64.
     """
 
     items: Tensor
@@ -34,6 +36,8 @@ class Batch:
     targets: Tensor | None = None
     weights: Tensor | None = None
     events: Tensor | None = None
+    older: Tensor | None = None
+    older_lengths: Tensor | None = None
 
     @property
     def real(self) -> Tensor:
@@ -54,8 +58,11 @@ class Batch:
     def rows(self, first: int, end: int) -> "Batch":
         """Histories `first` to `end`, no wider than the longest of them."""
         part = self._each(lambda column: column[first:end])
-        width = _width(part.lengths)
-        return part._each(lambda column: column[:, :width] if column.ndim == 2 else column)
+        width, older = _width(part.lengths), part.older
+        part = part._each(lambda column: column[:, :width] if column.ndim == 2 else column)
+        if older is None or part.older_lengths is None:
+            return part
+        return replace(part, older=older[:, : _width(part.older_lengths)])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -82,8 +89,12 @@ class EventTable:
         ends: NDArray[np.int64],
         *,
         with_targets: bool = False,
+        older_starts: NDArray[np.int64] | None = None,
     ) -> Batch:
-        """Events starts[b] to ends[b] of the flat arrays as history b; each event's target is the one behind it."""
+        """Events starts[b] to ends[b] of the flat arrays as history b; each event's target is the one behind it.
+
+        Where they are asked for, events older_starts[b] to starts[b] are its older ones.
+        """
         lengths = torch.from_numpy(ends - starts)
         width = _width(lengths)
         lengths = lengths.to(self.device, non_blocking=True)
@@ -96,6 +107,7 @@ class EventTable:
                 return torch.zeros(at.shape, dtype=dtype, device=self.device)
             return (values[at + shift * real].to(dtype) + add) * real
 
+        older = None if older_starts is None else self.cut(older_starts, starts)
         return Batch(
             items=column(self.items, torch.int64),
             lengths=lengths,
@@ -103,19 +115,21 @@ class EventTable:
             targets=column(self.items, torch.int64, shift=1) if with_targets else None,
             weights=None if self.weights is None else column(self.weights, torch.float32),
             events=None if self.events is None else column(self.events, torch.int64, add=1),
+            older=None if older is None else older.items,
+            older_lengths=None if older is None else older.lengths,
         )
 
     def _put(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.asarray(values)).to(self.device)
 
 
-def last_events(histories: Histories, users: NDArray[np.int64], *, max_length: int) -> Batch:
-    """The last `max_length` visible events of each of `users`, as one batch."""
-    return EventTable(histories).cut(*_last(histories, users, max_length))
+def last_events(histories: Histories, users: NDArray[np.int64], *, max_length: int, older: int = 0) -> Batch:
+    """The last `max_length` visible events of each of `users`, and up to `older` before them, as one batch."""
+    return _cut_last(EventTable(histories), histories, users, max_length, older)
 
 
 def user_batches(
-    histories: Histories, users: NDArray[np.int64], *, max_length: int, batch_size: int
+    histories: Histories, users: NDArray[np.int64], *, max_length: int, batch_size: int, older: int = 0
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
     """All of `users` in batches of similar length, each with the indices into `users` that it holds.
 
@@ -125,14 +139,14 @@ def user_batches(
     table = EventTable(histories)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        yield chosen, table.cut(*_last(histories, users[chosen], max_length))
+        yield chosen, _cut_last(table, histories, users[chosen], max_length, older)
 
 
-def _last(
-    histories: Histories, users: NDArray[np.int64], max_length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    ends = histories.offsets[users] + histories.lengths[users]
-    return np.maximum(histories.offsets[users], ends - max_length), ends
+def _cut_last(table: EventTable, histories: Histories, users: NDArray[np.int64], max_length: int, older: int) -> Batch:
+    firsts = histories.offsets[users]
+    ends = firsts + histories.lengths[users]
+    starts = np.maximum(firsts, ends - max_length)
+    return table.cut(starts, ends, older_starts=np.maximum(firsts, starts - older) if older else None)
 
 
 class Windows:
@@ -147,6 +161,7 @@ class Windows:
         max_length: most positions of a window.
         batch_size: windows of a batch, over all processes.
         next_item: whether the order counts.
+        older: events before a window that come with it, at most.
         seed: of the order.
         device: where batches are made.
         process, n_processes: this process gets every n-th window of each batch.
@@ -159,6 +174,7 @@ class Windows:
         max_length: int,
         batch_size: int,
         next_item: bool = True,
+        older: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
         process: int = 0,
@@ -176,6 +192,7 @@ class Windows:
         back = np.arange(len(users)) - first[users]  # 0 for the latest window of a user
         self.ends = histories.offsets[users] + covered[users] - back * max_length
         self.starts = np.maximum(histories.offsets[users], self.ends - max_length)
+        self.older_starts = np.maximum(histories.offsets[users], self.starts - older) if older else None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -192,7 +209,10 @@ class Windows:
         for number in random.permutation(len(self))[first:]:
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             chosen = chosen if whole else chosen[self.mine]
-            yield self.table.cut(self.starts[chosen], self.ends[chosen], with_targets=self.next_item)
+            older_starts = None if self.older_starts is None else self.older_starts[chosen]
+            yield self.table.cut(
+                self.starts[chosen], self.ends[chosen], with_targets=self.next_item, older_starts=older_starts
+            )
 
 
 def _width(lengths: Tensor) -> int:

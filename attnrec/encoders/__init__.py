@@ -1,23 +1,35 @@
-"""History encoders that are no attention: one file each, one interface (`encoder.Encoder`), one registry."""
+"""History encoders: one file each, one interface (`encoder.Encoder`), one registry."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from attnrec.encoders.attention import AttentionSettings, SelfAttention
 from attnrec.encoders.dilated_conv import DilatedConv
 from attnrec.encoders.encoder import Encoder
 from attnrec.encoders.gated_conv import GatedConv, Gates
 from attnrec.encoders.gru import GRU
+from attnrec.encoders.hstu import HSTU
+from attnrec.encoders.plain import Plain
 
 ENCODERS: dict[str, type[Encoder]] = {
+    "attention": SelfAttention,
     "dilated_conv": DilatedConv,
     "gated_conv": GatedConv,
     "gru": GRU,
+    "hstu": HSTU,
+    "none": Plain,
 }
 """Name in the TOML -> encoder. A new encoder is one file and one line here."""
 
 
 def build_encoder(
-    kind: str, *, dim: int, max_length: int, dropout: float = 0.0, settings: Mapping[str, Any] | None = None
+    kind: str,
+    *,
+    dim: int,
+    max_length: int,
+    dropout: float = 0.0,
+    causal: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Make an encoder by its name in the TOML.
 
@@ -26,6 +38,7 @@ def build_encoder(
         dim: channels of the vectors and of the states.
         max_length: most positions there will be.
         dropout: rate, 0 to 1.
+        causal: whether a state must not know later events.
         settings: the encoder's own, such as {"layers": 2}.
 
     Raises:
@@ -35,15 +48,19 @@ def build_encoder(
         raise ValueError(f"encoder must be one of {', '.join(sorted(ENCODERS))}, got {kind!r}")
     encoder = ENCODERS[kind]
     own = encoder.Settings.checked(settings or {})
-    return encoder(dim, max_length=max_length, dropout=dropout, settings=own)
+    return encoder(dim, max_length=max_length, dropout=dropout, causal=causal, settings=own)
 
 
 __all__ = [
     "ENCODERS",
     "GRU",
+    "HSTU",
+    "AttentionSettings",
     "DilatedConv",
     "Encoder",
     "GatedConv",
     "Gates",
+    "Plain",
+    "SelfAttention",
     "build_encoder",
 ]

@@ -36,10 +36,16 @@ class DilatedConv(Encoder):
     Settings = DilatedConvSettings
 
     def __init__(
-        self, dim: int, *, max_length: int, dropout: float, settings: DilatedConvSettings | None = None
+        self,
+        dim: int,
+        *,
+        max_length: int,
+        dropout: float,
+        causal: bool = True,
+        settings: DilatedConvSettings | None = None,
     ) -> None:
         settings = settings or DilatedConvSettings()
-        super().__init__(dim, max_length=max_length, dropout=dropout, settings=settings)
+        super().__init__(dim, max_length=max_length, dropout=dropout, causal=causal, settings=settings)
         self.blocks = nn.ModuleList(
             DilatedBlock(dim, kernel_size=settings.kernel_size, dilation=dilation, dropout=dropout)
             for dilation in settings.dilations * settings.repeats

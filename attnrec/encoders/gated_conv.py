@@ -58,9 +58,17 @@ class GatedConv(Encoder):
     paper = "Hu et al. 2018, arXiv:1709.01507; Woo et al. 2018, arXiv:1807.06521"
     Settings = GatedConvSettings
 
-    def __init__(self, dim: int, *, max_length: int, dropout: float, settings: GatedConvSettings | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        max_length: int,
+        dropout: float,
+        causal: bool = True,
+        settings: GatedConvSettings | None = None,
+    ) -> None:
         settings = settings or GatedConvSettings()
-        super().__init__(dim, max_length=max_length, dropout=dropout, settings=settings)
+        super().__init__(dim, max_length=max_length, dropout=dropout, causal=causal, settings=settings)
         self.blocks = nn.ModuleList(GatedBlock(dim, settings, dropout=dropout) for _ in range(settings.layers))
         self.norm_out = nn.LayerNorm(dim)
 

@@ -26,9 +26,11 @@ class GRU(Encoder):
     paper = "Hidasi et al. 2016, arXiv:1511.06939"
     Settings = GRUSettings
 
-    def __init__(self, dim: int, *, max_length: int, dropout: float, settings: GRUSettings | None = None) -> None:
+    def __init__(
+        self, dim: int, *, max_length: int, dropout: float, causal: bool = True, settings: GRUSettings | None = None
+    ) -> None:
         settings = settings or GRUSettings()
-        super().__init__(dim, max_length=max_length, dropout=dropout, settings=settings)
+        super().__init__(dim, max_length=max_length, dropout=dropout, causal=causal, settings=settings)
         hidden = settings.hidden or dim
         between = dropout if settings.layers > 1 else 0.0  # torch warns of a rate that nothing uses
         self.gru = nn.GRU(dim, hidden, num_layers=settings.layers, dropout=between, batch_first=True)

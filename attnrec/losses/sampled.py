@@ -1,4 +1,4 @@
-"""Losses of the target against shared negatives instead of the whole catalogue.
+"""Losses of the target against drawn negatives instead of the whole catalogue.
 
 In all of them a negative that is the position's own target does not count there, and no positions cost 0.
 Shapes: T positions with a target, K negatives, N items (padding left out), D channels.
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attnrec.losses.drawn_scores import drawn_scores
 from attnrec.losses.negatives import Negatives
 
 
@@ -28,7 +29,7 @@ def sampled_softmax(
         items: (N, D), row i is item row i + 1.
         bias: (N,) or None.
         targets: item rows from 1, (T,).
-        negatives: K of them, for all positions.
+        negatives: K of them, for all positions or for each.
 
     Returns:
         A scalar in nats, mean over positions.
@@ -46,7 +47,7 @@ def gbce(
 
     The positive's term -log sigmoid(s) is weighted by beta (see `positive_weight`), each negative's is
     -log(1 - sigmoid(s)). As in the paper the sum over the positive and its K negatives is divided by K + 1, then
-    by T; a negative that does not count leaves K as it is. The paper draws for each position, here all share a draw.
+    by T; a negative that does not count leaves K as it is. The paper draws for each position.
 
     Args:
         users, items, bias, targets, negatives: as for `sampled_softmax`. log_q is not used.
@@ -101,7 +102,8 @@ def _scores(
 ) -> tuple[Tensor, Tensor]:
     """Of the targets (T,) and of the negatives (T, K), float32; -inf where a negative is the target."""
     asked, drawn = targets - 1, negatives.rows - 1
-    positive, negative = (users * items[asked]).sum(-1), users @ items[drawn].mT
+    positive = (users * items[asked]).sum(-1)
+    negative = users @ items[drawn].mT if drawn.dim() == 1 else drawn_scores(users, items, drawn)
     if bias is not None:
-        positive, negative = positive + bias[asked], negative + bias[drawn]
+        positive, negative = positive + bias[asked], negative + bias.take(drawn)
     return positive.float(), negative.float().masked_fill(drawn == asked[:, None], float("-inf"))

@@ -4,12 +4,14 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError
+from attnrec.dataset import Features
+from attnrec.dataset.modalities import modalities
+from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError, check_window
 from attnrec.models.ease import EASE, EASEConfig
 from attnrec.models.gat import GAT, GATConfig
 from attnrec.models.item_knn import ItemKNN, ItemKNNConfig
 from attnrec.models.popularity import Popularity, PopularityConfig
-from attnrec.models.sasrec import SASRec, SASRecConfig
+from attnrec.models.sequence import PRESETS, SequenceConfig, SequenceModel
 from attnrec.models.v_sknn import VSKNN, VSKNNConfig
 
 MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
@@ -17,20 +19,39 @@ MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
     "item_knn": (ItemKNN, ItemKNNConfig),
     "ease": (EASE, EASEConfig),
     "v_sknn": (VSKNN, VSKNNConfig),
-    "sasrec": (SASRec, SASRecConfig),
     "gat": (GAT, GATConfig),
+    **dict.fromkeys(PRESETS, (SequenceModel, SequenceConfig)),
 }
-"""Kind in the TOML -> model and its settings. A new model is one file and one line here."""
+"""Kind in the TOML -> model and its settings. A new model is one file and one line here, or a preset."""
 
 AnyModelConfig = Annotated[
-    SASRecConfig | GATConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
+    SequenceConfig | GATConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
     Field(discriminator="kind"),
 ]
 
 
-def build_model(config: AnyModelConfig, n_items: int) -> Model:
-    """Make an untrained model for a catalogue of `n_items`."""
-    return MODELS[config.kind][0](config, n_items)
+def build_model(
+    config: AnyModelConfig, n_items: int, features: Features | None = None, *, like: Features | None = None
+) -> Model:
+    """Make an untrained model for a catalogue of `n_items`.
+
+    Args:
+        config: of any kind.
+        n_items: padding not counted.
+        features: of the items, for models that read them (`config.features`); without them such a model can be
+            loaded and can score, but cannot learn.
+        like: features of an earlier catalogue, whose categories, scales and words are used, so that what was learned
+            of them keeps its meaning.
+
+    Raises:
+        ValueError: for a column of the features that is missing, empty or of the wrong kind or width.
+    """
+    model, asked = MODELS[config.kind][0], getattr(config, "features", ())
+    if not asked or features is None:
+        return model(config, n_items)
+    assert isinstance(config, SequenceConfig), "only sequence models read features"
+    read = modalities(features, asked, text_encoder=config.text_encoder, text_dim=config.text_dim, like=like)
+    return SequenceModel(config, n_items, read)
 
 
 def model_config(kind: str, settings: dict[str, Any]) -> AnyModelConfig:
@@ -41,13 +62,14 @@ def model_config(kind: str, settings: dict[str, Any]) -> AnyModelConfig:
     """
     if kind not in MODELS:
         raise ValueError(f"model must be one of {sorted(MODELS)}, got {kind!r}")
-    return cast(AnyModelConfig, MODELS[kind][1].checked(settings))
+    return cast(AnyModelConfig, MODELS[kind][1].checked(settings | {"kind": kind}))
 
 
 __all__ = [
     "EASE",
     "GAT",
     "MODELS",
+    "PRESETS",
     "VSKNN",
     "AnyModelConfig",
     "EASEConfig",
@@ -60,9 +82,10 @@ __all__ = [
     "PopularityConfig",
     "Reading",
     "ReasonsError",
-    "SASRec",
-    "SASRecConfig",
+    "SequenceConfig",
+    "SequenceModel",
     "VSKNNConfig",
     "build_model",
+    "check_window",
     "model_config",
 ]

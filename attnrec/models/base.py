@@ -28,6 +28,22 @@ class TrainedConfig(ModelConfig, LossConfig):
     """Settings of a model that learns by gradient steps: what it is trained on stands in the same table."""
 
 
+def check_window(max_length: int, histories: Histories) -> None:
+    """Refuse a window that somebody asked for and that this log cannot fill, so that a slip is told before training.
+
+    Up to twice the longest history is let through: a generous limit must not fail on a day with shorter histories.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    longest = int(histories.lengths.max(initial=0))
+    if max_length > 2 * longest > 0:
+        raise ValueError(
+            f"max_length must not be more than twice the longest history, got {max_length} and {longest} events; "
+            f"set max_length = {longest}"
+        )
+
+
 class Reading(Protocol):
     """B histories, read once by a model."""
 
@@ -52,18 +68,18 @@ class Model(nn.Module, ABC):
         kind: name in the registry and in the TOML.
         paper: where it comes from.
         needs_order: refuses unordered sets.
-        reasons: whether reasons are exact, in words, for tables.
         learns: trained by gradient steps; otherwise `observe` is all there is.
+        older_events: how many events before the last `max_length` it wants to see, compressed.
         slices: whether a batch's loss is the mean over windows that may be computed apart; not where each
             call of `loss` does work for the whole catalogue.
     """
 
-    kind: ClassVar[str]
-    paper: ClassVar[str]
-    reasons: ClassVar[str] = "exact"
+    kind: str
+    paper: str
     needs_order: ClassVar[bool] = False
     learns: ClassVar[bool] = True
-    slices: ClassVar[bool] = True
+    older_events: int = 0
+    slices: bool = True
     rankable: Tensor
 
     def __init__(self, config: Any, n_items: int) -> None:
@@ -90,6 +106,16 @@ class Model(nn.Module, ABC):
         }
 
     @property
+    def objective(self) -> str:
+        """What it is trained to do, in a word, for tables."""
+        return "other_items" if self.learns else "counts"
+
+    @property
+    def asks_next(self) -> bool:
+        """Whether training windows ask every event but a user's first for; otherwise they hold every event once."""
+        return self.needs_order
+
+    @property
     def description(self) -> str:
         """A short name that says what the model is, for runs and tables."""
         return self.kind
@@ -101,8 +127,12 @@ class Model(nn.Module, ABC):
     def refresh(self) -> None:
         """Bring what scoring reads up to date with the weights; called before evaluation and saving."""
 
+    def questions(self, batch: Batch) -> Batch:
+        """The batch that `loss` is computed on, made of windows as they are cut from the log; may draw."""
+        return batch
+
     def loss(self, batch: Batch) -> Tensor:
-        """Mean loss of a training batch, a scalar in nats.
+        """Mean loss over the targets of a training batch that went through `questions`, a scalar in nats.
 
         Raises:
             TypeError: for a model that is not trained by gradients.
@@ -112,6 +142,11 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def read(self, batch: Batch) -> Reading:
         """Read B histories once, for scores and contributions."""
+
+    def shares(self, batch: Batch) -> list[Tensor | None]:
+        """Attention of each layer from where the user is read, (B, H, L); None where its weights are no shares."""
+        del batch
+        return []
 
     @abstractmethod
     def item_bias(self) -> Tensor:
@@ -123,7 +158,7 @@ class Model(nn.Module, ABC):
         Raises:
             TypeError: for a model without vectors.
         """
-        raise TypeError(f"{self.kind} has no item vectors; use a model that learns them, such as sasrec")
+        raise TypeError(f"{self.kind} has no item vectors; use a model that learns them, such as attnrec")
 
     def score(self, batch: Batch, items: Tensor | None = None) -> Tensor:
         """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""

@@ -14,7 +14,7 @@ from attnrec.dataset import Features, Vocabulary, load_features, save_features
 from attnrec.models.base import Model
 from attnrec.storage import read_json, save_tensors, write_json
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "weights.safetensors", "vocabulary.parquet"
 MOMENTS, ITEMS = "moments.safetensors", "items.parquet"
 
@@ -57,6 +57,10 @@ def load_model(folder: Path) -> SavedModel:
         FileNotFoundError: when `folder` holds no model.
         ValueError: for a format or kind that this version does not know.
     """
+    return _load(folder, whole=False)
+
+
+def _load(folder: Path, *, whole: bool) -> SavedModel:
     from attnrec.models import MODELS, build_model, model_config
 
     if not (folder / CONFIG).is_file():
@@ -64,11 +68,17 @@ def load_model(folder: Path) -> SavedModel:
     content = read_json(folder / CONFIG)
     kind = content.get("model", {}).get("kind")
     if content.get("format") != FORMAT or kind not in MODELS:
-        raise ValueError(f"model format {content.get('format')} of kind {kind!r} is unknown here; update attnrec")
+        raise ValueError(
+            f"model format {content.get('format')} of kind {kind!r} is unknown here, where {FORMAT} is read; "
+            "train it again, or update attnrec"
+        )
     item_ids = Vocabulary.load(folder / VOCABULARY)
-    model = build_model(model_config(kind, content["model"]), len(item_ids))
-    model.load_state_dict(load_file(folder / WEIGHTS))
-    return SavedModel(model.eval(), item_ids, content["facts"])
+    features = load_features(folder / ITEMS, item_ids) if whole and (folder / ITEMS).is_file() else None
+    model = build_model(model_config(kind, content["model"]), len(item_ids), features)
+    weights, known = load_file(folder / WEIGHTS), model.state_dict()
+    # what fuses features with ids is in the file and, without the features, not in the model
+    model.load_state_dict({name: values for name, values in weights.items() if whole or name in known})
+    return SavedModel(model.eval(), item_ids, content["facts"], features=features)
 
 
 def load_whole(folder: Path) -> SavedModel:
@@ -77,7 +87,5 @@ def load_whole(folder: Path) -> SavedModel:
     Raises:
         FileNotFoundError, ValueError: as `load_model`.
     """
-    saved = load_model(folder)
-    moments = load_file(folder / MOMENTS) if (folder / MOMENTS).is_file() else {}
-    features = load_features(folder / ITEMS, saved.item_ids) if (folder / ITEMS).is_file() else None
-    return replace(saved, moments=moments, features=features)
+    saved = _load(folder, whole=True)
+    return replace(saved, moments=load_file(folder / MOMENTS) if (folder / MOMENTS).is_file() else {})

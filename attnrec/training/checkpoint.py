@@ -25,8 +25,8 @@ class Progress:
     Attributes:
         epoch, batch: the next batch to train on, from 0.
         seconds: spent in training so far, restarts included.
-        loss_sum, n_tokens, n_positions: of the current epoch's batches so far; tokens have a target, positions
-            may be padding.
+        loss_sum, n_targets, n_tokens, n_positions: of the current epoch's batches so far; tokens are real positions,
+            whether they have a target or not, positions may be padding.
         epoch_seconds: spent in the current epoch's training steps.
         best: best validation value so far; best_epoch: when, counted from 1.
         epochs: what was reported after each finished epoch.
@@ -38,6 +38,7 @@ class Progress:
     batch: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
+    n_targets: int = 0
     n_tokens: int = 0
     n_positions: int = 0
     epoch_seconds: float = 0.0

@@ -97,7 +97,8 @@ class _Run:
             histories,
             max_length=model.max_length,
             batch_size=config.batch_size,
-            next_item=model.needs_order,
+            next_item=model.asks_next,
+            older=model.older_events,
             seed=config.seed,
             device=device,
             process=processes.rank,
@@ -110,6 +111,7 @@ class _Run:
         self.guard = Guard(self.windows, checkpoint, every=1 if device.type == "cpu" else 20)
         self.identity = identity_of(model, histories, config, init)
         self.progress, self.best = Progress(), {}
+        self.clock = time.process_time if config.clock == "processor" else time.monotonic
         if init is not None:
             init.apply(model, histories.item_ids, self.stepper)
         if checkpoint is not None and checkpoint.exists():
@@ -163,25 +165,26 @@ class _Run:
     def _train_epoch(self, bar: TrainingBar) -> None:
         progress, saved = self.progress, time.monotonic()
         self.model.train()
-        started = time.monotonic()
+        started = self.clock()
         for batch in self.windows.epoch(progress.epoch, first=progress.batch):
             step = self.stepper.step(self._step_number(), batch, stop=self._out_of_time())
             progress.loss_sum += self.guard.take(step, progress)
-            progress.n_tokens += step.n_targets
+            progress.n_targets += step.n_targets
+            progress.n_tokens += step.n_tokens
             progress.n_positions += step.n_positions
             progress.batch += 1
             progress.halvings = self.stepper.halvings
-            now = time.monotonic()
+            now = self.clock()
             progress.seconds += now - started
             progress.epoch_seconds += now - started
             started = now
             bar.step(progress.epoch, self._mean_loss(), self._speed())
             if step.stop or (self.processes.size == 1 and self._out_of_time()):
                 break
-            if now - saved > 60 * self.config.checkpoint_minutes:
+            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 progress.loss_sum += self.guard.flush()
                 self._save()
-                saved = started = time.monotonic()
+                saved, started = time.monotonic(), self.clock()
         progress.loss_sum += self.guard.flush()
 
     def _close_epoch(self) -> dict[str, float]:
@@ -189,6 +192,7 @@ class _Run:
         report = {
             "train/loss": self._mean_loss(),
             "train/tokens_per_second": self._speed(),
+            "train/tokens": progress.n_tokens + (progress.epochs[-1]["train/tokens"] if progress.epochs else 0),
             "train/seconds": progress.seconds,
             "train/epoch_seconds": progress.epoch_seconds,
             "train/padding": 1 - progress.n_tokens / max(1, progress.n_positions),
@@ -202,7 +206,7 @@ class _Run:
             self._keep(found.get(self.config.metric, float(progress.epoch)))
         progress.epochs.append(report)
         progress.stopped = self._why_stop()
-        progress.batch, progress.loss_sum, progress.n_tokens, progress.n_positions = 0, 0.0, 0, 0
+        progress.batch, progress.loss_sum, progress.n_targets, progress.n_tokens, progress.n_positions = 0, 0.0, 0, 0, 0
         progress.epoch_seconds = 0.0
         self._save()
         return report
@@ -232,7 +236,7 @@ class _Run:
         return self.config.max_minutes is not None and self.progress.seconds > 60 * self.config.max_minutes
 
     def _mean_loss(self) -> float:
-        return self.progress.loss_sum / max(1, self.progress.n_tokens - self.guard.n_waiting)
+        return self.progress.loss_sum / max(1, self.progress.n_targets - self.guard.n_waiting)
 
     def _speed(self) -> float:
         return self.progress.n_tokens / max(1e-9, self.progress.epoch_seconds)

@@ -31,6 +31,8 @@ class TrainConfig(Config):
         metric: the validation metric that chooses the epoch.
         validation_users: validate on at most this many users, the same in every epoch.
         max_minutes: stop after this time in training, summed over restarts; the best epoch so far is kept.
+        clock: of all training times: "wall", or "processor", the time of all threads of this process, by which models
+            are compared on a CPU that others use as well (with one thread it is what a quiet machine's wall shows).
         checkpoint_minutes: save everything needed to go on this often, besides at the end of each epoch.
         precision: "auto" is bfloat16 products where the hardware has them, else float32 (see `precision`).
         compile: run the model through torch.compile; the first steps take a minute or more.
@@ -54,6 +56,7 @@ class TrainConfig(Config):
     metric: str = Field(default="ndcg_at_10", pattern=rf"^({'|'.join(RANK_METRICS)})_at_[1-9]\d*$")
     validation_users: int | None = Field(default=10_000, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
+    clock: Literal["wall", "processor"] = "wall"
     checkpoint_minutes: float = Field(default=5, gt=0)
     precision: Precision = "auto"
     compile: bool = False

@@ -31,6 +31,7 @@ class StepReport:
         loss: mean over the targets of all processes, a scalar on the device.
         norm: of the gradient before clipping, a scalar on the device.
         n_targets: over all processes.
+        n_tokens: real positions, with a target or not, over all processes.
         n_positions: padding included, over all processes.
         stop: whether any process asked to stop.
     """
@@ -38,6 +39,7 @@ class StepReport:
     loss: Tensor
     norm: Tensor
     n_targets: int
+    n_tokens: int
     n_positions: int
     stop: bool
 
@@ -62,7 +64,7 @@ class Stepper:
         self.optimizer = make_optimizer(model, config)
         self.average = WeightAverage(model, decay=config.average)
         self.halvings = 0
-        self.peak, self.flops_per_target = peak_flops(device), None
+        self.peak, self.flops_per_token = peak_flops(device), None
 
     def step(self, number: int, batch: Batch, *, stop: bool = False) -> StepReport:
         """Take step `number`, from 0, on this process's part of a batch.
@@ -74,21 +76,21 @@ class Stepper:
             group["lr"] = learning_rate(self.config, number, total_steps=self.total_steps)
         if not self.processes.first:  # a checkpoint has the first one's random state: the others' follows from the step
             torch.manual_seed(self.config.seed + self.processes.rank + 1_000_003 * number)
-        batch = augment(batch, self.config.augment)
-        counts = [batch.n_targets, batch.items.numel(), float(stop)]
-        n_targets, n_positions, stops = self.processes.sum([float(count) for count in counts], self.device)
-        loss = self._counted(batch, n_targets=max(1.0, n_targets))
+        batch = self.model.questions(augment(batch, self.config.augment))
+        counts = [batch.n_targets, int(batch.lengths.sum()), batch.items.numel(), float(stop)]
+        n_targets, n_tokens, n_positions, stops = self.processes.sum([float(count) for count in counts], self.device)
+        loss = self._counted(batch, n_targets=max(1.0, n_targets), n_tokens=n_tokens)
         loss = self.processes.sum_gradients(self.model.parameters(), loss)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.average.update(number)
-        return StepReport(loss, norm, int(n_targets), int(n_positions), stops > 0)
+        return StepReport(loss, norm, int(n_targets), int(n_tokens), int(n_positions), stops > 0)
 
-    def flops_share(self, targets_per_second: float) -> dict[str, float]:
+    def flops_share(self, tokens_per_second: float) -> dict[str, float]:
         """`train/flops_share`: matrix operations done of those the device could do; nothing where that is not known."""
-        if self.peak is None or self.flops_per_target is None:
+        if self.peak is None or self.flops_per_token is None:
             return {}
-        return {"train/flops_share": self.flops_per_target * targets_per_second / (self.peak * self.processes.size)}
+        return {"train/flops_share": self.flops_per_token * tokens_per_second / (self.peak * self.processes.size)}
 
     def moments(self) -> dict[str, Tensor]:
         """What the optimizer knows, "parameter/moment" -> tensor on the CPU."""
@@ -109,13 +111,13 @@ class Stepper:
             if state:
                 self.optimizer.state[parameter] = state
 
-    def _counted(self, batch: Batch, *, n_targets: float) -> Tensor:
+    def _counted(self, batch: Batch, *, n_targets: float, n_tokens: float) -> Tensor:
         """`_gradients`, counting the matrix operations of the first step on a device whose peak is known."""
-        if self.peak is None or self.flops_per_target is not None:
+        if self.peak is None or self.flops_per_token is not None:
             return self._gradients(batch, n_targets=n_targets)
         with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops}) as counter:
             loss = self._gradients(batch, n_targets=n_targets)
-        self.flops_per_target = counter.get_total_flops() * self.processes.size / n_targets
+        self.flops_per_token = counter.get_total_flops() * self.processes.size / max(1.0, n_tokens)
         return loss
 
     def _gradients(self, batch: Batch, *, n_targets: float) -> Tensor:

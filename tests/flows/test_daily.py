@@ -92,7 +92,7 @@ def test_mlflow_has_the_run_as_people_compare_it(first_day):
     client = store(home)
     experiment = client.get_experiment_by_name("attnrec-tiny")
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_name == "sasrec-pooling-d16-L30"
+    assert run.info.run_name == "attnrec-pooling-d16-L30"
     assert run.info.status == "FINISHED"
     assert run.data.params["model.dim"] == "16"
     assert re.search(

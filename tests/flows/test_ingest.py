@@ -56,7 +56,7 @@ def test_an_unordered_set_is_refused_by_a_sequence_model(first_day, tmp_path):
     overrides = (f"interactions.path={log}", "interactions.datetime=none")
     job = make_job(str(toml), overrides, str(tmp_path / "home"))
     histories = gather_histories(job, ingest_log(job, job.experiment.interactions))
-    with pytest.raises(RuntimeError, match="sasrec needs ordered histories, got an unordered set"):
+    with pytest.raises(RuntimeError, match="attnrec needs ordered histories, got an unordered set"):
         train_model(job, histories)
 
 

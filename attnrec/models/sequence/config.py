@@ -1,0 +1,123 @@
+"""Settings of sequence models, whichever preset they start from."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from attnrec.encoders import ENCODERS, AttentionSettings, Encoder, build_encoder
+from attnrec.models.base import TrainedConfig
+from attnrec.models.sequence.presets import PRESETS, Kind
+
+ATTENDING = ("attention", "hstu")
+ATTENTION_KEYS = tuple(AttentionSettings.model_fields)
+
+
+class SequenceConfig(TrainedConfig):
+    """Settings of a sequence model; what is not said is as the preset `kind` has it, then as here.
+
+    Attributes:
+        kind: the preset.
+        encoder: what makes states of the history, a name in `attnrec.encoders.ENCODERS`.
+        layers, heads, expansion, core, core_settings, positions: of encoders that attend (see `AttentionSettings`).
+        encoder_settings: of the others.
+        time_gaps: whether events know how long after the one before they came.
+        event_types: whether events know what they are (view, cart, purchase), where the log says so.
+        readout: what makes the user of the states: "pooling" and "item_sum" are exact sums over the history, "last"
+            and "global_local" are not.
+        pooling_heads: of "pooling".
+        objective: "next_item" at every position; "last_item" of sampled prefixes; "masked_items" from both sides.
+        n_prefixes: of each window in a step, for "last_item".
+        mask_share: of the events, for "masked_items".
+        older_events: before the last `max_length`, that the encoder sees compressed, `older_block` of them as one
+            vector (see `attention.compressed`); they shape states and weights and never add to a score themselves.
+        features: columns of the items' table that describe an item beside its id; items without history are then scored
+            through them.
+        text_encoder, text_dim: how texts among them become vectors (see `dataset.text`): "tfidf" of this width, or the
+            folder of a sentence-transformers model.
+        id_dropout: share of the ids hidden in each step, so that features learn to stand alone.
+        dim, max_length, dropout: as everywhere.
+        scores: "cosine" at `temperature`, "dot" products, or "auto": cosines for readouts that are exact sums.
+        item_bias: whether items have a learned bias.
+    """
+
+    kind: Kind = "attnrec"
+    encoder: str = "attention"
+    encoder_settings: dict[str, Any] = Field(default_factory=dict)
+    layers: int = Field(default=2, ge=0)
+    heads: int = Field(default=2, gt=0)
+    expansion: int = Field(default=4, gt=0)
+    core: str = "scaled_dot"
+    core_settings: dict[str, Any] = Field(default_factory=dict)
+    positions: Literal["learned", "rotary", "relative", "none"] = "learned"
+    time_gaps: bool = False
+    event_types: bool = False
+    older_events: int = Field(default=0, ge=0)
+    older_block: int = Field(default=100, gt=0)
+    readout: Literal["pooling", "last", "item_sum", "global_local"] = "pooling"
+    pooling_heads: int = Field(default=4, gt=0)
+    objective: Literal["next_item", "last_item", "masked_items"] = "next_item"
+    n_prefixes: int = Field(default=4, gt=0)
+    mask_share: float = Field(default=0.2, gt=0, lt=1)
+    features: tuple[str, ...] = ()
+    text_encoder: str = "tfidf"
+    text_dim: int = Field(default=128, gt=0)
+    id_dropout: float = Field(default=0.1, ge=0, lt=1)
+    dim: int = Field(default=64, gt=0)
+    max_length: int = Field(default=200, gt=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    scores: Literal["auto", "cosine", "dot"] = "auto"
+    temperature: float = Field(default=0.07, gt=0)
+    item_bias: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("kind", "attnrec") not in PRESETS:
+            return values  # pydantic says what is wrong with it
+        return dict(PRESETS[values.get("kind", "attnrec")].settings) | values
+
+    @model_validator(mode="after")
+    def _check(self) -> "SequenceConfig":
+        if self.readout == "pooling" and self.dim % self.pooling_heads:
+            raise ValueError(f"dim must be a multiple of pooling_heads, got {self.dim} and {self.pooling_heads}")
+        if self.objective == "masked_items" and (self.encoder not in ATTENDING or self.readout != "last"):
+            raise ValueError(
+                "objective = 'masked_items' needs an encoder that attends both ways and readout = 'last', got "
+                f"encoder = {self.encoder!r} and readout = {self.readout!r}; set objective = 'next_item'"
+            )
+        window = self.core_settings.get("window", 0)
+        if isinstance(window, int) and window > self.max_length:
+            raise ValueError(
+                f"a core's window must fit into max_length, got {window} and {self.max_length}; change one"
+            )
+        self._check_encoder_settings()
+        with torch.device("meta"):  # says what is wrong before anything starts
+            self.build_encoder()
+        return self
+
+    def _check_encoder_settings(self) -> None:
+        if self.encoder in ATTENDING and self.encoder_settings:
+            raise ValueError(
+                f"encoder_settings are for encoders without attention, got {self.encoder_settings} with "
+                f"encoder = {self.encoder!r}; set {', '.join(ATTENTION_KEYS)} in [model] itself"
+            )
+        if self.encoder in ENCODERS and self.encoder not in ATTENDING:
+            for name in ATTENTION_KEYS:
+                if getattr(self, name) != SequenceConfig.model_fields[name].get_default(call_default_factory=True):
+                    raise ValueError(
+                        f"{name} is a setting of encoders that attend, got {name} = {getattr(self, name)!r} with "
+                        f"encoder = {self.encoder!r}; set encoder_settings, or encoder = 'attention'"
+                    )
+
+    def build_encoder(self) -> Encoder:
+        """A new history encoder as these settings ask for."""
+        own = {name: getattr(self, name) for name in ATTENTION_KEYS}
+        return build_encoder(
+            self.encoder,
+            dim=self.dim,
+            max_length=self.max_length + -(-self.older_events // self.older_block),
+            dropout=self.dropout,
+            causal=self.objective == "next_item",
+            settings=own if self.encoder in ATTENDING else self.encoder_settings,
+        )

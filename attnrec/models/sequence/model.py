@@ -1,0 +1,217 @@
+"""The sequence model: items -> states of the history -> the user -> scores (see `presets` for the papers' models).
+
+By default (`attnrec`) causal self-attention under attention pooling, whose scores are exact sums over the history,
+trained on the next item at every position with the full softmax.
+Shapes: B users, L positions, D channels, N = n_items + 1 item rows.
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnrec.attention import Core
+from attnrec.dataset import Batch, Histories
+from attnrec.dataset.modalities import Modalities
+from attnrec.losses import base_score
+from attnrec.models.base import Model
+from attnrec.models.catalogue import Catalogue, VectorReading
+from attnrec.models.fused_items import FusedItems
+from attnrec.models.sequence.config import SequenceConfig
+from attnrec.models.sequence.context import EventContext
+from attnrec.models.sequence.objectives import ask_next, last_items, masked_items
+from attnrec.models.sequence.older import OlderEvents, Seen
+from attnrec.models.sequence.presets import PRESETS
+from attnrec.models.sequence.readouts import GlobalLocal, ItemSum, Last, Pooling, Readout
+
+
+class SequenceModel(Model):
+    """Item encoder x history encoder x readout, trained on an objective."""
+
+    needs_order = True
+
+    table: Tensor
+    has_id: Tensor
+
+    def __init__(self, config: SequenceConfig, n_items: int, modalities: Modalities | None = None) -> None:
+        super().__init__(config, n_items)
+        self.config = config
+        self.kind, self.paper = config.kind, PRESETS[config.kind].paper
+        readout = build_readout(config)
+        cosine = config.scores == "cosine" or (config.scores == "auto" and readout.exact)
+        self.catalogue = Catalogue(
+            n_items,
+            config.dim,
+            temperature=config.temperature if cosine else None,
+            item_bias=config.item_bias,
+            base_score=base_score(config, n_items),
+        )
+        self.fused = None
+        if config.features:  # the finished table is all that scoring needs: a model may be without what made it
+            self.register_buffer("table", torch.zeros(n_items + 1, config.dim))
+            self.register_buffer("has_id", torch.zeros(n_items + 1, dtype=torch.bool))
+            if modalities is not None:
+                self.fused = FusedItems(modalities, dim=config.dim, id_dropout=config.id_dropout)
+        self.slices = not config.features  # every call fuses the whole catalogue
+        self.masks = config.objective == "masked_items"
+        self.context = EventContext(
+            config.dim, hidden=self.masks, time_gaps=config.time_gaps, event_types=config.event_types
+        )
+        self.older_events = config.older_events
+        self.older = OlderEvents(config.dim, block=config.older_block) if config.older_events else None
+        self.encoder = config.build_encoder()
+        self.readout = readout
+
+    @property
+    def exact_reasons(self) -> bool:
+        return self.readout.exact
+
+    @property
+    def objective(self) -> str:
+        return self.config.objective
+
+    @property
+    def asks_next(self) -> bool:
+        return not self.masks
+
+    @property
+    def description(self) -> str:
+        config, preset = self.config, PRESETS[self.config.kind].settings
+        usual = {name: preset.get(name, SequenceConfig.model_fields[name].default) for name in ("encoder", "core")}
+        other = [getattr(config, name) for name in usual if getattr(config, name) != usual[name]]
+        return "-".join([config.kind, *other, config.readout, f"d{config.dim}", f"L{config.max_length}"])
+
+    def observe(self, histories: Histories) -> None:
+        super().observe(histories)
+        if self.config.event_types and histories.events is None:
+            raise ValueError("event_types = true needs a log with types of events, got none; name interactions.event")
+        self.catalogue.observe(histories, config=self.config)
+        if not self.config.features:
+            return
+        if self.fused is None:
+            raise ValueError(
+                f"features = {list(self.config.features)} needs the items' features, got none; "
+                "give the experiment a table [items], or fit(items=frame)"
+            )
+        self.has_id = self.rankable.clone()  # an item without history is known by its features alone
+        self.rankable = self.rankable | self.fused.described().to(self.rankable.device)
+
+    def refresh(self) -> None:
+        """Fuse the catalogue once, into the table that scoring reads."""
+        if self.fused is not None:
+            was_training = self.training
+            self.eval()
+            with torch.no_grad():
+                self.table = self.fused(self.catalogue.embedding.weight, self.has_id)
+            self.train(was_training)
+
+    def questions(self, batch: Batch) -> Batch:
+        if self.masks:
+            return masked_items(batch, share=self.config.mask_share)
+        if self.config.objective == "last_item":
+            return last_items(batch, n_prefixes=self.config.n_prefixes)
+        return batch
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Of the targets that `questions` left in the batch."""
+        assert batch.targets is not None, "a training batch has targets"
+        table = self.catalogue.embedding.weight
+        if self.fused is not None:
+            table = self.fused(table, self.has_id)
+        vectors, asked = F.embedding(batch.items, table, padding_idx=0), batch.targets > 0
+        states = self.states(vectors, batch, table)
+        values = self.readout.values(vectors)
+        if self.config.objective == "last_item":
+            users = self.readout.at_end(states, values, lengths=batch.lengths).users[asked.any(1)]
+        else:
+            users = self.readout.everywhere(states, values)[asked]
+        loss = self.catalogue.loss(users, batch.targets[asked], table=table, config=self.config)
+        return loss + self._of_cores(users.detach(), asked, batch, table.detach())
+
+    def _of_cores(self, users: Tensor, asked: Tensor, batch: Batch, table: Tensor) -> Tensor | float:
+        """What attention cores add to the loss: penalties, and for those that drew, what came of it."""
+        cores = [module for module in self.encoder.modules() if isinstance(module, Core)]
+        added = [core.penalty() for core in cores]
+        if any(core.draws for core in cores):
+            assert batch.targets is not None, "a training batch has targets"
+            reading = VectorReading(self.catalogue, table, users, None, None)
+            losses = _of_histories(reading, batch.targets[asked], asked.nonzero()[:, 0], n=len(asked))
+            added += [core.surrogate(losses, real=batch.real) for core in cores]
+        return sum(term for term in added if term is not None)
+
+    def read(self, batch: Batch) -> VectorReading:
+        """Encode the histories; users without events become zero vectors, scored by item bias alone."""
+        table, known = self.item_vectors(), batch.lengths > 0
+        if self.masks:
+            batch = ask_next(batch, max_length=self.max_length)
+        vectors = F.embedding(batch.items, table, padding_idx=0)
+        if isinstance(self.readout, Last):
+            seen = self._seen(vectors, batch, table)
+            users = self.encoder.at_end(seen.vectors, lengths=seen.lengths, times=seen.times) * known[:, None]
+            return VectorReading(self.catalogue, table, users, None, None, why_none=self._why_none)
+        several = batch.items.numel() > len(table)  # then each item's value is computed once
+        values = self.readout.values(table)[batch.items] if several else self.readout.values(vectors)
+        pooled = self.readout.at_end(self.states(vectors, batch, table), values, lengths=batch.lengths)
+        return VectorReading(self.catalogue, table, pooled.users, pooled.parts, pooled.weights, why_none=self._why_none)
+
+    def states(self, vectors: Tensor, batch: Batch, table: Tensor) -> Tensor:
+        """States (B, L, D) of events with item vectors (B, L, D), which are rows of the table (N, D)."""
+        seen = self._seen(vectors, batch, table)
+        states = self.encoder(seen.vectors, lengths=seen.lengths, times=seen.times)
+        return states if seen.at is None else seen.of_window(states)
+
+    def _seen(self, vectors: Tensor, batch: Batch, table: Tensor) -> Seen:
+        """What the encoder sees: the window in its context, behind a memory of what came before it."""
+        vectors = self.context(vectors, batch)
+        if self.older is None or batch.older is None:
+            return Seen(vectors, batch.lengths, batch.times)
+        return self.older(vectors, F.embedding(batch.older, table, padding_idx=0), batch)
+
+    def shares(self, batch: Batch) -> list[Tensor | None]:
+        if self.masks:
+            batch = ask_next(batch, max_length=self.max_length)
+        table = self.item_vectors()
+        seen = self._seen(F.embedding(batch.items, table, padding_idx=0), batch, table)
+        found = self.encoder.shares(seen.vectors, lengths=seen.lengths, times=seen.times)
+        users, last = torch.arange(len(seen.lengths), device=seen.lengths.device), (seen.lengths - 1).clamp(min=0)
+        return [None if shares is None else shares[users, :, last] for shares in found]
+
+    def item_bias(self) -> Tensor:
+        return self.catalogue.biases()
+
+    def item_vectors(self) -> Tensor:
+        return self.table if self.config.features else self.catalogue.embedding.weight
+
+    @property
+    def _why_none(self) -> str:
+        return (
+            f"contributions need a readout that sums over the history, got readout={self.config.readout!r}, whose "
+            "state mixes all events; train with readout='pooling'"
+        )
+
+
+@torch.no_grad()
+def _of_histories(reading: VectorReading, targets: Tensor, owners: Tensor, *, n: int) -> Tensor:
+    """Mean cross-entropy of each of n histories, (n,), whose users at the T positions asked for are in `reading`."""
+    losses = torch.cat(
+        [
+            F.cross_entropy(replace(reading, users=some).scores()[:, 1:], wanted - 1, reduction="none")
+            for some, wanted in zip(reading.users.split(512), targets.split(512), strict=True)
+        ]
+    )
+    counts = torch.bincount(owners, minlength=n).clamp(min=1)
+    return losses.new_zeros(n).index_add_(0, owners, losses) / counts
+
+
+def build_readout(config: SequenceConfig) -> Readout:
+    """A new readout as the settings ask for."""
+    match config.readout:
+        case "pooling":
+            return Pooling(config.dim, heads=config.pooling_heads, dropout=config.dropout)
+        case "item_sum":
+            return ItemSum(config.dim, dropout=config.dropout)
+        case "global_local":
+            return GlobalLocal(config.dim, max_length=config.max_length, dropout=config.dropout)
+        case "last":
+            return Last()
