@@ -160,7 +160,7 @@ class Tracker:
 
     def log_table(self, run_id: str, table: pd.DataFrame, path: str) -> None:
         """A table as JSON that the UI compares across runs."""
-        self.client.log_table(run_id, table, path)
+        self.client.log_table(run_id, table.astype(object), path)  # MLflow looks for texts as objects
 
     def log_folder(self, run_id: str, folder: Path, path: str) -> None:
         """A folder of files."""

@@ -150,13 +150,19 @@ def _costs(name: str, judged: Judged, curve: list[dict[str, float]], *, fewest: 
     }
 
 
+def read_comparison(folder: Path) -> pd.DataFrame:
+    """The table that `compare_models` wrote."""
+    return pd.read_csv(folder / "comparison.csv", dtype={"model": str})
+
+
 def as_markdown(table: pd.DataFrame, *, metric: str) -> str:
     """The table for people."""
     shown = metric.replace("_at_", "@").replace("ndcg", "NDCG")
-    tokens = table["equal_tokens"].max() / 1e6
+    fewest = table["equal_tokens"].max()
+    tokens = f"{fewest / 1e6:.1f} M" if fewest > 1e6 else f"{fewest:,.0f}"
     head = [
         *("model", "kind", "trained on", f"test {shown} (95 %)", "HR@10", "to the best (p, Holm)"),
-        *(f"val. {shown} at {tokens:.1f} M tokens", "training s (best at)", "tokens/s", "parameters", "peak MB"),
+        *(f"val. {shown} at {tokens} tokens", "training s (best at)", "tokens/s", "parameters", "peak MB"),
         "exact reasons",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -225,7 +231,7 @@ def compare_flow(experiment: str, over: str, overrides: tuple[str, ...] = (), ho
 
 
 def _record(tracker: Tracker, parent: str, folder: Path) -> None:
-    table = pd.read_csv(folder / "comparison.csv")
+    table = read_comparison(folder)
     tracker.log_table(parent, table, "comparison.json")
     tracker.log_folder(parent, folder, "comparison")
     tracker.set_tags(parent, {"mlflow.note.content": (folder / "comparison.md").read_text()})

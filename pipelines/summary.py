@@ -84,19 +84,18 @@ def training_line(fitted: Mapping[str, Any]) -> str:
 
 def print_comparison(out: Console, folder: Path) -> None:
     """The table of a comparison, the best model first."""
-    table = Table(
-        "model", "kind", "test", "to the best (p)", "val. at equal tokens", "s", "parameters", "MB", "reasons"
-    )
-    for row in pd.read_csv(folder / "comparison.csv").to_dict("records"):
-        apart = "best" if row["difference"] == 0 else f"{row['difference']:+.4f} ({row['p_value']:.3f})"
-        table.add_row(
-            *(row["model"], row["group"], f"{row['mean']:.4f} ({row['low']:.4f}-{row['high']:.4f})", apart),
-            "-" if isnan(row["at_equal_tokens"]) else f"{row['at_equal_tokens']:.4f}",
-            *(f"{row['seconds']:,.0f}", f"{row['parameters']:,}", f"{row['peak_mb']:,.0f}"),
-            "exact" if row["exact_reasons"] else "none",
-        )
+    from pipelines.compare import read_comparison
+
+    table = Table()
+    for name in ("model", "test", "(95 %)", "to the best", "p", "train s", "reasons"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("model", "reasons") else "right")
+    for row in read_comparison(folder).to_dict("records"):
+        apart = ("best", "") if row["difference"] == 0 else (f"{row['difference']:+.4f}", f"{row['p_value']:.3f}")
+        test = (f"{row['mean']:.4f}", f"{row['low']:.4f}-{row['high']:.4f}")
+        reasons = "exact" if row["exact_reasons"] else "none"
+        table.add_row(row["model"], *test, *apart, f"{row['seconds']:,.0f}", reasons)
     out.print(table)
-    out.print(f"table and figures: {folder}", soft_wrap=True)
+    out.print(f"the whole table, figures: {folder}", soft_wrap=True)
 
 
 def print_models(out: Console, *, n_items: int = 1000) -> None:

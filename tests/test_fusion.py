@@ -170,6 +170,7 @@ def test_weights_say_what_each_item_is_read_by(ids):
     assert weights[1, 0] == 0
     assert weights[-1].tolist() == [1, 0, 0, 0]
     assert (weights[1:-1, 1:] > 0).all()
+    assert (weights[2:, 0] > 0).all()  # none is hidden here, though the model is in training
 
 
 def test_ids_are_hidden_in_training_only_and_only_where_features_stand_in(ids):

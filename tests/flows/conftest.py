@@ -60,6 +60,12 @@ def prefect_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_experiment(prefect_server):
+    """Writes the experiment into a folder, and gives its path."""
+    return write_experiment
+
+
+@pytest.fixture(scope="session")
 def first_day(prefect_server, tmp_path_factory):
     """The experiment, home and result of one daily run. Look, do not change."""
     from pipelines.daily import daily_flow

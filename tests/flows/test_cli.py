@@ -43,8 +43,21 @@ def test_help_names_every_command(tmp_path):
 
 def test_models_tells_kinds_papers_and_whether_reasons_are_exact():
     done = attnrec("models")
-    for word in ("sasrec", "gat", "item_knn", "popularity", "arXiv:1808.09781", "exact"):
+    for word in ("sasrec", "gat", "item_knn", "popularity", "arXiv:1808.09781", "exact", "masked_items", "recurrence"):
         assert word in done.stdout
+
+
+def test_models_are_compared_in_a_terminal_and_what_cannot_be_is_said_at_once(tmp_path):
+    home = ("--home", tmp_path / "home")
+    arguments = ("train", "smoke", "--set", "train.epochs=1", "--set", "train.max_minutes=1", *home)
+    done = attnrec(*arguments, "--over", "model=popularity,item_knn")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [line for line in done.stdout.splitlines() if re.search(r"│ (popularity|item_knn) +│", line)]
+    assert len(told) == 2
+    assert "best" in told[0]
+    assert re.search(r"the whole table, figures: \S+compare-", done.stdout)
+    assert_one_clear_line(attnrec(*arguments, "--over", "model=lstm"), "--over model=lstm", "sasrec")
+    assert_one_clear_line(attnrec("train", "smoke", *home, "--over", "model=gat"), "--minutes")
 
 
 def test_sample_writes_a_log_and_its_truth(tmp_path):

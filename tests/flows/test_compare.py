@@ -2,24 +2,23 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from conftest import write_experiment
 from mlflow import MlflowClient
 
 from attnrec.experiment import ExperimentError
-from pipelines.compare import compare_flow, variants
+from attnrec.models import model_config
+from pipelines.compare import compare_flow, read_comparison, variants
 from pipelines.job import PipelineError
 
 QUICK = ("train.max_minutes=5", "train.epochs=2")
 
 
 @pytest.fixture(scope="module")
-def compared(prefect_server, tmp_path_factory):
+def compared(tiny_experiment, tmp_path_factory):
     """Arguments and folder of a comparison of four kinds. Look, do not change."""
     folder = tmp_path_factory.mktemp("compared")
     arguments = (
-        str(write_experiment(folder)),
+        str(tiny_experiment(folder)),
         "model=popularity,attnrec,gru4rec,bert4rec",
         QUICK,
         str(folder / "home"),
@@ -35,7 +34,7 @@ def runs_of(home: str) -> dict[str, object]:
 
 def test_the_table_says_who_is_best_and_what_everybody_cost(compared):
     _, folder = compared
-    table = pd.read_csv(folder / "comparison.csv").set_index("model")
+    table = read_comparison(folder).set_index("model")
     assert sorted(table.index) == ["attnrec", "bert4rec", "gru4rec", "popularity"]
     assert table["mean"].is_monotonic_decreasing
     assert table["group"].to_dict() == {
@@ -55,7 +54,7 @@ def test_the_table_says_who_is_best_and_what_everybody_cost(compared):
 
 def test_equal_tokens_are_those_of_the_model_that_saw_the_fewest(compared):
     arguments, folder = compared
-    table = pd.read_csv(folder / "comparison.csv").set_index("model")
+    table = read_comparison(folder).set_index("model")
     fewest = table["tokens"][table["tokens"] > 0].min()
     assert table["equal_tokens"].unique().tolist() == [fewest]
     (least,) = table.index[table["tokens"] == fewest][:1]
@@ -104,19 +103,19 @@ def test_a_second_comparison_does_nothing(compared, stage_times):
 def test_a_model_that_fails_is_left_out_and_the_others_are_kept(compared):
     arguments, _ = compared
     folder = compare_flow(arguments[0], "model.event_types=false,true", QUICK, arguments[3])  # this log has no types
-    assert pd.read_csv(folder / "comparison.csv")["model"].tolist() == ["false"]
+    assert read_comparison(folder)["model"].tolist() == ["false"]
     with pytest.raises(PipelineError, match="no model of the comparison could be trained"):
         compare_flow(arguments[0], "model.dropout=0.1", (*QUICK, "model.event_types=true"), arguments[3])
 
 
-def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tmp_path):
-    toml = write_experiment(tmp_path)
+def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_experiment, tmp_path):
+    toml = tiny_experiment(tmp_path)
     jobs = variants(str(toml), "model=attnrec,sasrec,ease", ("model.readout=last", "model.dropout=0.1"), str(tmp_path))
     models = {name: job.experiment.model for name, job in jobs.items()}
     assert (models["attnrec"].layers, models["attnrec"].readout) == (1, "last"), "the file's own model stays as it is"
     assert (models["sasrec"].dim, models["sasrec"].max_length, models["sasrec"].dropout) == (16, 30, 0.1)
     assert models["sasrec"].layers == 2
-    assert models["ease"].max_length == 200
+    assert models["ease"] == model_config("ease", {})
 
 
 @pytest.mark.parametrize(
@@ -131,13 +130,13 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tmp_path
         ("model.core=linformer", "can't be causal"),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_anything_starts(over, said, tmp_path):
-    toml = write_experiment(tmp_path)
+def test_what_cannot_be_compared_is_said_before_anything_starts(over, said, tiny_experiment, tmp_path):
+    toml = tiny_experiment(tmp_path)
     with pytest.raises(ExperimentError, match=said):
         variants(str(toml), over, (), str(tmp_path / "home"))
     assert not (tmp_path / "home" / "stages").exists() or not any((tmp_path / "home" / "stages").iterdir())
 
 
-def test_time_must_be_equal(tmp_path):
+def test_time_must_be_equal(tiny_experiment, tmp_path):
     with pytest.raises(ExperimentError, match=r"set train\.max_minutes, or give --minutes"):
-        compare_flow(str(write_experiment(tmp_path)), "model=attnrec,sasrec", (), str(tmp_path / "home"))
+        compare_flow(str(tiny_experiment(tmp_path)), "model=attnrec,sasrec", (), str(tmp_path / "home"))
