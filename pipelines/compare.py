@@ -102,7 +102,9 @@ def compare_models(judged: dict[str, Judged], *, key: str) -> Path:
         table.to_csv(target / "comparison.csv", index=False)
         write_text(target / "comparison.md", as_markdown(table, metric=metric))
         for cost, name in FIGURES.items():
-            comparison_figure(table[table[cost] > 0], cost=cost, metric=metric).savefig(target / f"{name}.png", dpi=150)
+            shown = table[table[cost] > 0]  # baselines have no parameters
+            if len(shown):
+                comparison_figure(shown, cost=cost, metric=metric).savefig(target / f"{name}.png", dpi=150)
         return {"over": key, "models": list(judged)}
 
     return build(job.home, "compare", key_of("compare", inputs=inputs, parameters={"over": key}), make)
