@@ -180,11 +180,16 @@ def explain(
 
 
 @app.command()
-def models() -> None:
+def models(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One of them, with all its settings.")] = None,
+) -> None:
     """The kinds of models: where they come from, what they are trained to do, and whether their reasons are exact."""
-    from pipelines.summary import print_models
+    from pipelines.summary import print_model, print_models
 
-    print_models(out)
+    if kind is None:
+        print_models(out)
+    else:
+        print_model(out, kind)
 
 
 @app.command()

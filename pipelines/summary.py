@@ -1,5 +1,6 @@
 """What the command prints for people."""
 
+import json
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
@@ -112,6 +113,25 @@ def print_models(out: Console, *, n_items: int = 1000) -> None:
         size = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
         reasons = "exact" if model.exact_reasons else "none"
         table.add_row(kind, family, model.objective, size, reasons, model.paper)
+    out.print(table)
+
+
+def print_model(out: Console, kind: str) -> None:
+    """One kind: its paper, what is done otherwise than there, and its settings as they stand in a TOML.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    from attnrec.models import PRESETS, build_model, model_config
+
+    config = model_config(kind, {})
+    out.print(f"{kind}: {build_model(config, 1).paper}", highlight=False)
+    if kind in PRESETS and PRESETS[kind].differs:
+        out.print(f"otherwise than there: {PRESETS[kind].differs}", highlight=False)
+    preset = PRESETS[kind].settings if kind in PRESETS else {}
+    table = Table("[model]", "value", "")
+    for name, value in config.model_dump(mode="json").items():
+        table.add_row(name, json.dumps(value), "of this kind" if name in preset else "")
     out.print(table)
 
 

@@ -32,6 +32,8 @@ HEAVY = {
     "mlflow": lambda module: module in ("attnrec.tracking", "attnrec.served_model") or module.startswith("pipelines"),
     "duckdb": lambda module: module.startswith("attnrec.ingestion"),
     "torch_geometric": lambda module: module == "attnrec.models.gat",
+    "sklearn": lambda module: module == "attnrec.dataset.text",
+    "sentence_transformers": lambda module: module == "attnrec.dataset.text",
 }
 
 

@@ -47,6 +47,13 @@ def test_models_tells_kinds_papers_and_whether_reasons_are_exact():
         assert word in done.stdout
 
 
+def test_one_model_is_told_with_its_settings():
+    done = attnrec("models", "bert4rec")
+    assert re.search(r"objective +│ \"masked_items\" +│ of this kind", done.stdout)
+    assert "pre-norm for post-norm" in done.stdout
+    assert_one_clear_line(attnrec("models", "bertrec"), "model must be one of", "'bert4rec'", "got 'bertrec'")
+
+
 def test_models_are_compared_in_a_terminal_and_what_cannot_be_is_said_at_once(tmp_path):
     home = ("--home", tmp_path / "home")
     arguments = ("train", "smoke", "--set", "train.epochs=1", "--set", "train.max_minutes=1", *home)
