@@ -1,6 +1,7 @@
 """Several models on one log, one split and equal time: nested runs in MLflow, one table, two figures."""
 
 import logging
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
     Args:
         experiment: a TOML file or a name.
         over: "model=sasrec,gru4rec" or a setting such as "model.core=scaled_dot,cosine". Models by their kinds are
-            as their presets have them, but for `SHARED`.
+            as their presets have them, but for `SHARED`, and for settings that follow a kind: "ease max_length=5".
         overrides: for all of them, such as "train.max_minutes=15".
         home: folder for everything written.
 
@@ -72,18 +73,33 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
     return {name: Job(_with_model(base.experiment, name), base.home) for name in names}
 
 
-def _with_model(experiment: Experiment, kind: str) -> Experiment:
-    """The experiment with another model; its own kind stays exactly as it is."""
-    if kind == experiment.model.kind:
-        return experiment
+def _with_model(experiment: Experiment, name: str) -> Experiment:
+    """The experiment with another model; its own kind stays as it is, but for settings in the name."""
+    kind, *changes = name.split()
+    own = experiment.model.model_dump() if kind == experiment.model.kind else _shared(experiment, kind)
     try:
-        known = MODELS[kind][1].model_fields if kind in MODELS else {}
-        learns = kind in MODELS and MODELS[kind][0].learns
-        asked = [name for name in SHARED if name in experiment.model.model_fields_set and name in known]
-        settings = {name: getattr(experiment.model, name) for name in asked if learns}
-        return experiment.model_copy(update={"model": model_config(kind, settings)})
+        model = model_config(kind, own | dict(_setting(change) for change in changes))
     except ValueError as error:
-        raise ExperimentError(f"--over model={kind}: {error}") from None
+        raise ExperimentError(f"--over model={name}: {error}") from None
+    return experiment.model_copy(update={"model": model}) if changes or kind != experiment.model.kind else experiment
+
+
+def _shared(experiment: Experiment, kind: str) -> dict[str, Any]:
+    if kind not in MODELS or not MODELS[kind][0].learns:
+        return {}
+    known = experiment.model.model_fields_set & MODELS[kind][1].model_fields.keys()
+    return {name: getattr(experiment.model, name) for name in SHARED if name in known}
+
+
+def _setting(change: str) -> tuple[str, Any]:
+    """ "max_length=5" -> name and value, which is TOML or else text."""
+    name, equals, text = change.partition("=")
+    if not equals:
+        raise ValueError(f"settings of a model are NAME=VALUE, got {change!r}")
+    try:
+        return name, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, text
 
 
 def compare_models(judged: dict[str, Judged], *, key: str) -> Path:
@@ -107,7 +123,8 @@ def compare_models(judged: dict[str, Judged], *, key: str) -> Path:
                 comparison_figure(shown, cost=cost, metric=metric).savefig(target / f"{name}.png", dpi=150)
         return {"over": key, "models": list(judged)}
 
-    return build(job.home, "compare", key_of("compare", inputs=inputs, parameters={"over": key}), make)
+    parameters = {"over": key, "models": list(judged), "metric": metric}
+    return build(job.home, "compare", key_of("compare", inputs=inputs, parameters=parameters), make)
 
 
 def comparison_table(judged: dict[str, Judged], *, metric: str) -> pd.DataFrame:

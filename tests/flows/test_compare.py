@@ -116,6 +116,11 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
     assert (models["sasrec"].dim, models["sasrec"].max_length, models["sasrec"].dropout) == (16, 30, 0.1)
     assert models["sasrec"].layers == 2
     assert models["ease"] == model_config("ease", {})
+    more = variants(str(toml), "model=attnrec core=cosine,sasrec loss=bpr dim=8,ease max_length=5", (), str(tmp_path))
+    models = {name: job.experiment.model for name, job in more.items()}
+    assert (models["attnrec core=cosine"].core, models["attnrec core=cosine"].layers) == ("cosine", 1)
+    assert (models["sasrec loss=bpr dim=8"].loss, models["sasrec loss=bpr dim=8"].dim) == ("bpr", 8)
+    assert models["ease max_length=5"].max_length == 5
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,8 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
         ("model=sasrec,sasrec", "needs a setting of model or train and different values"),
         ("split.kind=last,time", "needs a setting of model or train and different values"),
         ("model=sasrec,lstm", r"--over model=lstm: model must be one of \['attnrec', .*got 'lstm'"),
+        ("model=sasrec core", "--over model=sasrec core: settings of a model are NAME=VALUE, got 'core'"),
+        ("model=sasrec cre=cosine", "--over model=sasrec cre=cosine: cre: unknown key; did you mean core"),
         ("model.core=cosine,psychic", "core must be one of .*, got 'psychic'"),
         ("model.core=linformer", "can't be causal"),
     ],
