@@ -20,6 +20,7 @@ _HOME = {
     "sample_log": "attnrec.sample",
     "split_by_time": "attnrec.dataset",
     "split_last": "attnrec.dataset",
+    "text_vectors": "attnrec.dataset.text",
     "train": "attnrec.training",
 }
 

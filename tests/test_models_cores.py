@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attnrec.attention import CORES
+from attnrec.attention import CORES, Attended, Core
+from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.models import SequenceConfig, SequenceModel, build_model
 
 N_ITEMS, LENGTH = 30, 40
@@ -137,3 +138,27 @@ def test_a_span_that_costs_gets_shorter(batch):
             optimizer.step()
         spans.append(model.encoder.blocks[0].attention.core.spans().mean().item())
     assert spans[1] < spans[0] - 1
+
+
+class Newest(Core):
+    """All attention to the newest event that a query may see: somebody's own core, in a notebook."""
+
+    paper = "nobody"
+    weights_are = "shares"
+
+    def forward(self, q, k, v, *, allowed=None, causal=False, need_weights=False, times=None):
+        pairs = allowed_pairs(q, k, allowed=allowed, causal=causal).expand(*q.shape[:-1], k.shape[-2])
+        places = torch.arange(k.shape[-2]) * pairs
+        weights = (places == places.amax(-1, keepdim=True)) & pairs
+        return Attended(weights.to(v.dtype) @ v, weights.to(v.dtype) if need_weights else None)
+
+
+def test_a_core_of_ones_own_is_a_class_and_a_name(monkeypatch, batch):
+    monkeypatch.setitem(CORES, "mine", Newest)
+    settings = config_of("scaled_dot").model_dump() | {"core": "mine", "layers": 1}
+    model = build_model(SequenceConfig(**settings), N_ITEMS).eval()
+    assert model.description.startswith("attnrec-mine-")
+    (shares,) = model.shares(batch)
+    assert (shares.argmax(-1) == (batch.lengths - 1)[:, None]).all()
+    model.train().loss(batch).backward()
+    assert model.catalogue.embedding.weight.grad.any()
