@@ -29,6 +29,7 @@ SETTINGS = {
     "v_sknn_few": {"kind": "v_sknn", "n_neighbours": 5, "sample_size": 20, "max_length": 8},
     **{kind: SMALL for kind in PRESETS if kind != "attnrec"},
     "attnrec_known": SMALL | {"kind": "attnrec", "layers": 1, "time_gaps": True, "positions": "rotary"},
+    "attnrec_projected": SMALL | {"kind": "attnrec", "layers": 1, "pooling_projection": True},
     "core_next": SMALL | {"kind": "core", "objective": "next_item", "layers": 1},
     "narm_next": SMALL | {"kind": "narm", "objective": "next_item"},
     "attnrec_last_item": SMALL | {"kind": "attnrec", "objective": "last_item", "layers": 1},

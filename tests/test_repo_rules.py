@@ -16,12 +16,12 @@ SOURCES = sorted([*ROOT.glob("attnrec/**/*.py"), *ROOT.glob("pipelines/**/*.py")
 # what each module may import of the project: itself and what stands in an earlier row
 LAYERS = [
     ["config", "schema", "storage", "precision", "layers"],
-    ["attention", "encoders", "dataset", "metrics", "ingestion"],
+    ["attention", "encoders", "dataset", "metrics", "beyond_accuracy", "ingestion"],
     ["models", "losses"],
-    ["ranking", "evaluation", "reasons"],
+    ["ranking", "evaluation", "reasons", "segments", "attribution"],
     ["explanation", "scoring", "training", "attention_spread", "comparison", "head_pruning"],
     ["promotion", "recommender", "sample"],
-    ["figures", "comparison_figures"],
+    ["figures", "comparison_figures", "segment_figures"],
     ["experiment", "tracking", "served_model"],
     ["loading"],
 ]

@@ -261,6 +261,7 @@ def test_a_window_that_the_log_cannot_fill_is_refused_and_a_generous_one_is_not(
         ValueError, match="more than twice the longest history, got 11 and 5 events; set max_length = 5"
     ):
         check_window(11, histories)
+    check_window(200, histories_of({"ann": "a"}))  # there is another reason not to train on this
 
 
 def test_a_core_that_cannot_be_causal_is_welcome_where_nothing_has_to_be():

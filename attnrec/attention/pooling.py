@@ -22,9 +22,11 @@ class AttentionPooling(nn.Module):
     Args:
         dim: width of states, values and the user vector.
         heads: number of heads; each owns dim / heads channels of the user vector.
+        projection: whether what the heads pooled is mixed by a matrix, as in Vaswani et al. 2017: every head then
+            speaks to all channels. It has no bias, so parts of the sum stay parts of the sum.
     """
 
-    def __init__(self, dim: int, *, heads: int) -> None:
+    def __init__(self, dim: int, *, heads: int, projection: bool = False) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim must be a multiple of pooling_heads, got {dim} and {heads}; change one")
@@ -32,11 +34,12 @@ class AttentionPooling(nn.Module):
         self.query = Linear(dim, dim)
         self.key = Linear(dim, dim)
         self.core = ScaledDot(CoreShape(heads=heads, channels=dim // heads, max_length=0))
+        self.project_out = Linear(dim, dim, bias=False) if projection else nn.Identity()
 
     def everywhere(self, states: Tensor, values: Tensor) -> Tensor:
         """User vectors at every position from what came up to it: (B, L, dim), for training."""
         q, k, v = (to_heads(x, self.heads) for x in (self.query(states), self.key(states), values))
-        return from_heads(self.core(q, k, v, causal=True).output)
+        return self.project_out(from_heads(self.core(q, k, v, causal=True).output))
 
     def at_end(self, states: Tensor, values: Tensor, *, lengths: Tensor) -> Attended:
         """What each event adds to the user vector at the end of the history.
@@ -54,7 +57,7 @@ class AttentionPooling(nn.Module):
         real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
         weights = self.core(q, k, v, allowed=real[:, None, None], need_weights=True).weights
         assert weights is not None, "scaled dot-product gives weights when asked"
-        return Attended(from_heads(weights.mT * v), weights)
+        return Attended(self.project_out(from_heads(weights.mT * v)), weights)
 
 
 class ItemValues(nn.Module):

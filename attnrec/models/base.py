@@ -37,7 +37,8 @@ def check_window(max_length: int, histories: Histories) -> None:
         ValueError: naming both lengths.
     """
     longest = int(histories.lengths.max(initial=0))
-    if max_length > 2 * longest > 0:
+    # of single events nothing can be learned, and a set has no window: training has more to say of both
+    if max_length > 2 * longest and longest > 1 and histories.ordered:
         raise ValueError(
             f"max_length must not be more than twice the longest history, got {max_length} and {longest} events; "
             f"set max_length = {longest}"

@@ -99,7 +99,10 @@ class GAT(Model):
 
     def read(self, batch: Batch) -> VectorReading:
         """Pool the histories; users without events become zero vectors, scored by item bias alone."""
-        vectors = self.table[batch.items]
+        return self.read_vectors(batch, self.table[batch.items])
+
+    def read_vectors(self, batch: Batch, vectors: Tensor) -> VectorReading:
+        """Pool histories whose events have the item vectors given, (B, L, D), whatever items they are."""
         weights = self.pooling.weights(self.norm(vectors), lengths=batch.lengths)
         values = to_heads(self.values(vectors), self.config.pooling_heads)
         parts = from_heads(weights[..., None] * values)

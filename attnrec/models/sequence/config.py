@@ -26,6 +26,7 @@ class SequenceConfig(TrainedConfig):
         readout: what makes the user of the states: "pooling" and "item_sum" are exact sums over the history, "last"
             and "global_local" are not.
         pooling_heads: of "pooling".
+        pooling_projection: whether a matrix mixes what they pooled.
         objective: "next_item" at every position; "last_item" of sampled prefixes; "masked_items" from both sides.
         n_prefixes: of each window in a step, for "last_item".
         mask_share: of the events, for "masked_items".
@@ -56,6 +57,7 @@ class SequenceConfig(TrainedConfig):
     older_block: int = Field(default=100, gt=0)
     readout: Literal["pooling", "last", "item_sum", "global_local"] = "pooling"
     pooling_heads: int = Field(default=4, gt=0)
+    pooling_projection: bool = False
     objective: Literal["next_item", "last_item", "masked_items"] = "next_item"
     n_prefixes: int = Field(default=4, gt=0)
     mask_share: float = Field(default=0.2, gt=0, lt=1)

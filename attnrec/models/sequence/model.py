@@ -20,7 +20,7 @@ from attnrec.models.catalogue import Catalogue, VectorReading
 from attnrec.models.fused_items import FusedItems
 from attnrec.models.sequence.config import SequenceConfig
 from attnrec.models.sequence.context import EventContext
-from attnrec.models.sequence.objectives import ask_next, last_items, masked_items
+from attnrec.models.sequence.objectives import ask_next, last_items, masked_items, places_asked
 from attnrec.models.sequence.older import OlderEvents, Seen
 from attnrec.models.sequence.presets import PRESETS
 from attnrec.models.sequence.readouts import GlobalLocal, ItemSum, Last, Pooling, Readout
@@ -142,16 +142,29 @@ class SequenceModel(Model):
 
     def read(self, batch: Batch) -> VectorReading:
         """Encode the histories; users without events become zero vectors, scored by item bias alone."""
+        table = self.item_vectors()
+        vectors = F.embedding(batch.items, table, padding_idx=0)
+        if isinstance(self.readout, Last) or batch.items.numel() <= len(table):
+            return self.read_vectors(batch, vectors)
+        # each item's value is computed once
+        return self.read_vectors(batch, vectors, values=self.readout.values(table)[batch.items])
+
+    def read_vectors(self, batch: Batch, vectors: Tensor, *, values: Tensor | None = None) -> VectorReading:
+        """Encode histories whose events have the item vectors given, whatever items they are.
+
+        Args:
+            batch: B users; all but what their items' vectors are.
+            vectors: (B, L, D); gradients flow to them.
+            values: what the events are worth to the readout, (B, L, D), where that is known already.
+        """
         table, known = self.item_vectors(), batch.lengths > 0
         if self.masks:
-            batch = ask_next(batch, max_length=self.max_length)
-        vectors = F.embedding(batch.items, table, padding_idx=0)
+            batch, vectors = self._asked(batch, vectors, table)
         if isinstance(self.readout, Last):
             seen = self._seen(vectors, batch, table)
             users = self.encoder.at_end(seen.vectors, lengths=seen.lengths, times=seen.times) * known[:, None]
             return VectorReading(self.catalogue, table, users, None, None, why_none=self._why_none)
-        several = batch.items.numel() > len(table)  # then each item's value is computed once
-        values = self.readout.values(table)[batch.items] if several else self.readout.values(vectors)
+        values = self.readout.values(vectors) if values is None else values
         pooled = self.readout.at_end(self.states(vectors, batch, table), values, lengths=batch.lengths)
         return VectorReading(self.catalogue, table, pooled.users, pooled.parts, pooled.weights, why_none=self._why_none)
 
@@ -161,6 +174,14 @@ class SequenceModel(Model):
         states = self.encoder(seen.vectors, lengths=seen.lengths, times=seen.times)
         return states if seen.at is None else seen.of_window(states)
 
+    def seen(self, batch: Batch) -> Seen:
+        """What the encoder sees when the histories are read."""
+        table = self.item_vectors()
+        vectors = F.embedding(batch.items, table, padding_idx=0)
+        if self.masks:
+            batch, vectors = self._asked(batch, vectors, table)
+        return self._seen(vectors, batch, table)
+
     def _seen(self, vectors: Tensor, batch: Batch, table: Tensor) -> Seen:
         """What the encoder sees: the window in its context, behind a memory of what came before it."""
         vectors = self.context(vectors, batch)
@@ -168,11 +189,14 @@ class SequenceModel(Model):
             return Seen(vectors, batch.lengths, batch.times)
         return self.older(vectors, F.embedding(batch.older, table, padding_idx=0), batch)
 
+    def _asked(self, batch: Batch, vectors: Tensor, table: Tensor) -> tuple[Batch, Tensor]:
+        """The histories with the hidden event behind them, and their vectors, the hidden one's as of row 0."""
+        places = places_asked(batch, max_length=self.max_length)[..., None].expand(-1, -1, vectors.shape[-1])
+        vectors = torch.cat([table[:1].expand(len(vectors), 1, -1), vectors], dim=1).gather(1, places)
+        return ask_next(batch, max_length=self.max_length), vectors
+
     def shares(self, batch: Batch) -> list[Tensor | None]:
-        if self.masks:
-            batch = ask_next(batch, max_length=self.max_length)
-        table = self.item_vectors()
-        seen = self._seen(F.embedding(batch.items, table, padding_idx=0), batch, table)
+        seen = self.seen(batch)
         found = self.encoder.shares(seen.vectors, lengths=seen.lengths, times=seen.times)
         users, last = torch.arange(len(seen.lengths), device=seen.lengths.device), (seen.lengths - 1).clamp(min=0)
         return [None if shares is None else shares[users, :, last] for shares in found]
@@ -208,7 +232,8 @@ def build_readout(config: SequenceConfig) -> Readout:
     """A new readout as the settings ask for."""
     match config.readout:
         case "pooling":
-            return Pooling(config.dim, heads=config.pooling_heads, dropout=config.dropout)
+            projection = config.pooling_projection
+            return Pooling(config.dim, heads=config.pooling_heads, projection=projection, dropout=config.dropout)
         case "item_sum":
             return ItemSum(config.dim, dropout=config.dropout)
         case "global_local":

@@ -79,3 +79,12 @@ def ask_next(batch: Batch, *, max_length: int) -> Batch:
     return replace(
         batch, items=moved(batch.items), lengths=lengths, times=times, targets=None, weights=weights, events=events
     )
+
+
+def places_asked(batch: Batch, *, max_length: int) -> Tensor:
+    """Which event of the history stands at each place of `ask_next`, (B, W).
+
+    Counted from 1; 0 at the hidden event and at padding.
+    """
+    numbers = torch.arange(1, batch.items.shape[1] + 1, device=batch.items.device)
+    return ask_next(replace(batch, items=numbers.expand_as(batch.items)), max_length=max_length).items

@@ -71,9 +71,9 @@ class Pooling(Readout):
 
     exact = True
 
-    def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, *, heads: int, projection: bool, dropout: float) -> None:
         super().__init__()
-        self.pooling = AttentionPooling(dim, heads=heads)
+        self.pooling = AttentionPooling(dim, heads=heads, projection=projection)
         self.worth = ItemValues(dim, dropout=dropout)
 
     def values(self, vectors: Tensor) -> Tensor:
