@@ -471,6 +471,19 @@ def test_rollout_of_even_attention_through_two_layers(model_of, batch_of):
     assert pooled[:, :, 0].tolist() == [pytest.approx([1 / 2 + 1 / 8, 3 / 8]), pytest.approx([1, 0]), [0, 0]]
 
 
+@pytest.mark.parametrize("core", ["scaled_dot", "memory"])
+def test_rollout_goes_from_the_last_layer_to_the_first_and_loses_nothing(core, model_of, batch_of):
+    # the memory's slots take their share of attention, so what is left is brought to sum to 1 first
+    model, batch = model_of("sasrec", layers=2, core=core), batch_of([1, 2, 3])
+    found = attribute(model, batch, torch.tensor([[5]]), method="attention_rollout")[0, :, 0]
+    with torch.no_grad():
+        shares = [each[0].mean(0) for each in model.encoder.shares(model.catalogue(batch.items), lengths=batch.lengths)]
+    first, second = ((each + torch.eye(3)) / (1 + each.sum(1, keepdim=True)) for each in shares)
+    torch.testing.assert_close(found, (second @ first)[2])
+    assert not torch.allclose(found, (first @ second)[2], atol=1e-3)
+    assert found.sum().item() == pytest.approx(1)
+
+
 def test_rollout_leaves_out_what_went_to_the_hidden_event(model_of, batch_of):
     model = even(model_of("bert4rec", layers=1, max_length=3))
     found = attribute(model, batch_of([1, 2], [5, 6, 7]), torch.tensor([[4]] * 2), method="attention_rollout")

@@ -300,6 +300,11 @@ def test_unknown_models_and_settings_are_refused(log, wrong, words):
         fit(log, progress_bar=False, **wrong)
 
 
+def test_a_window_far_longer_than_any_history_is_refused_before_training(log):
+    with pytest.raises(ValueError, match="must not be more than twice the longest history, got 900"):
+        fit(log, settings={"max_length": 900}, **QUICK)
+
+
 def test_fitting_leaves_the_callers_random_state_alone(log):
     torch.manual_seed(7)
     expected = torch.rand(3)

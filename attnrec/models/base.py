@@ -31,14 +31,14 @@ class TrainedConfig(ModelConfig, LossConfig):
 def check_window(max_length: int, histories: Histories) -> None:
     """Refuse a window that somebody asked for and that this log cannot fill, so that a slip is told before training.
 
-    Up to twice the longest history is let through: a generous limit must not fail on a day with shorter histories.
+    Up to twice the longest history, and up to the default, is let through: a generous limit costs nothing there and
+    must not fail on a day with shorter histories.
 
     Raises:
         ValueError: naming both lengths.
     """
     longest = int(histories.lengths.max(initial=0))
-    # of single events nothing can be learned, and a set has no window: training has more to say of both
-    if max_length > 2 * longest and longest > 1 and histories.ordered:
+    if max_length > max(2 * longest, ModelConfig.model_fields["max_length"].default):
         raise ValueError(
             f"max_length must not be more than twice the longest history, got {max_length} and {longest} events; "
             f"set max_length = {longest}"
