@@ -1,0 +1,401 @@
+"""What every attention core costs by length: python benchmarks/bench_attention.py run|figure [--threads 1].
+
+run: seconds and peak memory of a call, each core and length in a process of its own; what stands in the results is
+not measured again unless --again. "read" is a forward pass without gradients, "train" forward and backward.
+figure: docs/attention-costs.png and docs/attention-costs.md from the newest lines of a device and number of threads.
+A call is 8,192 positions however long the sequences are, so that costs compare by position. Needs Linux.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise, product
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from record import RESULTS, append
+
+ROOT = Path(__file__).parents[1]
+WHATS = ("read", "train")
+LENGTHS = [2**power for power in range(6, 14)]
+POSITIONS = LENGTHS[-1]
+HEADS, CHANNELS = 2, 32
+LONG_CALL_SECONDS, MANY_CALLS = 5, 15
+
+Key = tuple[str, int, str]  # core, length, what
+Line = dict[str, Any]
+
+
+def main() -> None:
+    """Measure, or draw what was measured."""
+    from attnrec.attention import CORES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("run", "figure"))
+    parser.add_argument("--cores", nargs="+", choices=CORES, default=list(CORES), metavar="CORE")
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, metavar="LENGTH")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory-gb", type=float, default=6, help="what a call may ask for on the CPU, beyond torch")
+    parser.add_argument("--seconds", type=int, default=60, help="what a call may take")
+    parser.add_argument("--again", action="store_true", help="also what stands in the results")
+    options = parser.parse_args()
+    {"run": run, "figure": figure}[options.part](options)
+
+
+def known_lines(options: argparse.Namespace) -> dict[Key, Line]:
+    """The newest line of each core, length and what, on this device with as many threads."""
+    path = RESULTS / "attention.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    asked = {"device": options.device, "threads": options.threads}
+    return {(line["model"], line["length"], line["what"]): line for line in lines if asked.items() <= line.items()}
+
+
+# Measuring
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what is missing, shortest first; a core that gives up at a length is not asked for longer ones."""
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    known = {} if options.again else known_lines(options)
+    given_up = set()
+    for length, core, what in product(sorted(options.lengths), options.cores, WHATS):
+        if (core, what) not in given_up:
+            line = known.get((core, length, what)) or measured(core, length, what, options)
+            if line and line["outcome"] != "measured":
+                given_up.add((core, what))
+
+
+def measured(core: str, length: int, what: str, options: argparse.Namespace) -> Line | None:
+    """Append a line, from a process of its own; None if the core itself fails."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "attnrec.attention"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(core, length, what, options, sender))
+    process.start()
+    sender.close()
+    nothing = {"outcome": "too slow", "seconds": None, "peak_mb": None, "tokens_per_second": None}
+    try:
+        found = receiver.recv()
+    except EOFError:  # it ended without a word
+        found = nothing
+    process.join()
+    if process.exitcode not in (0, -signal.SIGALRM, -signal.SIGPROF):
+        print(f"{core} {length:5} {what} FAILED, exit {process.exitcode}: see above", flush=True)
+        return None
+    batch = max(1, POSITIONS // length)
+    line: Line = {"data": "random", "model": core, "readout": "-", "split": "-", "seed": 0, "metrics": {}}
+    line |= {"length": length, "what": what, "shape": [batch, HEADS, length, CHANNELS]}
+    line |= {"device": options.device, "threads": options.threads, "memory_cap_gb": options.memory_gb}
+    line |= nothing | found
+    if line["seconds"]:
+        line["tokens_per_second"] = batch * length / line["seconds"]
+    append("attention", line)
+    print(f"{core:14} {length:5} {what:5} {_said(line)}", flush=True)
+    return line
+
+
+def measure(core: str, length: int, what: str, options: argparse.Namespace, sender: Connection) -> None:
+    """Send what is found, or that memory was not enough; the alarm ends a call that is too slow, and the process."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    call, causal = prepared(core, length, train=what == "train", device=torch.device(options.device))
+    if options.device == "cpu":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        cap = pages * resource.getpagesize() + int(options.memory_gb * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
+    facts = {"causal": causal, "machine": _machine(options.device)}
+    try:
+        sender.send(facts | timed(call, options) | {"outcome": "measured"})
+    except (MemoryError, RuntimeError) as error:
+        if not any(word in str(error).lower() for word in ("memory", "bad_alloc")):
+            raise
+        sender.send(facts | {"outcome": "out of memory"})
+
+
+def prepared(core: str, length: int, *, train: bool, device: Any) -> tuple[Callable[[], None], bool]:
+    """A call of the core on random states, and whether it is causal."""
+    import torch
+
+    from attnrec.attention import CoreShape, build_core
+
+    try:
+        built, causal = build_core(core, CoreShape(HEADS, CHANNELS, length, causal=True)), True
+    except ValueError:
+        built, causal = build_core(core, CoreShape(HEADS, CHANNELS, length, causal=False)), False
+    built = built.to(device).train(train)
+    size = (max(1, POSITIONS // length), HEADS, length, CHANNELS)
+    q, k, v, gradient = (torch.randn(size, device=device) for _ in range(4))
+    gaps = torch.empty(size[0], length, device=device).exponential_(1e-5)  # a day or so between events
+    times = (1_600_000_000 + gaps.double().cumsum(-1)).long() if built.needs_times else None
+    leaves = [q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), *built.parameters()]
+
+    def call() -> None:
+        with torch.set_grad_enabled(train):
+            output = built(q, k, v, causal=causal, times=times).output
+        if train:
+            output.backward(gradient)
+        for leaf in leaves:
+            leaf.grad = None
+
+    return call, causal
+
+
+def timed(call: Callable[[], None], options: argparse.Namespace) -> Line:
+    """Median seconds of a call, and its peak memory beyond what there was before it, in MB.
+
+    One thread on the CPU is timed by its own clock, so that neighbours on a shared machine do not count.
+    """
+    import torch
+
+    one_thread = options.device == "cpu" and options.threads == 1
+    clock = time.thread_time if one_thread else time.perf_counter
+    alarm = signal.ITIMER_PROF if one_thread else signal.ITIMER_REAL
+
+    def seconds() -> float:
+        signal.setitimer(alarm, options.seconds)
+        started = clock()
+        call()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+        taken = clock() - started
+        signal.setitimer(alarm, 0)
+        return taken
+
+    _keep_freed_up_to(2**16)  # so that memory is what tensors take, not what the allocator keeps
+    seconds()  # loads code and makes buffers that stay
+    before = _memory_mark(options.device)
+    seconds()
+    peak = (torch.cuda.max_memory_allocated() if options.device == "cuda" else _resident("VmHWM")) - before
+    _keep_freed_up_to(2**25)  # where glibc's own rule ends up; calls are faster so
+    taken = [seconds()]
+    if taken[0] < LONG_CALL_SECONDS:
+        n_calls = min(MANY_CALLS, max(3, math.ceil(0.5 / taken[0])))
+        taken += [seconds() for _ in range(n_calls - 1)]
+    facts = {"seconds": statistics.median(taken), "clock": clock.__name__, "calls": len(taken)}
+    return facts | {"peak_mb": round(peak / 2**20, 2)}
+
+
+def _memory_mark(device: str) -> int:
+    """Forget the peak so far; the bytes in use now."""
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    ctypes.CDLL(None).malloc_trim(0)
+    # not ru_maxrss: that can't be set back, and begins at the parent's
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident("VmRSS")
+
+
+def _keep_freed_up_to(size: int) -> None:
+    """Tell glibc to give freed blocks of `size` bytes and more back at once, and to keep smaller ones for itself."""
+    libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3
+    libc.mallopt(mmap_threshold, size)
+    libc.mallopt(trim_threshold, 2 * size)
+
+
+def _resident(what: str) -> int:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[what].split()[0]) * 1024
+
+
+def _machine(device: str) -> str:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{models[0].split(':')[1].strip()}, {len(models)} CPUs" if models else "CPU"
+
+
+def _said(line: Line) -> str:
+    if line["outcome"] != "measured":
+        return line["outcome"]
+    note = "" if line["causal"] else ", not causal"
+    return f"{line['seconds']:8.4f} s x {line['calls']}, {line['peak_mb']:8.1f} MB{note}"
+
+
+# Showing
+
+LINEAR_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00")  # Okabe and Ito's
+OTHER_COLOURS = ("#CC6677", "#332288", "#999933", "#117733", "#88CCEE", "#882255", "#44AA99", "#AA4499", "#661100")
+OTHER_COLOURS += ("#777777", "#B8960C")  # Tol's muted, its yellow darkened
+HEAD = """\
+| core | time | memory | µs at 256 | µs at 8,192 | MB at 256 | MB at 8,192 | reading: µs at 8,192 | MB at 8,192 |
+|---|---|---|---|---|---|---|---|---|"""
+LOCAL_HEAD = """\
+| length | local_global: µs | MB | scaled_dot: µs | MB |
+|---|---|---|---|---|"""
+PAGE = """\
+<!-- made by python benchmarks/bench_attention.py figure -->
+# What attention costs by length
+
+![Time and memory of every core by length](attention-costs.png)
+
+Training is forward and backward, reading forward alone; µs are per position, MB (of peak memory) per 1,000 positions.
+"time" and "memory" are the power of its length that training on one history costs from 1,024 on: 1 is linear, 2
+quadratic.
+
+{table}
+
+`local_global` is linear where a history is longer than {few} windows of 64: it then leaves the masked kernel, which is
+the faster one up to there, for bands. Training, beside `scaled_dot`:
+
+{local}
+
+Measured: {source}.
+A call is 8,192 positions of random states, as 8,192 / length histories without padding, 2 heads of 32 channels,
+float32, each core's default settings, causal where the core can be. The median of 3 to 15 calls after a first one, of a
+single call where it takes over 5 s. Each number is from a process of its own; its memory is the most that a call adds
+to the process with its inputs.
+"""
+
+Curve = dict[int, float]  # length -> cost by position, as far as the core went
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw and tabulate the newest lines."""
+    from attnrec.attention.local_global import FEW_WINDOWS
+
+    lines = known_lines(options)
+    folder = ROOT / "docs"
+    folder.mkdir(exist_ok=True)
+    draw(lines, folder / "attention-costs.png")
+    parts = {"table": table(lines), "local": local_table(lines), "source": source(lines), "few": FEW_WINDOWS}
+    (folder / "attention-costs.md").write_text(PAGE.format(**parts), encoding="utf-8")
+    print(PAGE.format(**parts))
+
+
+def cost(line: Line, value: str) -> float:
+    """ "seconds" as µs per position, or "peak_mb" as MB per 1,000 positions."""
+    return line[value] * {"seconds": 1e6, "peak_mb": 1e3}[value] / (line["shape"][0] * line["length"])
+
+
+def curves(lines: dict[Key, Line], value: str) -> dict[str, Curve]:
+    """What training costs with each core."""
+    found: dict[str, Curve] = {}
+    for (core, length, what), line in sorted(lines.items()):
+        if what == "train" and line["outcome"] == "measured":
+            found.setdefault(core, {})[length] = cost(line, value)
+    return found
+
+
+def growth(curve: Curve) -> float:
+    """The power of its length that one history costs: 1 is linear, 2 quadratic."""
+    import numpy as np
+
+    return 1 + float(np.polyfit(np.log([*curve]), np.log([*curve.values()]), 1)[0]) if len(curve) > 1 else math.nan
+
+
+def is_linear(curve: Curve) -> bool:
+    """Whether it grows linearly between its two longest lengths."""
+    return growth(dict([*curve.items()][-2:])) < 1.5
+
+
+def draw(lines: dict[Key, Line], path: Path) -> None:
+    """Two panels, time and memory of training by length."""
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    times, memory = curves(lines, "seconds"), curves(lines, "peak_mb")
+    ordered = sorted(times, key=lambda core: not is_linear(times[core]))
+    n_linear = sum(is_linear(curve) for curve in times.values())
+    colours = dict(zip(ordered, [*LINEAR_COLOURS[:n_linear], *OTHER_COLOURS, *LINEAR_COLOURS[n_linear:]], strict=False))
+    picture, panels = pyplot.subplots(1, 2, figsize=(13, 6.2), dpi=110, layout="constrained")
+    titles = ("Time: µs per position", "Peak memory: MB per 1,000 positions")
+    for panel, title, found in zip(panels, titles, (times, memory), strict=True):
+        for core, curve in found.items():
+            style = {"linewidth": 2.2} if is_linear(curve) else {"linewidth": 1.3, "linestyle": (0, (4, 1.5))}
+            panel.loglog([*curve], [*curve.values()], color=colours[core], marker="o", markersize=3, **style)
+        lengths = sorted({length for curve in found.values() for length in curve})
+        panel.set_xticks(lengths, [f"{length:,}" for length in lengths])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:,g}")
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_title(title, loc="left")
+        panel.set_xlabel("length of a history, positions")
+        panel.grid(color="#e6e6e6", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+        label_ends(panel, found, colours)
+    told = "Forward and backward. Solid: linear in length, by the two longest; dashed: more than linear."
+    picture.suptitle(f"{told}\n{source(lines)}", fontsize=9, color="#555555")
+    picture.savefig(path)
+    pyplot.close(picture)
+
+
+def label_ends(panel: Any, found: dict[str, Curve], colours: dict[str, str], *, gap: float = 0.038) -> None:
+    """Name each line beside its end; names stand `gap` of the panel's height apart."""
+    bottom, top = map(math.log, panel.get_ylim())
+    ends = {core: [*curve.items()][-1] for core, curve in found.items()}
+    places = {core: (math.log(y) - bottom) / (top - bottom) for core, (_, y) in ends.items()}
+    order = sorted(places, key=lambda core: places[core])
+    for lower, upper in [*pairwise(order)] * 300:  # neighbours push each other until all have room
+        short = max(0.0, gap - places[upper] + places[lower]) / 2
+        places[lower], places[upper] = places[lower] - short, places[upper] + short
+    for core, end in ends.items():
+        line = {"arrowstyle": "-", "color": colours[core], "linewidth": 0.7, "shrinkB": 2, "relpos": (0, 0.5)}
+        where = {"xytext": (1.05, places[core]), "textcoords": "axes fraction", "va": "center", "fontsize": 9}
+        panel.annotate(core, end, color="#222222", arrowprops=line, annotation_clip=False, **where)
+
+
+def table(lines: dict[Key, Line]) -> str:
+    """One row per core, cheapest at the longest length first."""
+    times, memory = curves(lines, "seconds"), curves(lines, "peak_mb")
+    rows = [HEAD]
+    for core in sorted(times, key=lambda core: times[core].get(POSITIONS, math.inf)):
+        cells = [core if lines[core, min(times[core]), "train"]["causal"] else f"{core} (not causal)"]
+        for found in (times, memory):
+            cells.append(f"{growth({length: y for length, y in found[core].items() if length >= 1024}):.2f}")
+        for value, length in product(("seconds", "peak_mb"), (256, POSITIONS)):
+            cells.append(_cell(lines.get((core, length, "train")), value))
+        cells += [_cell(lines.get((core, POSITIONS, "read")), value) for value in ("seconds", "peak_mb")]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def local_table(lines: dict[Key, Line]) -> str:
+    """What `local_global` promises, beside what it stands in for."""
+    rows = [LOCAL_HEAD]
+    for length in LENGTHS[LENGTHS.index(256) :]:
+        pair = [lines.get((core, length, "train")) for core in ("local_global", "scaled_dot")]
+        cells = [_cell(line, value) for line in pair for value in ("seconds", "peak_mb")]
+        rows.append("| " + " | ".join([f"{length:,}", *cells]) + " |")
+    return "\n".join(rows)
+
+
+def _cell(line: Line | None, value: str) -> str:
+    if line is None or line["outcome"] != "measured":
+        return line["outcome"] if line else "-"
+    number = cost(line, value)
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def source(lines: dict[Key, Line]) -> str:
+    """Machine, threads, version, clock and days of the lines, in one phrase."""
+    known = [line for line in lines.values() if line["outcome"] == "measured"]
+    clock = {"thread_time": "CPU time", "perf_counter": "wall time"}[known[0]["clock"]]
+    threads = "one thread" if known[0]["threads"] == 1 else f"{known[0]['threads']} threads"
+    machines = sorted({line["machine"] for line in known})
+    torches = sorted({f"torch {line['versions']['torch']}" for line in known})
+    days = sorted(line["date"][:10] for line in known)
+    return ", ".join([*machines, threads, *torches, clock, " to ".join(sorted({days[0], days[-1]}))])
+
+
+if __name__ == "__main__":
+    main()
