@@ -20,8 +20,12 @@ demo: setup
 	$(BIN)/attnrec sample $(DEMO)
 	$(BIN)/attnrec daily pipelines/experiments/demo.toml
 
+# the flows wait for processes and servers most of the time: beside them the library's tests cost little
 test: setup
-	$(BIN)/python -m pytest
+	@export OMP_NUM_THREADS=1; \
+	$(BIN)/python -m pytest -p no:cacheprovider tests/flows & flows=$$!; \
+	$(BIN)/python -m pytest --ignore tests/flows; library=$$?; \
+	wait $$flows; exit $$((library + $$?))
 
 lint: setup
 	$(BIN)/ruff check .
