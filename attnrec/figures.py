@@ -1,4 +1,4 @@
-"""Pictures and tables of a run for people: learning curve, examples with reasons."""
+"""Pictures and tables of a run for people: learning curve, examples with reasons, the graph around one of them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,12 +7,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from attnrec.dataset import Split
 from attnrec.explanation import because
+from attnrec.models.folder import SavedModel
 from attnrec.recommender import Recommender
 from attnrec.schema import ITEM, USER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+GRAPH_EVENTS = 50
+"""A history whose graph is drawn has fewer events."""
 
 
 def learning_curve(epochs: Sequence[dict[str, float]], *, metric: str) -> "Figure":
@@ -54,6 +60,30 @@ def spread_figure(spread: pd.DataFrame) -> "Figure":
         axes.set_xlabel("events in the history")
     figure.legend(loc="outside upper center", ncols=6)
     return figure
+
+
+def graph_around(saved: SavedModel, split: Split) -> "Figure | None":
+    """The graph around the best item of the test user with the longest history below `GRAPH_EVENTS` events.
+
+    Args:
+        saved: a model with its features, trained on `split.train`; it observes that part where it has lost its graph.
+        split: whose test users are asked.
+
+    Returns:
+        See `Explanation.graph_figure`. None for a model without a graph or without exact reasons, and where no user has
+        such a history and an item left to recommend.
+    """
+    seen, users, model = split.test.histories, split.test.users, saved.model
+    lengths = seen.lengths[users]
+    possible = users[(lengths > 0) & (lengths < GRAPH_EVENTS)]
+    if not (model.has_graph and model.exact_reasons and len(possible)):
+        return None
+    chosen = seen.user_ids.decode(possible[[np.argmax(seen.lengths[possible])]])
+    if (graph := getattr(model, "graph", None)) is not None and not graph.observed:
+        model.observe(split.train)
+    recommender = Recommender(model, saved.item_ids, seen, saved.facts, features=saved.features)
+    best = recommender.recommend(chosen, k=1)
+    return None if best.empty else recommender.explain(chosen[0], best[ITEM].iloc[0]).graph_figure()
 
 
 def fixed_users(user_ids: NDArray[np.object_], *, n: int) -> NDArray[np.int64]:

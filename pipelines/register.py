@@ -13,8 +13,8 @@ from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from attnrec.attention_spread import attention_spread
-from attnrec.figures import examples_table, fixed_users, learning_curve, spread_figure
-from attnrec.models.folder import load_model, save_model
+from attnrec.figures import examples_table, fixed_users, graph_around, learning_curve, spread_figure
+from attnrec.models.folder import load_model, load_whole, save_model
 from attnrec.promotion import Candidate, Decision, decide
 from attnrec.recommender import Recommender
 from attnrec.storage import read_json, write_json
@@ -184,7 +184,7 @@ def _lean(served: Path, scratch: Path) -> Path:
 
 
 def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, run_id: str) -> None:
-    """The same users in every run: history, top 10, reasons, and a picture each of why the first item."""
+    """The same users in every run: history, top 10, reasons, and pictures of why the first item."""
     _, split = load_split(job.experiment, histories)
     saved, seen = load_model(trained / "model"), split.test.histories
     recommender = Recommender(saved.model, saved.item_ids, seen, saved.facts)
@@ -196,6 +196,8 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
     if len(spread):
         tracker.log_table(run_id, spread, "tables/attention_spread.json")
         tracker.log_figure(run_id, spread_figure(spread), "figures/attention_spread.png")
+    if saved.model.has_graph and (figure := graph_around(load_whole(trained / "model"), split)) is not None:
+        tracker.log_figure(run_id, figure, "figures/graph_around.png")
     if not saved.model.exact_reasons:
         return
     best = recommender.recommend(seen.user_ids.decode(users[:3]), k=1)  # who has seen all there is has no line

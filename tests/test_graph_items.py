@@ -9,11 +9,10 @@ import torch
 
 from attnrec.config import SettingsError
 from attnrec.dataset import features_from_frame, histories_from_frame, user_item_edges
-from attnrec.models import item_relations
+from attnrec.dataset.graph import common_users, meetings
 from attnrec.models.graph_hops import Hops
 from attnrec.models.graph_items import GraphItems
 from attnrec.models.item_graph import ItemGraphSettings
-from attnrec.models.item_relations import common_users
 
 DIM = 8
 RELATIONS = ["bipartite", "items", "transitions"]
@@ -318,7 +317,7 @@ def test_items_are_as_alike_as_the_cosine_of_their_users(histories_of):
 def test_common_users_in_several_blocks_are_those_of_one(monkeypatch):
     edges = user_item_edges(crowd())
     whole = common_users(edges, k=3)
-    monkeypatch.setattr(item_relations, "WORK", 500)
+    monkeypatch.setattr(meetings, "WORK", 500)
     parts = common_users(edges, k=3)
     for name in ("sources", "offsets", "weights"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -18,6 +18,7 @@ from attnrec.training import TrainConfig, train
 
 SMALL = {"dim": 16, "heads": 2, "pooling_heads": 2, "max_length": 8, "dropout": 0.1}
 UNDIRECTED = {"directed": False, "reach": 2, "neighbours": 3, "sample": True, "edge_features": True}
+WALK = {"neighbours": 8, "dim": 4, "channels": 4, "folds": 2, "max_length": 8, "dropout": 0.1}
 SETTINGS = {
     "attnrec": SMALL | {"layers": 1},
     "attnrec_last": SMALL | {"layers": 1, "kind": "attnrec", "readout": "last"},
@@ -41,12 +42,17 @@ SETTINGS = {
     "gat_deep": SMALL | {"kind": "gat", "attention": "gat", "layers": 2, "combine": "mean", "residual": "sum"},
     "gat_bounded": SMALL | {"kind": "gat", "relations": ("bipartite", "items"), "neighbours": 3, "edge_features": True},
     "gat_drawn": SMALL | {"kind": "gat", "neighbours": 2, "sample": True},
+    "graph_walk": WALK,
+    "graph_walk_next": WALK | {"kind": "graph_walk", "relation": "transitions", "heads": 2},
+    "sasrec_walk": SMALL | {"kind": "sasrec", "walk": "transitions", "walk_settings": {"neighbours": 8, "dim": 4}},
+    "narm_walk": SMALL | {"kind": "narm", "walk": "items", "walk_settings": {"neighbours": 8, "dim": 4}},
     "attnrec_graph": SMALL | {"kind": "attnrec", "layers": 1, "graph": "transitions"},
     "attnrec_items": SMALL | {"kind": "attnrec", "layers": 1, "graph": "items", "graph_settings": {"residual": "sum"}},
     "sasrec_graph": SMALL | {"kind": "sasrec", "graph": "transitions", "graph_settings": UNDIRECTED},
 }
 VARIANTS = [*MODELS, *(name for name in SETTINGS if name not in MODELS)]
 LEARNING = [name for name in VARIANTS if MODELS[SETTINGS.get(name, {}).get("kind", name)][0].learns]
+CATALOGUED = [name for name in LEARNING if not name.startswith("graph_walk")]  # whose scores are of item vectors
 TRAINING = TrainConfig(epochs=25, batch_size=16, learning_rate=1e-2, warmup_steps=0, device="cpu", seed=1)
 
 
@@ -254,7 +260,7 @@ def test_padding_adds_nothing(shaken, batch_of):
 
 def test_reasons_are_exact_where_the_readout_is_a_sum_over_the_history():
     exact = {name for name in MODELS if build_model(config_of(name), 4).exact_reasons}
-    assert exact == {"popularity", "item_knn", "ease", "v_sknn", "gat", "attnrec", "core"}
+    assert exact == {"popularity", "item_knn", "ease", "v_sknn", "gat", "graph_walk", "attnrec", "core"}
     assert not build_model(config_of("attnrec_last"), 4).exact_reasons
 
 
@@ -270,7 +276,9 @@ def test_the_last_state_has_no_reasons_and_says_why(batch_of):
 NEXT_ITEM = [
     name
     for name in LEARNING
-    if build_model(config_of(name), 4).objective == "next_item" and not config_of(name).n_drawn
+    if build_model(config_of(name), 4).objective == "next_item"
+    and not getattr(config_of(name), "n_drawn", 1)  # the walk has tests of its own, as has what is mixed with it
+    and config_of(name).walk == "none"
 ]
 
 
@@ -409,7 +417,7 @@ def test_counts_are_kept_where_negatives_are_drawn_by_them_and_never_saved(kind,
 
 
 def test_item_biases_start_at_the_base_score_of_the_loss():
-    for name in LEARNING:
+    for name in CATALOGUED:
         config = config_of(name)
         bias = build_model(config, 12).catalogue.bias
         assert bias.tolist() == pytest.approx([base_score(config, 12)] * 13)
@@ -425,7 +433,7 @@ def test_a_model_says_what_it_is():
 def test_vectors_of_items_or_a_word_why_not():
     for name in VARIANTS:
         model = build_model(config_of(name), 4)
-        if model.learns:
+        if name in CATALOGUED:
             assert model.item_vectors().shape == (5, 16)
         else:
             with pytest.raises(TypeError, match="has no item vectors"):

@@ -28,6 +28,7 @@ class Batch:
         events: kind of event + 1, (B, L) int64, where the log has them.
         older: item rows of events before these, oldest first, (B, M) int64, where a model asked for them.
         older_lengths: how many there are, (B,) int64.
+        users: rows in the training part, (B,) int64: what a graph was made of without them; never a parameter's rows.
     """
 
     items: Tensor
@@ -38,6 +39,7 @@ class Batch:
     events: Tensor | None = None
     older: Tensor | None = None
     older_lengths: Tensor | None = None
+    users: Tensor | None = None
 
     @property
     def real(self) -> Tensor:
@@ -190,6 +192,7 @@ class Windows:
         users = np.repeat(np.arange(histories.n_users), n_windows)
         first = np.cumsum(n_windows) - n_windows
         back = np.arange(len(users)) - first[users]  # 0 for the latest window of a user
+        self.users = users
         self.ends = histories.offsets[users] + covered[users] - back * max_length
         self.starts = np.maximum(histories.offsets[users], self.ends - max_length)
         self.older_starts = np.maximum(histories.offsets[users], self.starts - older) if older else None
@@ -210,9 +213,10 @@ class Windows:
             chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
             chosen = chosen if whole else chosen[self.mine]
             older_starts = None if self.older_starts is None else self.older_starts[chosen]
-            yield self.table.cut(
+            batch = self.table.cut(
                 self.starts[chosen], self.ends[chosen], with_targets=self.next_item, older_starts=older_starts
             )
+            yield replace(batch, users=torch.from_numpy(self.users[chosen]).to(self.table.device))
 
 
 def _width(lengths: Tensor) -> int:

@@ -9,8 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from attnrec.attribution import METHODS
-from attnrec.explanation import drawing, heatmap, page, words
+from attnrec.explanation import drawing, graph_drawing, heatmap, page, words
 from attnrec.explanation.attention import NO_EVENTS, Attention
+from attnrec.explanation.neighbourhood import Around
+from attnrec.explanation.paths import find_paths
 from attnrec.schema import DATETIME, EVENT, ITEM
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Explanation:
         heads: contributions by head of the readout, (rows, H), whose sum over H is `frame.contribution`; None where
             there are none.
         attention: shares of attention by layer and head, for `heatmap`.
+        graph: makes, when it is called, the graph around the history and the item, for `paths`; None for a model
+            without one. It asks the model as it is then.
     """
 
     item_id: Any
@@ -53,6 +57,7 @@ class Explanation:
     ordered: bool = True
     heads: NDArray[np.float64] | None = None
     attention: Attention = NO_EVENTS
+    graph: Around | None = None
 
     def __repr__(self) -> str:
         return f"Explanation({self.title}, score {self.score:.2f}, {self.because()})"
@@ -157,6 +162,54 @@ class Explanation:
         ax = heatmap.new_heatmap_axes(cells) if ax is None else ax
         heatmap.draw_heatmap(self, cells, ax=ax)
         return ax
+
+    def paths(self, n: int = 10) -> pd.DataFrame:
+        """The n strongest paths from the history's items to this one over the graph that the model attends over.
+
+        Unless `exact` is True they are a view: they show where attention flows, not how the score was made (the exact
+        split is by event, in `frame`). See `explanation.paths` for what start, step and product are.
+
+        Args:
+            n: paths at most; those with a product of 0 are none.
+
+        Returns:
+            One row per path, strongest first, of equal ones the older item's: item_id (of the history), through (the
+            neighbour's item_id that both listen to; None where the two are neighbours of each other), length (steps),
+            listens ("history": its item listens to this one; "recommended": this one listens to it; "both": to a
+            third), relation and other_relation (of the history's item's step and of this one's, as the model calls
+            them; None where there is no such step), start, step, other_step (NaN where there is none), product, exact
+            (True where the model walks: products times the number of items sum to the contributions).
+
+        Raises:
+            ValueError: for n below 1, a model without a graph or one that was loaded and has it no more, or a model
+                whose readout has no shares of attention.
+        """
+        return find_paths(self, n=n)
+
+    def draw_graph(self, *, n: int = 10, ax: "Axes | None" = None) -> "Axes":
+        """The n strongest `paths`: the history's items on the left, what they share with this one in the middle.
+
+        Arrows lead from who listens to whom; they are as wide as the products of the paths that use them, and the
+        history's items as large as their shares of attention. Below it says whether it is exact.
+
+        Args:
+            n: paths shown.
+            ax: where to draw; default a new figure.
+
+        Raises:
+            ValueError: as `paths`.
+        """
+        graph = graph_drawing.graph_of(self, n=n)
+        ax = graph_drawing.new_graph_axes(graph, shown=True) if ax is None else ax
+        graph_drawing.draw_graph(self, graph, ax=ax)
+        return ax
+
+    def graph_figure(self, *, n: int = 10) -> "Figure":
+        """The picture of `draw_graph` as a figure of its own, for saving."""
+        graph = graph_drawing.graph_of(self, n=n)
+        ax = graph_drawing.new_graph_axes(graph, shown=False)
+        graph_drawing.draw_graph(self, graph, ax=ax)
+        return drawing.figure_of(ax)
 
     def _repr_html_(self) -> str:
         return page.html_of(self)

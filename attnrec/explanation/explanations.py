@@ -8,6 +8,7 @@ import pandas as pd
 
 from attnrec.explanation import drawing, page
 from attnrec.explanation.explanation import Explanation
+from attnrec.explanation.neighbourhood import titled
 from attnrec.explanation.titles import Titles, titles_of
 from attnrec.schema import ITEM
 
@@ -62,7 +63,10 @@ class Explanations(Sequence[Explanation]):
         """
         ids = [*pd.unique(self[0].frame[ITEM]), *(each.item_id for each in self)]
         found = titles_of(ids, titles)
-        return Explanations(replace(each, titles=found) for each in self)
+        return Explanations(
+            replace(each, titles=found, graph=None if each.graph is None else titled(each.graph, titles))
+            for each in self
+        )
 
     def plot(self, *, n: int = 20, heads: bool = False) -> "list[Axes]":
         """`Explanation.plot`, one panel per item beside each other, on one scale.

@@ -19,6 +19,7 @@ from attnrec.dataset import Batch, Histories, last_events
 from attnrec.explanation.attention import NO_EVENTS, Attention, attention_of, by_head
 from attnrec.explanation.explanation import CONTRIBUTION, Explanation
 from attnrec.explanation.explanations import Explanations
+from attnrec.explanation.neighbourhood import around_items
 from attnrec.models import Model, ReasonsError
 from attnrec.models.base import Reading
 from attnrec.schema import DATETIME, EVENT, ITEM, WEIGHT
@@ -69,12 +70,13 @@ def explain_items(
         ordered=histories.ordered,
         attention=read.attention,
     )
+    graphs = around_items(model, batch, asked, reading=read.reading, item_ids=histories.item_ids)
     found = []
     for place, item_id in enumerate(histories.item_ids.decode(np.asarray(items))):
         frame, bias = _with_values(events, method, values[:, place]), float(read.biases[place])
         score = bias + float(frame[method].sum()) if method == CONTRIBUTION else float(read.scores[place])
         heads = None if read.heads is None else read.heads[:, place]
-        found.append(made(item_id, score, bias, frame, heads=heads))
+        found.append(made(item_id, score, bias, frame, heads=heads, graph=graphs[place]))
     return Explanations(found)
 
 
@@ -88,6 +90,7 @@ class _Read:
     heads: Array | None
     weights: Array
     attention: Attention
+    reading: Reading
 
 
 @torch.inference_mode()
@@ -104,6 +107,7 @@ def _read(model: Model, batch: Batch, asked: Tensor, *, split: bool) -> _Read:
         heads=None if heads is None else _array(heads[0, :length]),
         weights=np.full(length, np.nan) if reading.weights is None else _array(reading.weights[0, :length]),
         attention=attention,
+        reading=reading,
     )
 
 

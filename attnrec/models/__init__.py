@@ -10,6 +10,7 @@ from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError, check
 from attnrec.models.ease import EASE, EASEConfig
 from attnrec.models.gat import GAT, GATConfig
 from attnrec.models.graph_items import observed_graphs
+from attnrec.models.graph_walk import GraphWalk, GraphWalkConfig
 from attnrec.models.item_knn import ItemKNN, ItemKNNConfig
 from attnrec.models.popularity import Popularity, PopularityConfig
 from attnrec.models.sequence import PRESETS, SequenceConfig, SequenceModel
@@ -21,12 +22,13 @@ MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
     "ease": (EASE, EASEConfig),
     "v_sknn": (VSKNN, VSKNNConfig),
     "gat": (GAT, GATConfig),
+    "graph_walk": (GraphWalk, GraphWalkConfig),
     **dict.fromkeys(PRESETS, (SequenceModel, SequenceConfig)),
 }
 """Kind in the TOML -> model and its settings. A new model is one file and one line here, or a preset."""
 
 AnyModelConfig = Annotated[
-    SequenceConfig | GATConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
+    SequenceConfig | GATConfig | GraphWalkConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
     Field(discriminator="kind"),
 ]
 
@@ -79,6 +81,8 @@ __all__ = [
     "AnyModelConfig",
     "EASEConfig",
     "GATConfig",
+    "GraphWalk",
+    "GraphWalkConfig",
     "ItemKNN",
     "ItemKNNConfig",
     "Model",

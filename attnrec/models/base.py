@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnrec.config import Config
 from attnrec.dataset import Batch, Histories
 from attnrec.losses import LossConfig
+from attnrec.models.neighbour_shares import NeighbourShares
 
 
 class ReasonsError(TypeError):
@@ -78,7 +79,7 @@ class Model(nn.Module, ABC):
 
     kind: str
     paper: str
-    needs_order: ClassVar[bool] = False
+    needs_order: bool = False
     learns: ClassVar[bool] = True
     older_events: int = 0
     event_names: tuple[str, ...] = ()
@@ -126,6 +127,30 @@ class Model(nn.Module, ABC):
     def observe(self, histories: Histories) -> None:
         """Take from the training part what is not learned by gradients: which items exist, counts, edges."""
         self.rankable = torch.from_numpy(histories.item_counts() > 0).to(self.rankable.device)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether `observe` makes a graph."""
+        return False
+
+    def graphs(self) -> dict[str, Any]:
+        """What it made a graph of when it observed, by the keywords of `dataset.audit_split`; nothing without one."""
+        return {}
+
+    def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
+        """Attention of items (n,) to their neighbours in the graph, by the name of the relation; mean over heads.
+
+        Of a graph of several layers the first one's. What items heard is added up over relations, and with vectors for
+        values, so these shares say where attention goes and not what a score is made of.
+
+        Raises:
+            TypeError: for a model without a graph.
+            ValueError: for one that has not observed its graph.
+        """
+        raise TypeError(
+            f"shares of neighbours need a graph, got {self.description}, which has none; "
+            "take gat, graph_walk, or a sequence model with graph = 'transitions' or 'items'"
+        )
 
     def refresh(self) -> None:
         """Bring what scoring reads up to date with the weights; called before evaluation and saving."""

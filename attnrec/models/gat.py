@@ -6,7 +6,7 @@ their own items, so scores are exact sums over the history. Order does not matte
 Shapes: B users, L positions, D channels, N = n_items + 1 item rows.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,9 @@ from attnrec.losses import base_score
 from attnrec.models.base import Model, TrainedConfig
 from attnrec.models.catalogue import Catalogue, VectorReading
 from attnrec.models.graph_items import GraphItems
+from attnrec.models.graph_shares import evaluating
 from attnrec.models.item_graph import ItemGraphSettings, Relation
+from attnrec.models.neighbour_shares import NeighbourShares
 
 
 class GATConfig(ItemGraphSettings, TrainedConfig):
@@ -82,6 +84,17 @@ class GAT(Model):
         config = self.config
         other = [*(config.relations if config.relations != ("bipartite",) else ()), *config.attributes]
         return "-".join(["gat", *other, f"d{config.dim}", f"h{config.heads}"])
+
+    @property
+    def has_graph(self) -> bool:
+        return True
+
+    def graphs(self) -> dict[str, Any]:
+        return self.graph.made_of
+
+    def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
+        with evaluating(self):
+            return self.graph.neighbour_shares(self.catalogue.embedding.weight, items)
 
     def observe(self, histories: Histories) -> None:
         """Keep the training graph; it is needed for training only, scoring reads the finished item table."""

@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnrec.attention import Attended
 from attnrec.attention.graph import GraphLayer, GraphShape, Segments, build_graph_layer
 from attnrec.attention.graph.weighted_sum import weighted_sum
 from attnrec.dataset import Features, Graph, Histories, attribute_edges
 from attnrec.layers import Dropout
 from attnrec.models.base import Model
 from attnrec.models.graph_hops import Hops
+from attnrec.models.graph_shares import direct_shares, leading_to, through_shares
 from attnrec.models.item_graph import ItemGraphSettings, Relation, attribute_name, edge_dim
 from attnrec.models.item_relations import ItemRelations, item_relations
+from attnrec.models.neighbour_shares import NeighbourShares
 
 
 class GraphItems(nn.Module):
@@ -69,6 +72,11 @@ class GraphItems(nn.Module):
     def observed(self) -> bool:
         """Whether it has a graph; a model that was loaded to score has none."""
         return self.known is not None
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """See `Model.graphs`."""
+        return {"edges": self.made.edges, "transitions": self.made.transitions}
 
     def describe(self, features: Features) -> None:
         """Keep the attributes that the settings ask for; without them it cannot observe.
@@ -133,6 +141,32 @@ class GraphItems(nn.Module):
             total = torch.stack(received).sum(0) / (len(received) if self.settings.combine == "mean" else 1)
         return self._joined(own, total, reached)
 
+    def neighbour_shares(self, vectors: Tensor, items: Tensor) -> dict[str, NeighbourShares]:
+        """To whom items (n,) listen in the first layer, relation by relation; none where there is no layer.
+
+        Args:
+            vectors: of all items, (N, D), as `forward` takes them.
+            items: item rows.
+
+        Raises:
+            ValueError: for a graph that observed nothing.
+        """
+        if self.known is None:
+            raise ValueError(
+                "paths need the training graph, which a saved model does not keep; "
+                "fit, or call model.observe(histories of the training part)"
+            )
+        if not len(self.layers):
+            return {}
+        own, layer = vectors * self.known.to(vectors.device), self.layers[0]
+        assert isinstance(layer, nn.ModuleDict), "a layer has a module for each relation"
+        found: dict[str, NeighbourShares] = {}
+        for name, hop in self.hops.items():
+            part = layer[name]
+            assert isinstance(part, Direct | Through), "which relations are"
+            found[name] = part.shares(own, items, leading_to(hop.whole(vectors.device), items))
+        return found
+
     def _joined(self, own: Tensor, received: Tensor, reached: Tensor) -> Tensor:
         """The item's own vector and what it received, which is zeros where no edge leads to it."""
         received = self.dropout(received)
@@ -160,12 +194,10 @@ def observed_graphs(model: Model, histories: Histories) -> dict[str, Any]:
     Returns:
         edges and transitions, None where nothing is made of them; empty for a model without a graph.
     """
-    graphs = [module for module in model.modules() if isinstance(module, GraphItems)]
-    if not graphs or (model.needs_order and not histories.ordered):  # training says what is wrong with unordered sets
+    if not model.has_graph or (model.needs_order and not histories.ordered):  # training says what is wrong with that
         return {}
     model.observe(histories)
-    made = graphs[0].made
-    return {"edges": made.edges, "transitions": made.transitions}
+    return model.graphs()
 
 
 class Direct(nn.Module):
@@ -180,6 +212,11 @@ class Direct(nn.Module):
         (hop,) = hops
         return self.layer(items, graph=hop).output * _reached(hop)
 
+    def shares(self, items: Tensor, asked: Tensor, hops: list[Segments]) -> NeighbourShares:
+        """Of what item rows (n,) hear, over hops that lead to them (see `leading_to`)."""
+        (hop,) = hops
+        return direct_shares(hop, self.layer(items, items[asked], graph=hop, need_weights=True))
+
 
 class Through(nn.Module):
     """Two hops, item -> node -> item; a node asks as the mean of its items."""
@@ -191,9 +228,19 @@ class Through(nn.Module):
 
     def forward(self, items: Tensor, hops: list[Segments]) -> Tensor:
         """(N, D) -> what each item received, (N, D), zeros where it has no edge."""
+        return self._attended(items, items, hops)[1].output * _reached(hops[1])
+
+    def shares(self, items: Tensor, asked: Tensor, hops: list[Segments]) -> NeighbourShares:
+        """Of what item rows (n,) hear through nodes, over hops that lead to them (see `leading_to`)."""
+        attended = self._attended(items, items[asked], hops, need_weights=True)
+        return through_shares(hops, attended, n_rows=len(items))
+
+    def _attended(
+        self, items: Tensor, asking: Tensor, hops: list[Segments], *, need_weights: bool = False
+    ) -> tuple[Attended, Attended]:
         inward, outward = hops
-        nodes = self.to_nodes(items, _means(items, inward), graph=inward).output
-        return self.to_items(F.gelu(nodes), items, graph=outward).output * _reached(outward)
+        nodes = self.to_nodes(items, _means(items, inward), graph=inward, need_weights=need_weights)
+        return nodes, self.to_items(F.gelu(nodes.output), asking, graph=outward, need_weights=need_weights)
 
 
 _RELATIONS = {"bipartite": Through, "items": Direct, "transitions": Direct, "attribute": Through}

@@ -4,6 +4,7 @@ from attnrec.dataset.graph.attributes import attribute_edges
 from attnrec.dataset.graph.blocks import Block, sample_blocks
 from attnrec.dataset.graph.compressed import Graph, graph_from_edges
 from attnrec.dataset.graph.edges import Edges, user_item_edges
+from attnrec.dataset.graph.meetings import common_users
 from attnrec.dataset.graph.neighbours import NeighbourTable, sampled_neighbours, strongest_neighbours
 from attnrec.dataset.graph.transitions import Transitions, item_transitions
 
@@ -14,6 +15,7 @@ __all__ = [
     "NeighbourTable",
     "Transitions",
     "attribute_edges",
+    "common_users",
     "graph_from_edges",
     "item_transitions",
     "sample_blocks",

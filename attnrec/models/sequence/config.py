@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from attnrec.encoders import ENCODERS, AttentionSettings, Encoder, build_encoder
 from attnrec.models.base import TrainedConfig
 from attnrec.models.graph_items import GraphItems
+from attnrec.models.graph_walk.config import GraphWalkConfig
 from attnrec.models.item_graph import ItemGraphSettings
 from attnrec.models.sequence.presets import PRESETS, Kind
 
@@ -42,6 +43,9 @@ class SequenceConfig(TrainedConfig):
         graph: whether items hear of their neighbours in a graph of the training part before anything else happens:
             "transitions", what is done after what; "items", what the same users had; or "none".
         graph_settings: of the graph (see `ItemGraphSettings`), such as {"layers": 2, "neighbours": 10}.
+        walk: whether a walk over a graph has a say beside the encoder (see `models.graph_walk`), over "transitions" or
+            "items" that the same users had; chances are then a mixture of both. "none": it has not.
+        walk_settings: of the walk, such as {"reach": 3, "neighbours": 50}.
         dim, max_length, dropout: as everywhere.
         scores: "cosine" at `temperature`, "dot" products, or "auto": cosines for readouts that are exact sums.
         item_bias: whether items have a learned bias.
@@ -72,6 +76,8 @@ class SequenceConfig(TrainedConfig):
     id_dropout: float = Field(default=0.1, ge=0, lt=1)
     graph: Literal["none", "transitions", "items"] = "none"
     graph_settings: dict[str, Any] = Field(default_factory=dict)
+    walk: Literal["none", "transitions", "items"] = "none"
+    walk_settings: dict[str, Any] = Field(default_factory=dict)
     dim: int = Field(default=64, gt=0)
     max_length: int = Field(default=200, gt=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -107,11 +113,32 @@ class SequenceConfig(TrainedConfig):
             raise ValueError(
                 f"graph_settings need a graph, got {self.graph_settings} with graph = 'none'; set graph = 'transitions'"
             )
+        self._check_walk()
         self._check_encoder_settings()
         with torch.device("meta"):  # says what is wrong before anything starts
             self.build_encoder()
             self.build_graph()
         return self
+
+    def _check_walk(self) -> None:
+        if self.walk == "none" and self.walk_settings:
+            raise ValueError(
+                f"walk_settings need a walk, got {self.walk_settings} with walk = 'none'; set walk = 'transitions'"
+            )
+        if self.walk == "none":
+            return
+        if self.objective == "masked_items" or self.loss != "softmax" or self.label_smoothing:
+            raise ValueError(
+                "a walk is mixed with the softmax of what comes next, got "
+                f"objective = {self.objective!r}, loss = {self.loss!r}, label_smoothing = {self.label_smoothing}; set "
+                "objective = 'next_item', loss = 'softmax' and no smoothing"
+            )
+        self.walk_config()
+
+    def walk_config(self) -> GraphWalkConfig:
+        """Settings of the walk, for which the order of events counts whatever it goes over."""
+        given = {"relation": self.walk, "max_length": self.max_length, "ordered": True}
+        return GraphWalkConfig.checked(given | self.walk_settings)
 
     def _check_encoder_settings(self) -> None:
         if self.older_events and self.encoder in ENCODERS and ENCODERS[self.encoder].reads_items:

@@ -6,6 +6,7 @@ Shapes: B users, L positions, D channels, N = n_items + 1 item rows.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,11 @@ from attnrec.losses import base_score
 from attnrec.models.base import Model
 from attnrec.models.catalogue import Catalogue, VectorReading
 from attnrec.models.fused_items import FusedItems
+from attnrec.models.graph_shares import evaluating
+from attnrec.models.neighbour_shares import NeighbourShares
 from attnrec.models.sequence.config import SequenceConfig
 from attnrec.models.sequence.context import EventContext
+from attnrec.models.sequence.mixing import MixedReading, Mixing
 from attnrec.models.sequence.objectives import ask_next, last_items, masked_items, places_asked
 from attnrec.models.sequence.older import OlderEvents, Seen
 from attnrec.models.sequence.presets import PRESETS
@@ -63,11 +67,14 @@ class SequenceModel(Model):
         self.older = OlderEvents(config.dim, block=config.older_block) if config.older_events else None
         self.encoder = config.build_encoder()
         self.readout = readout
+        self.mixing = None
+        if config.walk != "none":
+            self.mixing = Mixing(config.walk_config(), n_items, dim=config.dim)
         self.graph = config.build_graph()  # last, so that a seed gives all else as it gives it without a graph
 
     @property
     def exact_reasons(self) -> bool:
-        return self.readout.exact
+        return self.readout.exact and self.mixing is None
 
     @property
     def objective(self) -> str:
@@ -83,7 +90,24 @@ class SequenceModel(Model):
         usual = {name: preset.get(name, SequenceConfig.model_fields[name].default) for name in named}
         other = [getattr(config, name) for name in usual if getattr(config, name) != usual[name]]
         other = [f"graph-{name}" if name == config.graph else name for name in other]
+        other += [f"walk-{config.walk}"] if config.walk != "none" else []
         return "-".join([config.kind, *other, config.readout, f"d{config.dim}", f"L{config.max_length}"])
+
+    @property
+    def has_graph(self) -> bool:
+        return self.graph is not None or self.mixing is not None
+
+    def graphs(self) -> dict[str, Any]:
+        made_of = {} if self.graph is None else self.graph.made_of
+        if self.mixing is None:
+            return made_of
+        return {name: made_of.get(name) or made for name, made in self.mixing.walk.graphs().items()}
+
+    def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
+        if self.graph is None:
+            return super().neighbour_shares(items) if self.mixing is None else self.mixing.walk.neighbour_shares(items)
+        with evaluating(self):
+            return self.graph.neighbour_shares(self._own_table(), items)
 
     def observe(self, histories: Histories) -> None:
         super().observe(histories)
@@ -101,12 +125,16 @@ class SequenceModel(Model):
                 )
             self.has_id = has_history
             self.rankable = self.rankable | self.fused.described().to(self.rankable.device)
+        if self.mixing is not None:
+            self.mixing.walk.observe(histories)
         if self.graph is not None:
             self.graph.observe(histories, hide_unknown=not self.config.features)
             self.rankable = self.rankable | self.graph.described().to(self.rankable.device)
 
     def refresh(self) -> None:
         """Make the items' vectors once, into the table that scoring reads; not where what makes them is not there."""
+        if self.mixing is not None:
+            self.mixing.walk.refresh()
         if self.fused is None if self.config.features else not self.tabled:
             return
         if self.graph is not None and not self.graph.observed:
@@ -119,10 +147,12 @@ class SequenceModel(Model):
 
     def _made_table(self) -> Tensor:
         """Item vectors, (N, D): of ids, fused with features, enriched over the graph."""
-        table = self.catalogue.embedding.weight
-        if self.fused is not None:
-            table = self.fused(table, self.has_id)
-        return table if self.graph is None else self.graph(table)
+        return self._own_table() if self.graph is None else self.graph(self._own_table())
+
+    def _own_table(self) -> Tensor:
+        """Item vectors before the graph, (N, D)."""
+        ids = self.catalogue.embedding.weight
+        return ids if self.fused is None else self.fused(ids, self.has_id)
 
     def questions(self, batch: Batch) -> Batch:
         if self.masks:
@@ -142,8 +172,9 @@ class SequenceModel(Model):
             users = self.readout.at_end(states, values, lengths=batch.lengths).users[asked.any(1)]
         else:
             users = self.readout.everywhere(states, values)[asked]
-        loss = self.catalogue.loss(users, batch.targets[asked], table=table, config=self.config)
-        return loss + self._of_cores(users.detach(), asked, batch, table.detach())
+        others, gates = (None, 0.0) if self.mixing is None else self.mixing.others(users, batch, asked)
+        loss = self.catalogue.loss(users, batch.targets[asked], table=table, config=self.config, others=others)
+        return loss + gates + self._of_cores(users.detach(), asked, batch, table.detach())
 
     def _of_cores(self, users: Tensor, asked: Tensor, batch: Batch, table: Tensor) -> Tensor | float:
         """What attention cores add to the loss: penalties, and for those that drew, what came of it."""
@@ -156,7 +187,7 @@ class SequenceModel(Model):
             added += [core.surrogate(losses, real=batch.real) for core in cores]
         return sum(term for term in added if term is not None)
 
-    def read(self, batch: Batch) -> VectorReading:
+    def read(self, batch: Batch) -> VectorReading | MixedReading:
         """Encode the histories; users without events become zero vectors, scored by item bias alone."""
         table = self.item_vectors()
         vectors = F.embedding(batch.items, table, padding_idx=0)
@@ -165,7 +196,9 @@ class SequenceModel(Model):
         # each item's value is computed once
         return self.read_vectors(batch, vectors, values=self.readout.values(table)[batch.items])
 
-    def read_vectors(self, batch: Batch, vectors: Tensor, *, values: Tensor | None = None) -> VectorReading:
+    def read_vectors(
+        self, batch: Batch, vectors: Tensor, *, values: Tensor | None = None
+    ) -> VectorReading | MixedReading:
         """Encode histories whose events have the item vectors given, whatever items they are.
 
         Args:
@@ -179,10 +212,14 @@ class SequenceModel(Model):
         if isinstance(self.readout, Last):
             seen = self._seen(vectors, batch, table)
             users = self.encoder.at_end(seen.vectors, **self._told(seen, batch)) * known[:, None]
-            return VectorReading(self.catalogue, table, users, None, None, why_none=self._why_none)
+            return self._mixed(batch, VectorReading(self.catalogue, table, users, None, None, why_none=self._why_none))
         values = self.readout.values(vectors) if values is None else values
         pooled = self.readout.at_end(self.states(vectors, batch, table), values, lengths=batch.lengths)
-        return VectorReading(self.catalogue, table, pooled.users, pooled.parts, pooled.weights, why_none=self._why_none)
+        why_none, users = self._why_none, pooled.users
+        return self._mixed(batch, VectorReading(self.catalogue, table, users, pooled.parts, pooled.weights, why_none))
+
+    def _mixed(self, batch: Batch, reading: VectorReading) -> VectorReading | MixedReading:
+        return reading if self.mixing is None else self.mixing.read(batch, reading)
 
     def states(self, vectors: Tensor, batch: Batch, table: Tensor) -> Tensor:
         """States (B, L, D) of events with item vectors (B, L, D), which are rows of the table (N, D)."""
@@ -223,7 +260,7 @@ class SequenceModel(Model):
         return [None if shares is None else shares[users, :, last] for shares in found]
 
     def item_bias(self) -> Tensor:
-        return self.catalogue.biases()
+        return self.catalogue.biases() if self.mixing is None else self.mixing.item_bias(self.catalogue)
 
     def item_vectors(self) -> Tensor:
         return self.table if self.tabled else self.catalogue.embedding.weight

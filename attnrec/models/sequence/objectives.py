@@ -39,7 +39,11 @@ def last_items(batch: Batch, *, n_prefixes: int) -> Batch:
         if (column := getattr(batch, name)) is not None
     }
     targets = batch.targets[rows, :width] * (at == lengths[:, None] - 1)
-    before = {name: column[rows] for name in ("older", "older_lengths") if (column := getattr(batch, name)) is not None}
+    before = {
+        name: column[rows]
+        for name in ("older", "older_lengths", "users")
+        if (column := getattr(batch, name)) is not None
+    }
     return replace(batch, lengths=lengths, targets=targets, **cut, **before)
 
 

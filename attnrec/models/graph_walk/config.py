@@ -1,0 +1,48 @@
+"""Settings of the walk."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from attnrec.models.base import ModelConfig
+
+
+class GraphWalkConfig(ModelConfig):
+    """How a walk starts and where it can go.
+
+    Attributes:
+        relation: what joins items: "items" that the same users had, or "transitions", what followed what.
+        ordered: whether the order of events counts, and each is asked for from those before it, or from all others;
+            None: it does with transitions.
+        neighbours: items that a step can lead to from an item, the K with the strongest edges.
+        reach: of transitions, see `dataset.item_transitions`.
+        dim: of item vectors, which shape attention and are no part of a score.
+        heads, channels: of the attention of a step; each head has a share of each event.
+        folds: in training, users are asked on graphs without them, of which there are so many.
+        dropout: of item vectors.
+    """
+
+    kind: Literal["graph_walk"] = "graph_walk"
+    relation: Literal["items", "transitions"] = "items"
+    ordered: bool | None = None
+    neighbours: int = Field(default=100, gt=0)
+    reach: int | None = Field(default=None, gt=0)
+    dim: int = Field(default=16, gt=0)
+    heads: int = Field(default=1, gt=0)
+    channels: int = Field(default=16, gt=0)
+    folds: int = Field(default=5, ge=2)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    max_length: int = Field(default=200, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "GraphWalkConfig":
+        if self.relation == "transitions" and self.ordered is False:
+            raise ValueError("transitions are of events in order, got ordered = false; set relation = 'items'")
+        if self.reach is not None and self.relation != "transitions":
+            raise ValueError(f"reach is a setting of transitions, got reach = {self.reach} without; leave it out")
+        return self
+
+    @property
+    def next_item(self) -> bool:
+        """Whether the order of events counts."""
+        return self.relation == "transitions" if self.ordered is None else self.ordered

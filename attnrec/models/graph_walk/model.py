@@ -1,0 +1,207 @@
+"""A walk of attention over the graph of items, whose chance to end at an item is the item's score.
+
+P(i | user) = sum over events j and heads h of start_h(j | history) * step_h(i | j) + background * popularity(i): one
+attention chooses an event of the history, another, over the graph, one of its item's neighbours. Both are shares, so
+each summand is a probability, and what an event adds to a score is exact. Random walks on the same graph with fixed
+shares (RP3-beta: Paudel et al. 2017, doi:10.1145/2955101) are among the best linear filters; here GATv2 (Brody, Alon &
+Yahav 2022, arXiv:2105.14491) starts from such a filter and learns by the likelihood of what users had, each asked
+on a graph without them. Scores are chances times the number of items: how much likelier than an item drawn blindly.
+Shapes: B users, L positions, T positions asked, N = n_items + 1 item rows, K neighbours, H heads.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnrec.attention.graph import Segments
+from attnrec.attention.graph.segment_softmax import segment_logsumexp, segment_softmax
+from attnrec.dataset import Batch, Histories
+from attnrec.layers import Dropout
+from attnrec.models.base import Model
+from attnrec.models.distinct import last_occurrences
+from attnrec.models.graph_walk.config import GraphWalkConfig
+from attnrec.models.graph_walk.loss import Walks, other_items_loss
+from attnrec.models.graph_walk.parts import Start, Step
+from attnrec.models.graph_walk.places import COLUMNS, POPULARITY, Places, fold_of, make_places
+from attnrec.models.graph_walk.reading import WalkReading, find_places
+from attnrec.models.neighbour_shares import NeighbourShares
+
+BACKGROUND = 0.03
+"""Of popularity at the start."""
+
+SMALLEST = 1e-12
+"""A chance is at least that, so that it has a logarithm."""
+
+ROWS = 8192
+"""Items whose shares are made at a time for scoring."""
+
+
+class GraphWalk(Model):
+    """Score = sum over the history of the chance to start at the event and step to the item, and popularity."""
+
+    kind = "graph_walk"
+    paper = "this project; Brody et al. 2022, arXiv:2105.14491; Paudel et al. 2017, doi:10.1145/2955101"
+    neighbours: Tensor
+    steps: Tensor
+    facts: Tensor
+    popularity: Tensor
+
+    def __init__(self, config: GraphWalkConfig, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.config = config
+        self.needs_order = config.next_item
+        n_rows, k = n_items + 1, min(config.neighbours, n_items)
+        self.embedding = nn.Embedding(n_rows, config.dim)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.item_rows = ("embedding.weight",)
+        self.dropout = Dropout(config.dropout)
+        self.start = Start(config.dim, heads=config.heads, ordered=config.next_item)
+        self.step = Step(
+            config.dim,
+            heads=config.heads,
+            channels=config.channels,
+            n_features=len(COLUMNS[config.relation]) + 2,
+            popularity=POPULARITY,
+        )
+        self.background = nn.Parameter(torch.tensor(BACKGROUND).log())
+        self.register_buffer("neighbours", torch.full((n_rows, k), n_rows, dtype=torch.int32))
+        self.register_buffer("steps", torch.zeros(n_rows, k, config.heads))
+        self.register_buffer("facts", torch.zeros(n_rows, 2))
+        self.register_buffer("popularity", torch.zeros(n_rows))
+        self.places: Places | None = None
+        self.observed: Histories | None = None
+
+    @property
+    def has_graph(self) -> bool:
+        return True
+
+    @property
+    def objective(self) -> str:
+        return "next_item" if self.config.next_item else "other_items"
+
+    @property
+    def description(self) -> str:
+        config = self.config
+        return "-".join(["graph_walk", config.relation, f"k{config.neighbours}", f"d{config.dim}"])
+
+    def observe(self, histories: Histories) -> None:
+        """Make the graph, and for training one without each fold of the users."""
+        if self.places is not None and self.observed is histories:  # asked for its graphs before it is trained
+            return
+        super().observe(histories)
+        self.observed = histories
+        places = make_places(histories, self.config).to(self.embedding.weight.device)
+        self.places = places
+        self.neighbours, self.popularity = places.neighbours[0], places.popularity[0]
+        self.steps = self.steps.new_zeros(*self.neighbours.shape, self.config.heads)
+
+    def graphs(self) -> dict[str, Any]:
+        return {} if self.places is None else self.places.made_of
+
+    def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
+        """See `base.Model`. With one head these are the steps that scores are made of, with several their mean."""
+        found = self.neighbours[items]
+        real = found <= self.n_items  # neighbours stand first
+        k = int(real.sum(1).max()) if len(items) else 0
+        neighbours, shares = found.long() * real, self.steps[items].mean(2) * real
+        return {self.config.relation: NeighbourShares(neighbours[:, :k], shares[:, :k])}
+
+    def refresh(self) -> None:
+        """Make the shares of every item's neighbours, once, into the table that scoring reads."""
+        if self.places is None:
+            return
+        with torch.no_grad():
+            for rows in torch.arange(self.n_items + 1, device=self.facts.device).split(ROWS):
+                graph = self.places.segments(rows)
+                energies = self.step(self.embedding.weight, rows, graph)
+                shares = segment_softmax(energies, graph)
+                self.steps[rows] = _spread(shares, graph.offsets.diff(), self.neighbours.shape[1])
+                self.facts[rows] = _facts(self.places.degrees[0, rows], energies, graph)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean negative log chance of each event, from those before it, or from all others where there is no order."""
+        if self.config.next_item:
+            assert batch.targets is not None, "a training batch has targets"
+            places = torch.arange(batch.items.shape[1], device=batch.items.device).expand_as(batch.items)
+            asked = batch.targets > 0
+            return -(self.chances(batch, places, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
+        walks = self._walks(batch, batch.items)
+        energies = self.start(walks.vectors, walks.facts, walks.real, batch.items)[:, 0]
+        mass = self.background.exp()
+        return other_items_loss(energies, walks, mass * walks.popularity, mass=mass)
+
+    def chances(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
+        """Chance of an item at positions of the histories, from what came up to them.
+
+        Args:
+            batch: histories whose order counts; with `users`, each on a graph without that user.
+            places: positions, (B, T).
+            wanted: the items, (B, T).
+
+        Returns:
+            (B, T), above 0; over all items they sum to 1, where every item of the history has a neighbour.
+        """
+        walks = self._walks(batch, wanted)
+        starts = self.start(walks.vectors, walks.facts, walks.real, places)
+        shares = torch.nan_to_num(starts.flatten(2).softmax(2)).view_as(starts)
+        mass = self.background.exp()
+        chances = torch.einsum("btlh,blth->bt", shares, walks.steps) + mass * walks.popularity
+        return (chances / self.mass()).clamp(min=SMALLEST)
+
+    def _walks(self, batch: Batch, wanted: Tensor) -> Walks:
+        """What is known of the events and of their steps to the items `wanted` (B, T)."""
+        assert self.places is not None, "a walk observes its graph before it trains"
+        places, real = self.places.to(batch.items.device), self._counted(batch)
+        world = torch.zeros_like(batch.lengths)
+        if batch.users is not None:
+            world = 1 + fold_of(batch.users, self.config.folds)
+        rows = (world[:, None] * places.n_rows + batch.items)[real]
+        asking, row_of_event = rows.unique(return_inverse=True)
+        graph, vectors = places.segments(asking), self.dropout(self.embedding.weight)
+        energies = self.step(vectors, asking % places.n_rows, graph)
+        shares = segment_softmax(energies, graph)
+        facts = _facts(places.degrees.flatten()[asking], energies, graph)[row_of_event]
+        found = find_places(places.neighbours.flatten(0, 1)[asking], row_of_event, real, wanted)
+        at = (graph.offsets[found.rows] + found.places).clamp(max=max(0, len(shares) - 1))
+        steps = shares[at] if len(shares) else shares.new_zeros(*at.shape, self.config.heads)
+        leads = (graph.offsets.diff() > 0)[row_of_event]
+        return Walks(
+            vectors=vectors[batch.items],
+            facts=facts.new_zeros(*real.shape, 2).masked_scatter(real[..., None], facts),
+            popularity=places.popularity[world[:, None], wanted],
+            real=real,
+            leads=torch.zeros_like(real).masked_scatter(real, leads),
+            steps=steps * found.real[..., None],
+        )
+
+    def read(self, batch: Batch) -> WalkReading:
+        """Choose where the walks start; users without events stay where popularity leads."""
+        vectors, last = self.embedding.weight[batch.items], (batch.lengths - 1).clamp(min=0)[:, None]
+        energies = self.start(vectors, self.facts[batch.items], self._counted(batch), last)[:, 0]
+        starts = torch.nan_to_num(energies.flatten(1).softmax(1)).view_as(energies)
+        return WalkReading(batch.items, starts * self.n_items, self.neighbours, self.steps, self.item_bias())
+
+    def mass(self) -> Tensor:
+        """What the chances of all items sum to, where every event leads somewhere, a scalar."""
+        return 1 + self.background.exp()
+
+    def item_bias(self) -> Tensor:
+        return self.background.exp() * self.popularity * self.n_items
+
+    def _counted(self, batch: Batch) -> Tensor:
+        """Events that count: all of a sequence, each item of a set once, (B, L) bool."""
+        return batch.real if self.config.next_item else last_occurrences(batch.items)
+
+
+def _facts(degrees: Tensor, energies: Tensor, graph: Segments) -> Tensor:
+    """See `Walks.facts`: of rows with degrees (R,) and edges with energies (E, H), (R, 2)."""
+    return torch.stack([degrees, segment_logsumexp(energies, graph).mean(1)], dim=1)
+
+
+def _spread(of_edges: Tensor, counts: Tensor, k: int) -> Tensor:
+    """(E, H), row after row of so many edges (R,) -> (R, k, H), zeros behind the last."""
+    real = torch.arange(k, device=counts.device) < counts[:, None]
+    spread = of_edges.new_zeros(len(counts), k, of_edges.shape[1])
+    spread[real] = of_edges
+    return spread
