@@ -31,7 +31,7 @@ class GraphWalkConfig(ModelConfig):
     heads: int = Field(default=1, gt=0)
     channels: int = Field(default=16, gt=0)
     folds: int = Field(default=5, ge=2)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.6, ge=0, lt=1)
     max_length: int = Field(default=200, gt=0)
 
     @model_validator(mode="after")
