@@ -86,15 +86,15 @@ class GraphWalk(Model):
         return "-".join(["graph_walk", config.relation, f"k{config.neighbours}", f"d{config.dim}"])
 
     def observe(self, histories: Histories) -> None:
-        """Make the graph, and for training one without each fold of the users."""
+        """Make the graph, and for training one without each fold of the users; what scoring reads follows it."""
         if self.places is not None and self.observed is histories:  # asked for its graphs before it is trained
             return
         super().observe(histories)
         self.observed = histories
-        places = make_places(histories, self.config).to(self.embedding.weight.device)
-        self.places = places
+        self.places = make_places(histories, self.config)
+        places = self._places_here()
         self.neighbours, self.popularity = places.neighbours[0], places.popularity[0]
-        self.steps = self.steps.new_zeros(*self.neighbours.shape, self.config.heads)
+        self.refresh()
 
     def graphs(self) -> dict[str, Any]:
         return {} if self.places is None else self.places.made_of
@@ -111,13 +111,14 @@ class GraphWalk(Model):
         """Make the shares of every item's neighbours, once, into the table that scoring reads."""
         if self.places is None:
             return
+        places = self._places_here()
         with torch.no_grad():
             for rows in torch.arange(self.n_items + 1, device=self.facts.device).split(ROWS):
-                graph = self.places.segments(rows)
+                graph = places.segments(rows)
                 energies = self.step(self.embedding.weight, rows, graph)
                 shares = segment_softmax(energies, graph)
                 self.steps[rows] = _spread(shares, graph.offsets.diff(), self.neighbours.shape[1])
-                self.facts[rows] = _facts(self.places.degrees[0, rows], energies, graph)
+                self.facts[rows] = _facts(places.degrees[0, rows], energies, graph)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean negative log chance of each event, from those before it, or from all others where there is no order."""
@@ -151,8 +152,7 @@ class GraphWalk(Model):
 
     def _walks(self, batch: Batch, wanted: Tensor) -> Walks:
         """What is known of the events and of their steps to the items `wanted` (B, T)."""
-        assert self.places is not None, "a walk observes its graph before it trains"
-        places, real = self.places.to(batch.items.device), self._counted(batch)
+        places, real = self._places_here(), self._counted(batch)
         world = torch.zeros_like(batch.lengths)
         if batch.users is not None:
             world = 1 + fold_of(batch.users, self.config.folds)
@@ -174,6 +174,14 @@ class GraphWalk(Model):
             leads=torch.zeros_like(real).masked_scatter(real, leads),
             steps=steps * found.real[..., None],
         )
+
+    def _places_here(self) -> Places:
+        """The graphs, moved once to where the weights are."""
+        assert self.places is not None, "a walk observes its graph before it trains"
+        device = self.embedding.weight.device
+        if self.places.neighbours.device != device:
+            self.places = self.places.to(device)
+        return self.places
 
     def read(self, batch: Batch) -> WalkReading:
         """Choose where the walks start; users without events stay where popularity leads."""

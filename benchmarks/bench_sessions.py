@@ -1,0 +1,110 @@
+"""One model on Diginetica: python benchmarks/bench_sessions.py KIND [--part final --epochs 8] [--set walk=items].
+
+On the part "choosing" validation on a tenth of the sessions picks the epoch; on "final", where the questions are the
+test's, the model is trained on all sessions for exactly --epochs. Seconds are the processor's.
+"""
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+from record import append
+
+METRICS = ("recall_at_20", "mrr_at_20")
+MOST_EPOCHS = 1000
+
+
+def main() -> None:
+    """Train, ask, append a line."""
+    options = _options()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    import torch
+    from diginetica import load_diginetica
+
+    from attnrec.evaluation import evaluate, mean_intervals
+    from attnrec.models import build_model, model_config
+    from attnrec.training import TrainConfig, train
+    from attnrec.training.machine import keep_freed_memory, peak_memory_mb
+
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    data, (settings, training) = load_diginetica(), _settings(options.set)
+    train_part, holdout = data.final if options.part == "final" else data.choosing
+    config = model_config(options.model, {"max_length": 50} | settings)
+    torch.manual_seed(options.seed)
+    model = build_model(config, train_part.n_items)
+    limit = {} if options.part == "final" else {"max_minutes": options.minutes}
+    fixed = {"device": "cpu", "clock": "processor", "threads": options.threads, "seed": options.seed}
+    asked = {"metric": "recall_at_20", "epochs": options.epochs or MOST_EPOCHS}
+    trained_as = TrainConfig.checked(asked | training | fixed | limit)
+
+    def tell(epoch: int, report: dict[str, float]) -> None:
+        print(epoch, {name: round(value, 4) for name, value in report.items()}, flush=True)
+
+    fitted = train(
+        model,
+        train_part,
+        validation=None if options.part == "final" else holdout,
+        config=trained_as,
+        filter_viewed=False,
+        on_epoch=tell,
+        progress_bar=False,
+    )
+    started = time.process_time()
+    values = evaluate(model, holdout, ks=(20,), filter_viewed=False, intervals=False).per_user[list(METRICS)]
+    facts = {
+        "data": "diginetica",
+        "model": options.model,
+        "readout": getattr(config, "readout", "-"),
+        "split": options.part,
+        "seed": options.seed,
+        "metrics": {name: float(mean) for name, mean in values.mean().items()},
+        "intervals": mean_intervals(values),
+        "n_questions": len(values),
+        "seconds": round(fitted.seconds, 1),
+        "scoring_seconds": round(time.process_time() - started, 1),
+        "peak_mb": round(peak_memory_mb(torch.device("cpu"))),
+        "tokens_per_second": round(fitted.epochs[-1]["train/tokens"] / fitted.seconds),
+        "device": "cpu",
+        "threads": options.threads,
+        "best_epoch": fitted.best_epoch,
+        "curve": [[round(e["train/seconds"], 1), *(e.get(f"val/{name}") for name in METRICS)] for e in fitted.epochs],
+        "settings": config.model_dump(mode="json") | {"train": trained_as.model_dump(mode="json")},
+    }
+    path = append("sessions", facts)
+    print(f"{options.model}: {facts['metrics']}, {fitted.seconds:,.0f} s, {facts['peak_mb']:,} MB -> {path.name}")
+
+
+def _settings(changes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What --set says of the model, and with `train.` of training."""
+    given: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for change in changes:
+        key, _, text = change.partition("=")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        given[key.startswith("train.")][key.removeprefix("train.")] = value
+    return given
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a kind of `attnrec models`")
+    parser.add_argument("--part", choices=("choosing", "final"), default="choosing")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training, on the choosing part")
+    parser.add_argument("--epochs", type=int, help="exactly so many on the final part, at most on the other")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="train.KEY: of training")
+    options = parser.parse_args()
+    if options.part == "final" and options.epochs is None:
+        parser.error("the final part has no validation: give the --epochs that the choosing part chose")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Diginetica as GCE-GNN's authors prepared it: sessions to train on, and questions that show the start of a session.
+
+Every prefix of a session is a question (Wang et al. 2020, arXiv:2106.05081, section 5.1), nothing is left out of the
+ranking, and P@20 is what others call Recall or HR@20. The epoch is chosen on a tenth of the training sessions.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from attnrec.dataset import Histories, Holdout, Vocabulary
+
+FOLDER = Path(__file__).parents[2] / "shared" / "data" / "diginetica"
+SEED, HELD = 0, 0.1
+
+Rows = NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """What is trained on, and what is asked."""
+
+    train: Histories
+    holdout: Holdout
+
+
+class Sessions(NamedTuple):
+    """Two parts over one catalogue: `choosing` asks a tenth of the training sessions, `final` the test's."""
+
+    choosing: Part
+    final: Part
+
+
+def load_diginetica(folder: Path = FOLDER) -> Sessions:
+    """Read the three files.
+
+    Raises:
+        FileNotFoundError: naming the page that says where they are from.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Diginetica must lie in {folder}, got nothing there; see data/README.md")
+    train, prefixes, targets = (
+        pd.read_parquet(folder / f"{name}.parquet") for name in ("train_sessions", "test_prefixes", "test_targets")
+    )
+    item_ids = Vocabulary(np.unique(np.concatenate([f.item_id for f in (train, prefixes, targets)])), first=1)
+    items, lengths = _flat(train, item_ids)
+    held = np.random.default_rng(SEED).random(len(lengths)) < HELD
+    of_held = np.repeat(held, lengths)
+    asked, shown = _flat(prefixes, item_ids)
+    order = prefixes.session_id.drop_duplicates()
+    answers = item_ids.encode(targets.set_index("session_id").item_id.loc[order].to_numpy())
+    return Sessions(
+        choosing=Part(
+            histories_of(items[~of_held], lengths[~held], item_ids),
+            all_prefixes(items[of_held], lengths[held], item_ids),
+        ),
+        final=Part(histories_of(items, lengths, item_ids), _questions(histories_of(asked, shown, item_ids), answers)),
+    )
+
+
+def histories_of(items: Rows, lengths: Rows, item_ids: Vocabulary) -> Histories:
+    """Sessions laid end to end, (n_events,) item rows, of so many events each; places are their times."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Histories(
+        user_ids=Vocabulary(np.arange(len(lengths))),
+        item_ids=item_ids,
+        items=items.astype(np.int32),
+        times=np.arange(len(items)) - np.repeat(offsets[:-1], lengths),
+        offsets=offsets,
+        lengths=lengths,
+        time_kind="order",
+    )
+
+
+def all_prefixes(items: Rows, lengths: Rows, item_ids: Vocabulary) -> Holdout:
+    """Each session's prefixes, each asked for what followed it."""
+    starts = np.cumsum(lengths) - lengths
+    n_prefixes = np.maximum(lengths - 1, 0)
+    session = np.repeat(np.arange(len(lengths)), n_prefixes)
+    shown = np.arange(len(session)) - np.repeat(np.cumsum(n_prefixes) - n_prefixes, n_prefixes) + 1
+    ends = np.cumsum(shown)
+    places = (
+        np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - shown, shown) + np.repeat(starts[session], shown)
+    )
+    return _questions(histories_of(items[places], shown, item_ids), items[starts[session] + shown])
+
+
+def _questions(histories: Histories, answers: Rows) -> Holdout:
+    """One answer for each history, an event later."""
+    n = histories.n_users
+    return Holdout(histories, np.arange(n), answers.astype(np.int64), histories.lengths, np.arange(n + 1))
+
+
+def _flat(frame: pd.DataFrame, item_ids: Vocabulary) -> tuple[Rows, Rows]:
+    """Item rows in the order of the file, and how many each session has."""
+    lengths = frame.groupby("session_id", sort=False).size().to_numpy().astype(np.int64)
+    return item_ids.encode(frame.item_id.to_numpy()).astype(np.int64), lengths
