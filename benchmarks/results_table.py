@@ -1,4 +1,4 @@
-"""Write the README's tables from benchmarks/results/accuracy.jsonl and peers.jsonl: make results."""
+"""Write the README's tables from benchmarks/results/*.jsonl, and that of docs/graphs.md: make results."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,9 @@ ROOT = Path(__file__).parents[1]
 HEAD = (
     "| data | split | model | readout | NDCG@10 | HR@10 | training s | tokens/s | device, threads |\n"
     "|---|---|---|---|---|---|---|---|---|"
+)
+GRAPHS_HEAD = (
+    "| data | model | Recall@20 (95 %) | and | training s | graph s | peak MB |\n|---|---|---|---|---|---|---|"
 )
 PEERS_HEAD = (
     "| data | side | batch, rate | threads | tokens/s | s to NDCG@10 .15 | best | peak MB | recommend to all, s |\n"
@@ -21,6 +24,9 @@ def main() -> None:
     text = readme.read_text()
     text = between_marks(text, "results", table(_lines("accuracy")))
     readme.write_text(between_marks(text, "peers", peers_table(_lines("peers"))))
+    graphs = ROOT / "docs/graphs.md"
+    lines = [line for name in ("gowalla", "sessions") for line in _lines(name)]
+    graphs.write_text(between_marks(graphs.read_text(), "graphs", graphs_table(lines)))
 
 
 def between_marks(text: str, name: str, content: str) -> str:
@@ -61,8 +67,31 @@ def _peer_row(line: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def graphs_table(lines: list[dict[str, Any]]) -> str:
+    """One row per (data, model) of what the test part was asked: the newest line, best recall first."""
+    newest = {(line["data"], line["model"], _walk(line)): line for line in lines if line["split"] == "final"}
+    ordered = sorted(newest.values(), key=lambda line: (line["data"], -line["metrics"]["recall_at_20"]))
+    return "\n".join([GRAPHS_HEAD, *(_graphs_row(line) for line in ordered)])
+
+
+def _graphs_row(line: dict[str, Any]) -> str:
+    (_, recall), (other, value) = sorted(line["metrics"].items(), key=lambda item: item[0] != "recall_at_20")
+    low, high = line["intervals"]["recall_at_20"]
+    name = other.replace("_at_", "@").upper()
+    graph = line.get("observe_seconds")
+    cells = [line["data"], line["model"] + _walk(line), f"{recall:.4f} ({low:.4f}-{high:.4f})", f"{name} {value:.4f}"]
+    cells += [f"{line['seconds']:,.0f}", "-" if graph is None else f"{graph:,.0f}", f"{line['peak_mb']:,}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _walk(line: dict[str, Any]) -> str:
+    walk = line["settings"].get("walk", "none")
+    return "" if walk == "none" else f" + walk over {walk}"
+
+
 def _lines(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (ROOT / f"benchmarks/results/{name}.jsonl").read_text().splitlines()]
+    path = ROOT / f"benchmarks/results/{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(lines: list[dict[str, Any]]) -> str:
