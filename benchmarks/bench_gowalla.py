@@ -9,13 +9,13 @@ questions are the test's, it trains for exactly --epochs. All times are the proc
 """
 
 import argparse
-import json
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from changes import parse_settings
 from record import append
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def run_lightgcn(part: "Part", options: argparse.Namespace) -> Run:
 
     from attnrec.training.questions import Questions
 
-    given, _ = _settings(options)
+    given, _ = parse_settings(options.set)
     limits = {"seed": options.seed, "epochs": options.epochs or MOST_EPOCHS}
     limits |= {"batch_size": options.batch} if options.batch else {}
     validation = None
@@ -151,7 +151,7 @@ def run_filter(part: "Part", options: argparse.Namespace) -> Run:
     from peers.graph_filters import GFCF, ChebyCF, ChebyCFConfig, GFCFConfig
 
     kind, settings = {"gf_cf": (GFCF, GFCFConfig), "cheby_cf": (ChebyCF, ChebyCFConfig)}[options.model]
-    config = settings.checked({"seed": options.seed} | _settings(options)[0])
+    config = settings.checked({"seed": options.seed} | parse_settings(options.set)[0])
     started = time.process_time()
     fitted = kind(part.train, config)
     return Run(*_ranked(fitted.score, part, time.process_time() - started), config.model_dump(mode="json"))
@@ -170,7 +170,7 @@ def _build(part: "Part", options: argparse.Namespace) -> tuple["Model", dict[str
 
     from attnrec.models import build_model, model_config
 
-    config = model_config(options.model, _settings(options)[0])
+    config = model_config(options.model, parse_settings(options.set)[0])
     torch.manual_seed(options.seed)
     return build_model(config, part.train.n_items), config.model_dump(mode="json")
 
@@ -201,20 +201,7 @@ def _train_config(options: argparse.Namespace) -> "TrainConfig":
     chosen: dict[str, Any] = {"metric": "recall_at_20", "validation_users": VALIDATION_USERS}
     chosen |= {"epochs": options.epochs or MOST_EPOCHS} | ({"batch_size": options.batch} if options.batch else {})
     limit = {"max_minutes": options.minutes} if options.part == "choosing" else {}
-    return TrainConfig.checked(chosen | _settings(options)[1] | fixed | limit)
-
-
-def _settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What --set says of the model, and with `train.` of training."""
-    given: tuple[dict[str, Any], dict[str, Any]] = {}, {}
-    for change in options.set:
-        key, _, text = change.partition("=")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        given[key.startswith("train.")][key.removeprefix("train.")] = value
-    return given
+    return TrainConfig.checked(chosen | parse_settings(options.set)[1] | fixed | limit)
 
 
 def _options() -> argparse.Namespace:

@@ -5,11 +5,10 @@ test's, the model is trained on all sessions for exactly --epochs. Seconds are t
 """
 
 import argparse
-import json
 import os
 import time
-from typing import Any
 
+from changes import parse_settings
 from record import append
 
 METRICS = ("recall_at_20", "mrr_at_20")
@@ -31,7 +30,7 @@ def main() -> None:
 
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    data, (settings, training) = load_diginetica(), _settings(options.set)
+    data, (settings, training) = load_diginetica(), parse_settings(options.set)
     train_part, holdout = data.final if options.part == "final" else data.choosing
     config = model_config(options.model, {"max_length": 50} | settings)
     torch.manual_seed(options.seed)
@@ -76,19 +75,6 @@ def main() -> None:
     }
     path = append("sessions", facts)
     print(f"{options.model}: {facts['metrics']}, {fitted.seconds:,.0f} s, {facts['peak_mb']:,} MB -> {path.name}")
-
-
-def _settings(changes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What --set says of the model, and with `train.` of training."""
-    given: tuple[dict[str, Any], dict[str, Any]] = {}, {}
-    for change in changes:
-        key, _, text = change.partition("=")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        given[key.startswith("train.")][key.removeprefix("train.")] = value
-    return given
 
 
 def _options() -> argparse.Namespace:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnrec.attention.graph import Segments, Table
-from attnrec.attention.graph.segment_softmax import segment_softmax
+from attnrec.attention.graph.segment_softmax import segment_logsumexp, segment_softmax
 from attnrec.attention.graph.weighted_sum import weighted_sum
 
 SOURCES, TARGETS = torch.tensor([5, 1, 1, 4, 0, 1]), torch.tensor([2, 0, 2, 0, 3, 0])
@@ -71,6 +71,14 @@ def test_a_softmax_bears_energies_of_any_size(graph, shift):
     torch.testing.assert_close(shares.flatten(), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2, 1]))
     shares[0].backward()
     torch.testing.assert_close(energies.grad.flatten(), torch.tensor([2 / 9, -1 / 9, -1 / 9, 0, 0, 0]))
+
+
+def test_the_logarithmic_sum_is_what_the_softmax_divides_by():
+    graph = Segments.from_edges(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 2]), n_targets=3)
+    energies = torch.tensor([[1.0], [3.0], [2000.0]], dtype=torch.double, requires_grad=True)
+    found = segment_logsumexp(energies, graph)
+    assert found.tolist() == [[pytest.approx(torch.tensor([1.0, 3.0]).logsumexp(0).item())], [0.0], [2000.0]]
+    assert torch.autograd.gradcheck(lambda x: segment_logsumexp(x, graph), (energies,))
 
 
 def test_weighted_sums_by_hand(graph):

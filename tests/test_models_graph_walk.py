@@ -175,13 +175,9 @@ def test_the_loss_of_a_sequence_is_that_of_each_item_from_those_before_it(histor
 
 
 @pytest.mark.parametrize("relation", ["transitions", "items"])
-def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checkerboard):
-    torch.manual_seed(5)
-    model = build_model(model_config("graph_walk", PLAIN | {"relation": relation, "ordered": True}), 12).eval()
-    model.observe(checkerboard.seen)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
+def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checkerboard, with_large_weights):
+    model = build_model(model_config("graph_walk", PLAIN | {"relation": relation, "ordered": True}), 12)
+    model = with_large_weights(model, checkerboard.seen)
     (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
     for position in range(3):
         only = torch.zeros_like(batch.targets)
@@ -194,14 +190,8 @@ def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checke
         assert model.loss(replace(batch, targets=only, items=now)).item() != pytest.approx(loss, abs=1e-4)
 
 
-def test_training_and_scoring_give_an_item_the_same_chance(checkerboard):
-    torch.manual_seed(5)
-    model = build_model(model_config("graph_walk", NEXT | {"heads": 2}), 12).eval()
-    model.observe(checkerboard.seen)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    model.refresh()
+def test_training_and_scoring_give_an_item_the_same_chance(checkerboard, with_large_weights):
+    model = with_large_weights(build_model(model_config("graph_walk", NEXT | {"heads": 2}), 12), checkerboard.seen)
     (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
     only = torch.zeros_like(batch.targets)
     only[:, -1] = batch.targets[:, -1]

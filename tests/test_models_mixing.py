@@ -15,15 +15,15 @@ SMALL = {"dim": 16, "max_length": 8, "dropout": 0.0}
 KINDS = ["sasrec", "attnrec", "gru4rec", "narm", "core", "gce_gnn"]
 
 
-def mixed_on(histories, kind="sasrec", **settings):
-    torch.manual_seed(3)
-    model = build_model(model_config(kind, SMALL | WALK | settings), histories.n_items)
-    model.observe(histories)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * (0.0 if "norm" in name else 0.3))
-    model.refresh()
-    return model.eval()
+@pytest.fixture
+def mixed(checkerboard, with_large_weights):
+    """A kind of sequence model on the checkerboard, mixed with a walk."""
+
+    def build(kind="sasrec"):
+        model = build_model(model_config(kind, SMALL | WALK), checkerboard.seen.n_items)
+        return with_large_weights(model, checkerboard.seen)
+
+    return build
 
 
 def batch_on(histories, model, n=4):
@@ -37,15 +37,15 @@ def chances(model, batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chances_of_all_items_sum_to_one(kind, checkerboard):
-    model = mixed_on(checkerboard.seen, kind)
+def test_chances_of_all_items_sum_to_one(kind, checkerboard, mixed):
+    model = mixed(kind)
     with torch.inference_mode():
         total = chances(model, batch_on(checkerboard.seen, model)).sum(1)
     torch.testing.assert_close(total, torch.ones(len(total)))
 
 
-def test_a_score_is_the_softmax_and_the_walk_in_the_shares_of_the_gate(checkerboard):
-    model = mixed_on(checkerboard.seen)
+def test_a_score_is_the_softmax_and_the_walk_in_the_shares_of_the_gate(checkerboard, mixed):
+    model = mixed()
     alone = build_model(model_config("sasrec", SMALL), 12)
     alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("mixing")})
     batch = batch_on(checkerboard.seen, model)
@@ -57,9 +57,9 @@ def test_a_score_is_the_softmax_and_the_walk_in_the_shares_of_the_gate(checkerbo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_that_of_the_chances_that_are_scored(kind, checkerboard):
+def test_the_loss_is_that_of_the_chances_that_are_scored(kind, checkerboard, mixed):
     # at the last position, on the graph of all users, as scoring reads it
-    model = mixed_on(checkerboard.seen, kind)
+    model = mixed(kind)
     batch = replace(batch_on(checkerboard.seen, model), users=None)
     last = torch.zeros_like(batch.targets)
     ends = (torch.arange(len(last)), batch.lengths - 1)
@@ -69,8 +69,8 @@ def test_the_loss_is_that_of_the_chances_that_are_scored(kind, checkerboard):
     torch.testing.assert_close(model.loss(replace(batch, targets=last)), expected)
 
 
-def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard):
-    model = mixed_on(checkerboard.seen)
+def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, mixed):
+    model = mixed()
     batch = batch_on(checkerboard.seen, model)
     for position in range(3):
         only = torch.zeros_like(batch.targets)
@@ -81,8 +81,8 @@ def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard):
         assert model.loss(replace(batch, targets=only, items=later)).item() == pytest.approx(loss, abs=1e-6)
 
 
-def test_prefixes_keep_whose_they_are(checkerboard):
-    model = mixed_on(checkerboard.seen, "narm")
+def test_prefixes_keep_whose_they_are(checkerboard, mixed):
+    model = mixed("narm")
     (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
     asked = model.questions(batch)
     first = {int(user): int(items[0]) for user, items in zip(batch.users, batch.items, strict=True)}
@@ -113,8 +113,8 @@ def test_a_mixture_has_no_smoothing():
         )
 
 
-def test_a_mixture_has_no_exact_reasons_and_says_why(checkerboard):
-    model = mixed_on(checkerboard.seen, "attnrec")
+def test_a_mixture_has_no_exact_reasons_and_says_why(checkerboard, mixed):
+    model = mixed("attnrec")
     assert not model.exact_reasons
     with pytest.raises(ReasonsError, match=r"got a mixture with a walk.*take kind = 'graph_walk'"):
         model.contributions(batch_on(checkerboard.seen, model), torch.tensor([[3]]))

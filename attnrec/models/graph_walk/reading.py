@@ -42,12 +42,14 @@ def find_places(table: Tensor, rows: Tensor, real: Tensor, items: Tensor) -> Fou
 
 @dataclass(frozen=True, eq=False)
 class WalkReading:
-    """Attributes:
-    history: item rows, (B, L).
-    starts: where walks start, times the number of items, (B, L, H).
-    neighbours: of each item, ascending, N where there are fewer than K, (N, K) int32.
-    shares: of the steps to them, (N, K, H).
-    bias: what popularity adds, (N,).
+    """Where the walks of B histories start, and the tables of where they can go.
+
+    Attributes:
+        history: item rows, (B, L).
+        starts: shares of the events, times the number of items, (B, L, H).
+        neighbours: of each item, ascending, N where there are fewer than K, (N, K) int32.
+        shares: of the steps to them, (N, K, H).
+        bias: what popularity adds, (N,).
     """
 
     history: Tensor

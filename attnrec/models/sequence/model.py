@@ -101,7 +101,10 @@ class SequenceModel(Model):
         made_of = {} if self.graph is None else self.graph.made_of
         if self.mixing is None:
             return made_of
-        return {name: made_of.get(name) or made for name, made in self.mixing.walk.graphs().items()}
+        of_walk = (
+            self.mixing.walk.graphs()
+        )  # of the same events by the same functions: one of a kind is enough to audit
+        return {name: made if made_of.get(name) is None else made_of[name] for name, made in of_walk.items()}
 
     def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
         if self.graph is None:
