@@ -101,9 +101,8 @@ class SequenceModel(Model):
         made_of = {} if self.graph is None else self.graph.made_of
         if self.mixing is None:
             return made_of
-        of_walk = (
-            self.mixing.walk.graphs()
-        )  # of the same events by the same functions: one of a kind is enough to audit
+        # of one kind both are made of the same events by the same functions: one is enough to audit
+        of_walk = self.mixing.walk.graphs()
         return {name: made if made_of.get(name) is None else made_of[name] for name, made in of_walk.items()}
 
     def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
