@@ -1,7 +1,10 @@
-"""What graphs cost: python benchmarks/bench_graph.py build|sample [--size 10000000] [--threads 1].
+"""What graphs cost: python benchmarks/bench_graph.py build|sample|train [--size 10000000] [--threads 1].
 
 build: a log of so many events (20 for each user, popularity after Zipf) to user-item edges, their transpose, item
-transitions and a table of 20 neighbours. sample: minibatches of 1,024 seeds from a graph of so many edges.
+transitions and a table of 20 neighbours. sample: minibatches of 1,024 seeds from a graph of so many edges. train: GAT
+over the whole user-item graph of such a log, a million edges of each direction drawn anew for each step; the epoch ends
+after --minutes, what was trained on until then is a sample of the users; then the table that scoring reads is made over
+all edges, and 1,000 users are scored.
 Peak memory is that of the process: run each part in one of its own, as this command does. Needs Linux.
 """
 
@@ -22,20 +25,28 @@ if TYPE_CHECKING:
 EVENTS_OF_A_USER, K = 20, 20
 N_SEEDS, FANOUTS, ROUNDS = 1024, (15, 10), 30
 DAY_SECONDS = 86_400
+GAT_SETTINGS = {"edges_per_step": 1_000_000, "loss": "sampled_softmax", "n_negatives": 4096, "max_length": 20}
+USERS_OF_A_STEP = 4096
 
 
 def main() -> None:
     """Measure one part and append its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("build", "sample"))
+    parser.add_argument("part", choices=("build", "sample", "train"))
     parser.add_argument("--size", type=int, default=10_000_000, help="events of the log, or edges of the graph")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
 
     torch.set_num_threads(options.threads)
-    facts = {"build": build, "sample": sample}[options.part](options.size)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "build": lambda: build(options.size),
+        "sample": lambda: sample(options.size),
+        "train": lambda: train_on(options.size, minutes=options.minutes, threads=options.threads),
+    }
+    facts = parts[options.part]()
     shared = {"readout": "-", "split": "-", "seed": 0, "device": "cpu", "threads": options.threads}
     path = append("graph", shared | facts | {"peak_mb": _peak_mb()})
     print(f"{facts} peak {_peak_mb()} MB -> {path.name}")
@@ -89,6 +100,39 @@ def sample(n_edges: int) -> dict[str, Any]:
         "mb_before": before,
         "seconds": round(statistics.median(milliseconds) / 1000, 5),
         "tokens_per_second": None,
+    }
+
+
+def train_on(n_events: int, *, minutes: float, threads: int) -> dict[str, Any]:
+    """Tokens a second of the processor's time, and seconds of what comes before and after."""
+    import numpy as np
+
+    from attnrec.models import build_model, model_config
+    from attnrec.scoring import ScoreConfig, recommend
+    from attnrec.training import TrainConfig, train
+
+    histories = synthetic_log(n_events // EVENTS_OF_A_USER, n_items=n_events // 100)
+    before, clocks = _peak_mb(), dict[str, tuple[float, float]]()
+    config = model_config("gat", GAT_SETTINGS)
+    model = build_model(config, histories.n_items)
+    _timed(clocks, "graph", lambda: model.observe(histories))
+    limits = {"epochs": 1, "max_minutes": minutes, "clock": "processor", "device": "cpu", "threads": threads}
+    settings = TrainConfig.checked({"batch_size": USERS_OF_A_STEP, "average": 0.0} | limits)
+    fitted = _timed(clocks, "training", lambda: train(model, histories, config=settings, progress_bar=False))
+    _timed(clocks, "item table", model.refresh)
+    users = np.arange(N_SEEDS)
+    _timed(clocks, f"{N_SEEDS} users scored", lambda: recommend(model, histories, users, config=ScoreConfig()))
+    report = fitted.epochs[-1]
+    return {
+        "data": f"{n_events:,} events",
+        "model": "gat, a million edges a step",
+        "metrics": {name: round(cpu, 3) for name, (_, cpu) in clocks.items()} | {"loss": report["train/loss"]},
+        "wall": {name: round(wall, 3) for name, (wall, _) in clocks.items()},
+        "sizes": {"users": histories.n_users, "items": histories.n_items, "tokens": report["train/tokens"]},
+        "mb_before": before,
+        "seconds": round(fitted.seconds, 1),
+        "tokens_per_second": round(report["train/tokens_per_second"]),
+        "settings": config.model_dump(mode="json") | {"train": settings.model_dump(mode="json")},
     }
 
 

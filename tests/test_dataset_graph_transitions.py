@@ -143,7 +143,7 @@ def test_a_log_of_the_order_of_arrival_has_transitions_without_gaps(histories_of
     assert graph.gaps is graph.latest is None
 
 
-@pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours"])
+@pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours", "age_half_life_days"])
 def test_days_and_hours_need_a_clock(histories_of, name):
     log = replace(histories_of({"ann": "abc"}), time_kind="order")
     with pytest.raises(ValueError, match=f"{name} needs times, got the order of arrival only; leave"):
@@ -151,7 +151,7 @@ def test_days_and_hours_need_a_clock(histories_of, name):
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours"])
+@pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours", "age_half_life_days"])
 def test_days_and_hours_must_be_above_0(histories_of, name, value):
     with pytest.raises(ValueError, match=f"{name} must be above 0 and finite, got {value}; leave"):
         item_transitions(histories_of({"ann": "abc"}), **{name: value})
@@ -211,3 +211,18 @@ def test_transitions_are_what_counting_one_by_one_gives(block, monkeypatch):
     assert len(expected) == 20
     graph = item_transitions(log, reach=3, half_life_days=1, session_gap_hours=1)
     assert weights(graph) == pytest.approx(expected)
+
+
+def test_recent_pairs_are_told_apart_by_their_age(timed):
+    # a -> b six days before the newest event and now, b -> c three days before, two places apart a -> c
+    log = timed({"ann": [("a", 0), ("b", 0), ("c", 3 * DAY)], "bob": [("a", 6 * DAY), ("b", 6 * DAY)]})
+    graph = item_transitions(log, reach=2, age_half_life_days=3)
+    recent = dict(zip(weights(graph), graph.columns["recent"].tolist(), strict=True))
+    assert recent == pytest.approx({(A, B): 1 / 4 + 1, (B, C): 1 / 2, (A, C): 1 / 4})
+    assert weights(graph) == {(A, B): 2, (B, C): 1, (A, C): 0.5}
+    assert "recent" not in item_transitions(log, reach=2).columns
+
+
+def test_the_age_is_that_at_the_end_of_the_view(timed):
+    log = timed({"ann": [("a", 0), ("b", 0), ("c", 9 * DAY)]}).up_to(np.array([2]))
+    assert item_transitions(log, age_half_life_days=1).columns["recent"].tolist() == [1]

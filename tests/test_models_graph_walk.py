@@ -4,11 +4,12 @@ from dataclasses import replace
 from math import log
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from attnrec.config import SettingsError
-from attnrec.dataset import Windows, last_events, split_last
+from attnrec.dataset import Windows, histories_from_frame, last_events, split_last
 from attnrec.models import build_model, model_config, observed_graphs
 from attnrec.models.graph_walk.places import fold_of, make_places
 from attnrec.training import TrainConfig, train
@@ -26,6 +27,8 @@ def walk_on(histories, *, even=True, **settings):
         with torch.no_grad():
             for parameter in (*model.step.parameters(), *model.start.parameters()):
                 parameter.zero_()
+            if model.start.ordered:
+                model.start.energy.bias[-1] = -torch.inf  # nor have walks that stay
             model.background.fill_(-torch.inf)
     model.refresh()
     return model.eval()
@@ -76,7 +79,7 @@ def test_steps_start_as_the_filter_does(histories_of, batch_of):
     model.refresh()
     strong = {2: 2**-0.75, 3: 2**-0.75 + 3**-0.75, 4: 3**-0.75}
     degree = {2: 1, 3: 2, 4: 1}
-    filtered = {item: weight / (1 + degree[item]) ** 0.3 for item, weight in strong.items()}
+    filtered = {item: weight / degree[item] ** 0.3 for item, weight in strong.items()}
     expected = [0, *(weight / sum(filtered.values()) for weight in filtered.values())]
     assert chances(model, batch_of([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
 
@@ -102,6 +105,40 @@ def test_transitions_lead_to_what_followed_and_what_came_before(histories_of):
 def test_an_item_can_follow_itself(histories_of, batch_of):
     model = walk_on(histories_of({"ann": "aab"}), relation="transitions")
     assert chances(model, batch_of([1]))[0].tolist() == [0.5, 0.5]
+
+
+def test_a_walk_may_end_where_it_starts(histories_of, batch_of):
+    model = walk_on(histories_of({"ann": "ab", "bob": "ac"}), relation="transitions")
+    with torch.no_grad():
+        model.start.energy.bias[-1] = log(3)  # of four walks from an event three stay and one moves
+    batch = batch_of([2, 1])  # b leads to a, a to b and c
+    found = chances(model, batch)[0].tolist()
+    assert found == pytest.approx([3 / 8 + 1 / 8, 3 / 8 + 1 / 16, 1 / 16])
+    with torch.inference_mode():
+        parts = model.read(batch).contributions(torch.tensor([[1, 2]]))[0] / model.n_items
+    assert parts.flatten().tolist() == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 16])
+    asked = model.chances(batch, torch.tensor([[1, 1]]), torch.tensor([[1, 3]]))
+    assert asked[0].tolist() == pytest.approx([1 / 2, 1 / 16])
+
+
+def test_two_hops_lead_to_neighbours_of_neighbours(histories_of, batch_of):
+    # a met b, b met c: over two edges a leads to c, and back to itself, which a set has no use for
+    world = histories_of({"ann": "ab", "bob": "bc"})
+    assert chances(walk_on(world), batch_of([1])).tolist() == [[0, 1, 0]]
+    assert chances(walk_on(world, hops=2), batch_of([1])).tolist() == [[0, 0.5, 0.5]]
+    ordered = walk_on(world, hops=2, relation="transitions")
+    assert (chances(ordered, batch_of([1]))[0] > 0).all()
+
+
+def test_two_hops_start_as_the_filter_of_one_step_and_two(histories_of, batch_of):
+    model = walk_on(histories_of({"ann": "ab", "bob": "bc"}), even=False, hops=2)
+    with torch.no_grad():
+        model.step.attention.attention.zero_()
+        model.background.fill_(-torch.inf)
+    model.refresh()
+    # b leads to a and c alike: of walks from a 3 in 10 stop at b, 7 in 10 go on, half of them back to a
+    expected = [0, 0.3 / (0.3 + 0.35), 0.35 / (0.3 + 0.35)]
+    assert chances(model, batch_of([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
 
 
 # --- on whose graph
@@ -190,8 +227,10 @@ def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checke
         assert model.loss(replace(batch, targets=only, items=now)).item() != pytest.approx(loss, abs=1e-4)
 
 
-def test_training_and_scoring_give_an_item_the_same_chance(checkerboard, with_large_weights):
-    model = with_large_weights(build_model(model_config("graph_walk", NEXT | {"heads": 2}), 12), checkerboard.seen)
+@pytest.mark.parametrize("settings", [{}, {"hops": 2}], ids=str)
+def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboard, with_large_weights):
+    config = model_config("graph_walk", NEXT | {"heads": 2} | settings)
+    model = with_large_weights(build_model(config, 12), checkerboard.seen)
     (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
     only = torch.zeros_like(batch.targets)
     only[:, -1] = batch.targets[:, -1]
@@ -237,12 +276,38 @@ def test_the_graph_is_made_once_for_the_same_histories(histories_of, monkeypatch
         model.observe(histories_of({"ann": "abc", "bob": "ac"}))
 
 
+def test_recent_pairs_and_events_count_more():
+    # a led to b a week ago and leads to c today
+    rows = [
+        (f"{item}{n}", x, day)
+        for item, day in (("b", "2026-01-01"), ("c", "2026-01-08"))
+        for n in range(4)
+        for x in ("a", item)
+    ]
+    world = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
+    plain, recent = (
+        make_places(world, model_config("graph_walk", NEXT | settings)) for settings in ({}, {"half_life_days": 1})
+    )
+
+    def of_a(places):
+        return dict(zip(places.neighbours[0, 1].tolist(), places.features[0, 1, :, 0].tolist(), strict=True))
+
+    assert of_a(plain)[2] == of_a(plain)[3]
+    # of 8 pairs' weight half is spread over all alike and half over the recent ones
+    old, new = 4 + 4 / 128 * 8 / (4 + 4 / 128), 4 + 4 * 8 / (4 + 4 / 128)
+    assert of_a(recent)[3] - of_a(recent)[2] == pytest.approx(log(new / old), abs=5e-3)
+    assert plain.popularity[0, 2] == plain.popularity[0, 3]
+    assert recent.popularity[0, 3] > 3 * recent.popularity[0, 2]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"reach": 3}, "reach is a setting of transitions, got reach = 3 without"),
         ({"relation": "transitions", "ordered": False}, "transitions are of events in order, got ordered = false"),
         ({"relation": "bipartite"}, "relation: Input should be 'items' or 'transitions'"),
+        ({"half_life_days": 3}, "half_life_days is a setting of transitions, got half_life_days = 3.0 without"),
+        ({"hops": 3}, "hops: Input should be 1 or 2"),
         ({"neighbours": 0}, "neighbours: Input should be greater than 0"),
         ({"folds": 1}, "folds: Input should be greater than or equal to 2"),
     ],

@@ -15,6 +15,7 @@ from attnrec.dataset.graph import (
     sample_blocks,
     sampled_neighbours,
     strongest_neighbours,
+    two_hops,
     user_item_edges,
 )
 from attnrec.dataset.histories import Histories, histories_from_frame, histories_from_parts
@@ -64,6 +65,7 @@ __all__ = [
     "split_given",
     "split_last",
     "strongest_neighbours",
+    "two_hops",
     "user_batches",
     "user_item_edges",
     "visitor",

@@ -9,7 +9,7 @@ sum over x of share(a listens to x) * share(x listens to b). A path from j to th
     j -> m <- i, both listen to m: start(j) * step(j -> m) * step(i -> m)
 These products are a view: they show where attention flows, not how the score was made, for what flows are vectors, and
 a score is split exactly by event and no further. A model that walks over its graph is the exception: its only paths are
-j -> i, and their products times the number of items are exactly the contributions (see `models.graph_walk`).
+j -> i, or j itself, and their products times the number of items are exactly the contributions.
 """
 
 from typing import TYPE_CHECKING
@@ -77,7 +77,12 @@ def _walks(explanation: "Explanation", around: Neighbourhood, starts: pd.Series)
     pairs = pairs[around.steps[NEIGHBOUR] == explanation.item_id]
     found = found.merge(pairs, on=ITEM, how="left")
     return found.assign(
-        place=np.arange(len(found)), length=1, listens=HISTORY, other_step=np.nan, other=np.nan, through=_none(found)
+        place=np.arange(len(found)),
+        length=found["row"].notna().astype(int),  # 0: the walk ended where it started
+        listens=HISTORY,
+        other_step=np.nan,
+        other=np.nan,
+        through=_none(found),
     )
 
 

@@ -4,6 +4,7 @@ from attnrec.dataset.graph.attributes import attribute_edges
 from attnrec.dataset.graph.blocks import Block, sample_blocks
 from attnrec.dataset.graph.compressed import Graph, graph_from_edges
 from attnrec.dataset.graph.edges import Edges, user_item_edges
+from attnrec.dataset.graph.hops import two_hops
 from attnrec.dataset.graph.meetings import common_users
 from attnrec.dataset.graph.neighbours import NeighbourTable, sampled_neighbours, strongest_neighbours
 from attnrec.dataset.graph.transitions import Transitions, item_transitions
@@ -21,5 +22,6 @@ __all__ = [
     "sample_blocks",
     "sampled_neighbours",
     "strongest_neighbours",
+    "two_hops",
     "user_item_edges",
 ]

@@ -23,7 +23,7 @@ Pairs = tuple[NDArray[np.int64], dict[str, NDArray[Any]]]
 
 @dataclass(frozen=True, eq=False)
 class Transitions(Graph):
-    """A graph of items by item; columns: count, and gap_seconds (mean) where the log has a clock.
+    """A graph of items by item; columns: count; gap_seconds (mean) where the log has a clock; recent where asked for.
 
     Attributes:
         reach, directed, loops, session_gap_hours: what it was made with, see `item_transitions`.
@@ -53,6 +53,7 @@ def item_transitions(
     directed: bool = True,
     session_gap_hours: float | None = None,
     loops: bool = False,
+    age_half_life_days: float | None = None,
 ) -> Transitions:
     """Which items follow which within a user's visible events; give it training histories only.
 
@@ -66,12 +67,16 @@ def item_transitions(
         directed: False adds to each edge its reverse, so that both have the same sums; a loop counts once.
         session_gap_hours: no pair reaches over a pause longer than this.
         loops: whether an item may follow itself.
+        age_half_life_days: adds the column `recent`, in which a pair adds 1 / d, and half of it for each such time from
+            it to the newest event. None: there is no such column.
 
     Raises:
         ValueError: for an unordered log, a log without times where hours or days are asked for, or settings not > 0.
     """
-    _check(histories, reach=reach, half_life_days=half_life_days, session_gap_hours=session_gap_hours)
-    n_rows, settings = histories.n_items + 1, {"half_life_days": half_life_days, "directed": directed, "loops": loops}
+    in_time = {"half_life_days": half_life_days, "age_half_life_days": age_half_life_days}
+    _check(histories, reach=reach, session_gap_hours=session_gap_hours, **in_time)
+    n_rows = histories.n_items + 1
+    settings: dict[str, Any] = in_time | {"directed": directed, "loops": loops, "now": newest(histories)}
     parts, ends = [], []
     for users in user_blocks(histories.lengths):
         events = _Events(histories, users, session_gap_hours)
@@ -83,6 +88,8 @@ def item_transitions(
     columns = {"count": sums["count"].astype(np.float32)}
     if "gap" in sums:
         columns["gap_seconds"] = (sums["gap"] / sums["count"]).astype(np.float32)
+    if "recent" in sums:
+        columns["recent"] = sums["recent"].astype(np.float32)
     return Transitions(
         **compressed(keys, n_sources=n_rows, n_targets=n_rows),
         weights=np.maximum(sums["weight"], SMALLEST, dtype=np.float32),
@@ -115,7 +122,16 @@ class _Events:
             begins[1:] |= np.diff(self.times) > session_gap_hours * HOUR_SECONDS
         self.sessions = np.cumsum(begins, dtype=np.int32)
 
-    def pairs(self, distance: int, *, half_life_days: float | None, directed: bool, loops: bool) -> Pairs:
+    def pairs(
+        self,
+        distance: int,
+        *,
+        half_life_days: float | None,
+        age_half_life_days: float | None,
+        directed: bool,
+        loops: bool,
+        now: int,
+    ) -> Pairs:
         """Pairs of events `distance` apart within a session; undirected ones from the smaller row to the larger."""
         chosen = self.sessions[distance:] == self.sessions[:-distance]
         if not loops:
@@ -132,8 +148,20 @@ class _Events:
             self.ends += [int(after.max())] if len(after) else []
             sums["gap"] = runs.sums(gaps)
             if half_life_days is not None:
-                sums["weight"] = runs.sums(np.exp2(gaps / (-half_life_days * DAY_SECONDS))) / distance
+                sums["weight"] = runs.sums(decayed(gaps, half_life_days)) / distance
+            if age_half_life_days is not None:
+                sums["recent"] = runs.sums(decayed(now - after, age_half_life_days)) / distance
         return runs.keys, sums
+
+
+def newest(histories: Histories) -> int:
+    """Unix seconds of the newest visible event, 0 where there is none."""
+    return int(histories.times[histories.positions(np.arange(histories.n_users))].max(initial=0))
+
+
+def decayed(seconds: NDArray[np.int64], half_life_days: float) -> NDArray[np.float64]:
+    """1 for no time, half of it for each half life."""
+    return np.exp2(seconds / (-half_life_days * DAY_SECONDS))
 
 
 def _joined(parts: list[Pairs], *, n_rows: int) -> Pairs:
@@ -154,12 +182,12 @@ def _mirrored(keys: NDArray[np.int64], sums: dict[str, NDArray[Any]], *, n_rows:
     return ordered, {name: np.concatenate([values, values[others]])[order] for name, values in sums.items()}
 
 
-def _check(histories: Histories, *, reach: int, half_life_days: float | None, session_gap_hours: float | None) -> None:
+def _check(histories: Histories, *, reach: int, **in_time: float | None) -> None:
     if not histories.ordered:
         raise ValueError("item_transitions needs an order of events, got unordered sets; use user_item_edges")
     if reach < 1:
         raise ValueError(f"reach must be at least 1, got {reach}; the next event is at 1")
-    for name, value in (("half_life_days", half_life_days), ("session_gap_hours", session_gap_hours)):
+    for name, value in in_time.items():
         if value is None:
             continue
         if histories.time_kind != "datetime":

@@ -14,8 +14,11 @@ class GraphWalkConfig(ModelConfig):
         relation: what joins items: "items" that the same users had, or "transitions", what followed what.
         ordered: whether the order of events counts, and each is asked for from those before it, or from all others;
             None: it does with transitions.
+        hops: edges that a step goes over, at most: with 2 it also leads to neighbours of neighbours.
         neighbours: items that a step can lead to from an item, the K with the strongest edges.
         reach: of transitions, see `dataset.item_transitions`.
+        half_life_days: of transitions: after so long a pair of events counts half in one half of an edge's weight, and
+            an event in its item's popularity. None: it counts all the same, however long ago it was.
         dim: of item vectors, which shape attention and are no part of a score.
         heads, channels: of the attention of a step; each head has a share of each event.
         folds: in training, users are asked on graphs without them, of which there are so many.
@@ -25,8 +28,10 @@ class GraphWalkConfig(ModelConfig):
     kind: Literal["graph_walk"] = "graph_walk"
     relation: Literal["items", "transitions"] = "items"
     ordered: bool | None = None
+    hops: Literal[1, 2] = 1
     neighbours: int = Field(default=100, gt=0)
     reach: int | None = Field(default=None, gt=0)
+    half_life_days: float | None = Field(default=None, gt=0)
     dim: int = Field(default=16, gt=0)
     heads: int = Field(default=1, gt=0)
     channels: int = Field(default=16, gt=0)
@@ -38,8 +43,9 @@ class GraphWalkConfig(ModelConfig):
     def _check(self) -> "GraphWalkConfig":
         if self.relation == "transitions" and self.ordered is False:
             raise ValueError("transitions are of events in order, got ordered = false; set relation = 'items'")
-        if self.reach is not None and self.relation != "transitions":
-            raise ValueError(f"reach is a setting of transitions, got reach = {self.reach} without; leave it out")
+        for name in ("reach", "half_life_days"):
+            if (value := getattr(self, name)) is not None and self.relation != "transitions":
+                raise ValueError(f"{name} is a setting of transitions, got {name} = {value} without; leave it out")
         return self
 
     @property

@@ -23,8 +23,8 @@ from attnrec.models.distinct import last_occurrences
 from attnrec.models.graph_walk.config import GraphWalkConfig
 from attnrec.models.graph_walk.loss import Walks, other_items_loss
 from attnrec.models.graph_walk.parts import Start, Step
-from attnrec.models.graph_walk.places import COLUMNS, POPULARITY, Places, fold_of, make_places
-from attnrec.models.graph_walk.reading import WalkReading, find_places
+from attnrec.models.graph_walk.places import Places, columns_of, fold_of, make_places
+from attnrec.models.graph_walk.reading import WalkReading, look_up
 from attnrec.models.neighbour_shares import NeighbourShares
 
 BACKGROUND = 0.03
@@ -61,8 +61,7 @@ class GraphWalk(Model):
             config.dim,
             heads=config.heads,
             channels=config.channels,
-            n_features=len(COLUMNS[config.relation]) + 2,
-            popularity=POPULARITY,
+            n_features=len(columns_of(config)) + 3,
         )
         self.background = nn.Parameter(torch.tensor(BACKGROUND).log())
         self.register_buffer("neighbours", torch.full((n_rows, k), n_rows, dtype=torch.int32))
@@ -83,7 +82,15 @@ class GraphWalk(Model):
     @property
     def description(self) -> str:
         config = self.config
-        return "-".join(["graph_walk", config.relation, f"k{config.neighbours}", f"d{config.dim}"])
+        return "-".join(
+            [
+                "graph_walk",
+                config.relation,
+                *(["2hops"] if config.hops == 2 else []),
+                f"k{config.neighbours}",
+                f"d{config.dim}",
+            ]
+        )
 
     def observe(self, histories: Histories) -> None:
         """Make the graph, and for training one without each fold of the users; what scoring reads follows it."""
@@ -146,9 +153,10 @@ class GraphWalk(Model):
         walks = self._walks(batch, wanted)
         starts = self.start(walks.vectors, walks.facts, walks.real, places)
         shares = torch.nan_to_num(starts.flatten(2).softmax(2)).view_as(starts)
-        mass = self.background.exp()
-        chances = torch.einsum("btlh,blth->bt", shares, walks.steps) + mass * walks.popularity
-        return (chances / self.mass()).clamp(min=SMALLEST)
+        moving, staying = shares[..., : self.config.heads], shares[..., self.config.heads :].sum(3)
+        chances = torch.einsum("btlh,blth->bt", moving, walks.steps)
+        chances = chances + (staying * (batch.items[:, None] == wanted[..., None])).sum(2)
+        return ((chances + self.background.exp() * walks.popularity) / self.mass()).clamp(min=SMALLEST)
 
     def _walks(self, batch: Batch, wanted: Tensor) -> Walks:
         """What is known of the events and of their steps to the items `wanted` (B, T)."""
@@ -157,22 +165,22 @@ class GraphWalk(Model):
         if batch.users is not None:
             world = 1 + fold_of(batch.users, self.config.folds)
         rows = (world[:, None] * places.n_rows + batch.items)[real]
-        asking, row_of_event = rows.unique(return_inverse=True)
+        asking, row_of = rows.unique(return_inverse=True)
         graph, vectors = places.segments(asking), self.dropout(self.embedding.weight)
         energies = self.step(vectors, asking % places.n_rows, graph)
         shares = segment_softmax(energies, graph)
-        facts = _facts(places.degrees.flatten()[asking], energies, graph)[row_of_event]
-        found = find_places(places.neighbours.flatten(0, 1)[asking], row_of_event, real, wanted)
-        at = (graph.offsets[found.rows] + found.places).clamp(max=max(0, len(shares) - 1))
+        facts = _facts(places.degrees.flatten()[asking], energies, graph)[row_of]
+        row_of_event = torch.zeros_like(batch.items).masked_scatter(real, row_of)
+        at, found = look_up(places.neighbours.flatten(0, 1)[asking][row_of_event], wanted)
+        at = (graph.offsets[row_of_event][..., None] + at).clamp(max=max(0, len(shares) - 1))
         steps = shares[at] if len(shares) else shares.new_zeros(*at.shape, self.config.heads)
-        leads = (graph.offsets.diff() > 0)[row_of_event]
         return Walks(
             vectors=vectors[batch.items],
             facts=facts.new_zeros(*real.shape, 2).masked_scatter(real[..., None], facts),
             popularity=places.popularity[world[:, None], wanted],
             real=real,
-            leads=torch.zeros_like(real).masked_scatter(real, leads),
-            steps=steps * found.real[..., None],
+            leads=(graph.offsets.diff() > 0)[row_of_event] & real,
+            steps=steps * (found & real[..., None])[..., None],
         )
 
     def _places_here(self) -> Places:
@@ -185,10 +193,11 @@ class GraphWalk(Model):
 
     def read(self, batch: Batch) -> WalkReading:
         """Choose where the walks start; users without events stay where popularity leads."""
-        vectors, last = self.embedding.weight[batch.items], (batch.lengths - 1).clamp(min=0)[:, None]
-        energies = self.start(vectors, self.facts[batch.items], self._counted(batch), last)[:, 0]
+        real, last = self._counted(batch), (batch.lengths - 1).clamp(min=0)[:, None]
+        neighbours, steps, facts = (table[batch.items] for table in (self.neighbours, self.steps, self.facts))
+        energies = self.start(self.embedding.weight[batch.items], facts, real, last)[:, 0]
         starts = torch.nan_to_num(energies.flatten(1).softmax(1)).view_as(energies)
-        return WalkReading(batch.items, starts * self.n_items, self.neighbours, self.steps, self.item_bias())
+        return WalkReading(batch.items, starts * self.n_items, neighbours, steps, self.item_bias())
 
     def mass(self) -> Tensor:
         """What the chances of all items sum to, where every event leads somewhere, a scalar."""

@@ -18,10 +18,10 @@ FACTS, HIDDEN, DISTANCES = 3, 16, 16  # what is known of an event beside its ite
 class Step(nn.Module):
     """Energies of each row's neighbours, of which its shares are a softmax: GATv2, and a prior linear in the edges.
 
-    At the start it is the filter: the first weight of an edge over a power of its end's degree.
+    At the start it is the filter: shares are in proportion to the weights of the edges.
     """
 
-    def __init__(self, dim: int, *, heads: int, channels: int, n_features: int, popularity: float) -> None:
+    def __init__(self, dim: int, *, heads: int, channels: int, n_features: int) -> None:
         super().__init__()
         self.attention = GATv2(GraphShape(dim, dim, heads, channels, edge_dim=n_features), GraphSettings())
         self.attention.bias = None  # of an output that is not made
@@ -30,7 +30,6 @@ class Step(nn.Module):
             self.attention.attention.mul_(0.1)
             self.prior.weight.zero_()
             self.prior.weight[:, 0] = 1.0
-            self.prior.weight[:, -2] = -popularity
 
     def forward(self, vectors: Tensor, asking: Tensor, graph: Segments) -> Tensor:
         """Item vectors (N, D), the rows that attend (R,) and their edges -> energies (E, H)."""
@@ -43,12 +42,13 @@ class Start(nn.Module):
     """Where a walk starts: energies of events, from the item, how popular it is and how strong its edges are.
 
     Where order counts, also from how far back an event is, and from how the last event's item looks at its own; where
-    it does not, from how long the history is.
+    it does not, from how long the history is. There is one more head then, of walks that end where they start.
     """
 
     def __init__(self, dim: int, *, heads: int, ordered: bool) -> None:
         super().__init__()
-        self.heads, self.ordered = heads, ordered
+        self.heads = heads = heads + ordered
+        self.ordered = ordered
         self.hidden, self.energy = Linear(FACTS + dim, HIDDEN), Linear(HIDDEN, heads)
         with torch.no_grad():
             self.energy.weight.mul_(0.1)
@@ -67,7 +67,7 @@ class Start(nn.Module):
             places: positions, (B, T); where order counts, they see what came up to them, and elsewhere everything.
 
         Returns:
-            (B, T, L, H); without an order T is 1, because all positions see the same.
+            (B, T, L, H + 1), those of walks that stay last; without an order (B, 1, L, H): all positions see the same.
         """
         longer = torch.zeros_like(facts[..., 0])
         if not self.ordered:

@@ -23,16 +23,18 @@ from attnrec.dataset import (
     common_users,
     item_transitions,
     strongest_neighbours,
+    two_hops,
     user_item_edges,
 )
 from attnrec.dataset.graph.compressed import compressed
+from attnrec.dataset.graph.transitions import decayed, newest
 from attnrec.models.graph_walk.config import GraphWalkConfig
 
 ACTIVITY, POPULARITY = 0.75, 0.3
 """Of the edges that are kept, see `dataset.common_users`: the best of 27 pairs on Gowalla, validation Recall@20."""
 
-COLUMNS = {"items": ("users_0.75", "count"), "transitions": ("forward", "back", "count")}
-"""What is known of an edge by its relation, beside the degrees of its ends; attention reads logarithms."""
+SECOND = 0.7
+"""Of two hops, see `dataset.two_hops`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +70,15 @@ class Places:
         neighbours = self.neighbours.flatten(0, 1)[rows]
         real = neighbours < self.n_rows
         counts = real.sum(1)
-        targets = torch.repeat_interleave(counts)
         edges = self.features.flatten(0, 1)[rows][real].float()
-        return Segments(neighbours[real].long(), targets, offsets_of(counts), edges)
+        return Segments(neighbours[real].long(), torch.repeat_interleave(counts), offsets_of(counts), edges)
+
+
+def columns_of(config: GraphWalkConfig) -> tuple[str, ...]:
+    """What is known of an edge beside its weight and the degrees of its ends; attention reads logarithms."""
+    if config.relation == "items":
+        return ("count",)
+    return ("forward", "back", "count") if config.half_life_days is None else ("forward", "back", "count", "recent")
 
 
 def fold_of(users: Tensor, n: int) -> Tensor:
@@ -104,16 +112,20 @@ def _world(histories: Histories, config: GraphWalkConfig) -> tuple[dict[str, Any
     edges, k = user_item_edges(histories), min(config.neighbours, histories.n_items)
     users = np.bincount(edges.items, minlength=histories.n_items + 1)
     if config.relation == "items":
-        graph = common_users(edges, k, activity=ACTIVITY, popularity=POPULARITY, columns=(0.75,))
+        graph = common_users(edges, k, activity=ACTIVITY, popularity=POPULARITY)
         made_of: dict[str, Any] = {"edges": edges, "transitions": None}
     else:
-        transitions = item_transitions(histories, reach=config.reach or 1, loops=True)
+        transitions = item_transitions(
+            histories, reach=config.reach or 1, loops=True, age_half_life_days=config.half_life_days
+        )
         graph, made_of = _both_ways(transitions, users), {"edges": None, "transitions": transitions}
+    if config.hops == 2:
+        graph = two_hops(graph, k, second=SECOND, loops=config.next_item)
     table, degrees = strongest_neighbours(graph, k), np.log1p(users).astype(np.float32)
     order = np.where(table.real, table.neighbours, len(table)).argsort(axis=1)
-    logs = [_logarithm(table.columns[name]) for name in COLUMNS[config.relation]]
+    logs = [_logarithm(x) for x in (table.weights, *(table.columns[name] for name in columns_of(config)))]
     logs += [degrees[table.neighbours], np.broadcast_to(degrees[:, None], table.real.shape)]
-    counts = histories.item_counts().astype(np.float32) + 1  # what one fold alone had has a chance on its graph, too
+    counts = _popularity(histories, config) + 1  # what one fold alone had has a chance on its graph, too
     counts[0] = 0
     return made_of, {
         "neighbours": np.take_along_axis(np.where(table.real, table.neighbours, len(table)), order, 1).astype(np.int32),
@@ -123,8 +135,17 @@ def _world(histories: Histories, config: GraphWalkConfig) -> tuple[dict[str, Any
     }
 
 
+def _popularity(histories: Histories, config: GraphWalkConfig) -> NDArray[np.float32]:
+    """Events of each item, (N,), those of long ago counting less where there is a half life."""
+    if config.half_life_days is None:
+        return histories.item_counts().astype(np.float32)
+    places = histories.positions(np.arange(histories.n_users))
+    counting = decayed(newest(histories) - histories.times[places], config.half_life_days)
+    return np.bincount(histories.items[places], counting, minlength=histories.n_items + 1).astype(np.float32)
+
+
 def _both_ways(transitions: Transitions, users: NDArray[np.int64]) -> Graph:
-    """Into each item what followed it and what came before it; its own followers count twice."""
+    """Into each item what followed it and what came before it; its own followers count twice, recent pairs again."""
     n_rows, after = transitions.n_sources, transitions.transposed()
     keys = [graph.targets * n_rows + graph.sources for graph in (after, transitions)]
     every: NDArray[np.int64] = np.union1d(keys[0], keys[1])
@@ -135,10 +156,18 @@ def _both_ways(transitions: Transitions, users: NDArray[np.int64]) -> Graph:
         return found
 
     forward, back = spread(0, after.weights), spread(1, transitions.weights)
+    weights, columns = (
+        forward + back / 2,
+        {"forward": forward, "back": back, "count": spread(0, after.columns["count"])},
+    )
+    if "recent" in transitions.columns:
+        recent = spread(0, after.columns["recent"]) + spread(1, transitions.columns["recent"]) / 2
+        columns["recent"] = np.asarray(recent, dtype=np.float32)
+        weights = weights + recent * (weights.sum() / max(recent.sum(), 1e-30))
     return Graph(
         **compressed(every, n_sources=n_rows, n_targets=n_rows),
-        weights=np.asarray((forward + back / 2) / users[every % n_rows] ** POPULARITY, dtype=np.float32),
-        columns={"forward": forward, "back": back, "count": spread(0, after.columns["count"])},
+        weights=np.asarray(weights / users[every % n_rows] ** POPULARITY, dtype=np.float32),
+        columns=columns,
     )
 
 

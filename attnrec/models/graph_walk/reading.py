@@ -1,6 +1,6 @@
-"""Histories whose walks have a start; scores and contributions are read off tables.
+"""Histories whose walks have a start; scores and contributions are read off tables of their steps.
 
-Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows, K neighbours, H heads, R rows of a table.
+Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows, K neighbours, H heads.
 """
 
 from dataclasses import dataclass
@@ -9,72 +9,64 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Items among the neighbours of events.
-
-    Attributes:
-        rows: the events' rows of the table, (B, L, 1).
-        places: where an item stands in its row, (B, L, n); any place where it does not.
-        real: whether it does, (B, L, n) bool.
-    """
-
-    rows: Tensor
-    places: Tensor
-    real: Tensor
-
-
-def find_places(table: Tensor, rows: Tensor, real: Tensor, items: Tensor) -> Found:
-    """Look items up among the neighbours of events.
+def look_up(neighbours: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Where items stand among the neighbours of events.
 
     Args:
-        table: neighbours of each row, ascending, (R, K) int32.
-        rows: of the events that count, in their order, (sum of real,).
-        real: which do, (B, L) bool.
+        neighbours: of the events' items, ascending, (B, L, K) int32.
         items: asked for, (B, n).
+
+    Returns:
+        Places, any place where an item is no neighbour, (B, L, n), and whether it is one, (B, L, n) bool.
     """
-    row_of = torch.zeros(real.shape, dtype=torch.long, device=real.device).masked_scatter(real, rows)
-    neighbours = table[row_of]
-    wanted = items[:, None].to(neighbours.dtype).expand(-1, real.shape[1], -1).contiguous()
+    wanted = items[:, None].to(neighbours.dtype).expand(-1, neighbours.shape[1], -1).contiguous()
     places = torch.searchsorted(neighbours, wanted).clamp(max=neighbours.shape[2] - 1)
-    return Found(row_of[..., None], places, (neighbours.gather(2, places) == wanted) & real[..., None])
+    return places, neighbours.gather(2, places) == wanted
 
 
 @dataclass(frozen=True, eq=False)
 class WalkReading:
-    """Where the walks of B histories start, and the tables of where they can go.
+    """Where the walks of B histories start, and where they can go from there.
 
     Attributes:
         history: item rows, (B, L).
-        starts: shares of the events, times the number of items, (B, L, H).
-        neighbours: of each item, ascending, N where there are fewer than K, (N, K) int32.
-        shares: of the steps to them, (N, K, H).
+        starts: shares of the events, times the number of items, (B, L, H), or (B, L, H + 1) where the last are of walks
+            that end where they start.
+        neighbours: of the events' items, ascending, N where there are fewer than K, (B, L, K) int32.
+        steps: shares of the steps to them, (B, L, K, H).
         bias: what popularity adds, (N,).
     """
 
     history: Tensor
     starts: Tensor
     neighbours: Tensor
-    shares: Tensor
+    steps: Tensor
     bias: Tensor
 
     @property
     def weights(self) -> Tensor:
         """See `base.Reading`."""
-        return self.starts.sum(2) / len(self.neighbours[1:])
+        return self.starts.sum(2) / len(self.bias[1:])
 
     def scores(self, items: Tensor | None = None) -> Tensor:
         """See `base.Reading`."""
         if items is not None:
             return self.contributions(items).sum(1) + self.bias[items]
-        arriving = (self.shares[self.history] @ self.starts[..., None]).squeeze(-1)  # (B, L, K)
-        ends = self.neighbours[self.history].long()
-        totals = self.bias.new_zeros(len(self.history), len(self.neighbours) + 1)
-        return totals.scatter_add_(1, ends.flatten(1), arriving.flatten(1))[:, :-1] + self.bias
+        moving, staying = self._starts()
+        arriving = (self.steps @ moving[..., None]).squeeze(-1)  # (B, L, K)
+        totals = self.bias.new_zeros(len(self.history), len(self.bias) + 1)
+        totals.scatter_add_(1, self.neighbours.long().flatten(1), arriving.flatten(1))
+        return totals.scatter_add_(1, self.history, staying)[:, :-1] + self.bias
 
     def contributions(self, items: Tensor) -> Tensor:
-        """Chance to start at each event and to step to each item, times the number of items."""
-        real = torch.ones_like(self.history, dtype=torch.bool)
-        found = find_places(self.neighbours, self.history.flatten(), real, items)
-        steps = self.shares[found.rows, found.places] * found.real[..., None]  # (B, L, n, H)
-        return torch.einsum("blh,blnh->bln", self.starts, steps)
+        """Chance to start at each event and to end at each item, times the number of items."""
+        moving, staying = self._starts()
+        places, real = look_up(self.neighbours, items)
+        steps = self.steps.gather(2, places[..., None].expand(-1, -1, -1, self.steps.shape[3])) * real[..., None]
+        here = self.history[..., None] == items[:, None]
+        return torch.einsum("blh,blnh->bln", moving, steps) + staying[..., None] * here
+
+    def _starts(self) -> tuple[Tensor, Tensor]:
+        """Of walks that move, (B, L, H), and of those that stay, (B, L)."""
+        heads = self.steps.shape[3]
+        return self.starts[..., :heads], self.starts[..., heads:].sum(2)
