@@ -1,7 +1,7 @@
 """One model on Diginetica: python benchmarks/bench_sessions.py KIND [--part final --epochs 8] [--set walk=items].
 
-On the part "choosing" validation on a tenth of the sessions picks the epoch; on "final", where the questions are the
-test's, the model is trained on all sessions for exactly --epochs. Seconds are the processor's.
+On the part "choosing" validation on the last tenth of the sessions picks the epoch; on "final", where the questions are
+the test's, the model is trained on all sessions for exactly --epochs. Seconds are the processor's.
 """
 
 import argparse

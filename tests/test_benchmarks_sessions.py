@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -42,14 +41,17 @@ def test_test_questions_find_their_answers_by_session(tmp_path):
     final = load_diginetica(written(tmp_path)).final
     assert final.train.item_ids.ids.tolist() == [1, 2, 3, 9]
     assert [final.train.items_of(session).tolist() for session in (0, 1)] == [[3, 1], [1, 2, 3]]
+    day = 86_400 * 152 // 186_670
+    assert final.train.times.tolist() == [0, 1, day, day + 1, day + 2]
     assert shown(final.holdout) == [([2, 1], 3), ([4], 1)]  # 9 is row 4, and nobody had it
 
 
-def test_the_held_tenth_and_the_rest_are_all_sessions(real_data):
+def test_the_last_tenth_is_held_and_the_rest_comes_before_it(real_data):
     data = load_diginetica(real_data / "diginetica")
     assert data.final.train.n_events == 906_140
     assert len(data.final.holdout.users) == 60_858
     n_held = data.final.train.n_users - data.choosing.train.n_users
-    assert n_held == pytest.approx(18_667, rel=0.05)
+    assert n_held == 18_667
     n_questions = data.final.train.n_events - data.choosing.train.n_events - n_held
     assert len(data.choosing.holdout.users) == n_questions
+    assert data.choosing.train.items.tolist() == data.final.train.items[: data.choosing.train.n_events].tolist()
