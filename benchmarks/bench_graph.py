@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 EVENTS_OF_A_USER, K = 20, 20
 N_SEEDS, FANOUTS, ROUNDS = 1024, (15, 10), 30
 DAY_SECONDS = 86_400
-GAT_SETTINGS = {"edges_per_step": 1_000_000, "loss": "sampled_softmax", "n_negatives": 4096, "max_length": 20}
-USERS_OF_A_STEP = 4096
+GAT_SETTINGS = {"edges_per_step": 1_000_000, "loss": "sampled_softmax", "n_negatives": 1024, "max_length": 20}
+USERS_OF_A_STEP = 1024
 
 
 def main() -> None:
