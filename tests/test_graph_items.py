@@ -275,11 +275,27 @@ def test_a_step_takes_as_many_edges_as_it_is_told_the_same_ones_in_both_hops():
         assert len(inward.sources) == len(outward.sources) == 50
         pairs = [set(zip(a.tolist(), b.tolist(), strict=True)) for a, b in _ends(inward, outward)]
         assert pairs[0] == pairs[1]
-        known = set(zip(by_user.sources.tolist(), by_user.targets.tolist(), strict=True))
         assert len(pairs[0]) == 50
-        assert pairs[0] <= known
+        users = [{item for item, user in pairs[0] if user == number} for number in range(inward.n_targets)]
+        assert all(users)  # who has no edge in this step is left out, the others are numbered anew
+        had = [set(histories.items_of(user).tolist()) for user in range(histories.n_users)]
+        assert all(any(some <= whole for whole in had) for some in users)
         assert inward.edges.shape == (50, 2)
     assert len(hops.whole(torch.device("cpu"))[0].sources) == len(by_user) > 50
+
+
+def test_who_has_no_edge_in_a_step_changes_nothing(monkeypatch):
+    histories = crowd()
+    outputs = []
+    for idle in (True, False):
+        if idle:
+            monkeypatch.setattr("attnrec.models.graph_hops._without_idle", lambda hops: hops)
+        else:
+            monkeypatch.undo()
+        graph = observed(histories, "bipartite", dropout=0, neighbours=None, edges_per_step=30).train()
+        torch.manual_seed(1)
+        outputs.append(graph(vectors_of(histories)))
+    torch.testing.assert_close(*outputs)
 
 
 def _ends(inward, outward):

@@ -48,7 +48,7 @@ class Hops:
             return [_moved(self._segments(Table(**table.tensors())), device) for table in tables]
         if settings.edges_per_step is None:
             return self.whole(device)
-        return list(self._thinned(self.whole(device), settings.edges_per_step))
+        return _without_idle(list(self._thinned(self.whole(device), settings.edges_per_step)))
 
     def _bounded(self, graph: Graph) -> Segments:
         k = self.settings.neighbours
@@ -100,6 +100,20 @@ def _subset(form: Segments, chosen: torch.Tensor) -> Segments:
     targets = form.targets[chosen]
     offsets = offsets_of(torch.bincount(targets, minlength=form.n_targets))
     return Segments(form.sources[chosen], targets, offsets, None if form.edges is None else form.edges[chosen])
+
+
+def _without_idle(hops: list[Segments]) -> list[Segments]:
+    """Two hops whose nodes between are only those that an edge still leads to or from, numbered anew."""
+    if len(hops) < 2:
+        return hops
+    inward, outward = hops
+    nodes = torch.cat([inward.targets, outward.sources]).unique()
+    targets, sources = (torch.searchsorted(nodes, ends) for ends in (inward.targets, outward.sources))
+    offsets = offsets_of(torch.bincount(targets, minlength=len(nodes)))
+    return [
+        Segments(inward.sources, targets, offsets, inward.edges),
+        Segments(sources, outward.targets, outward.offsets, outward.edges),
+    ]
 
 
 def _generator() -> np.random.Generator:
