@@ -2,8 +2,9 @@
 
 build: a log of so many events (20 for each user, popularity after Zipf) to user-item edges, their transpose, item
 transitions and a table of 20 neighbours. sample: minibatches of 1,024 seeds from a graph of so many edges. train: GAT
-over the whole user-item graph of such a log, half a million edges drawn anew for each step; the epoch ends after --minutes, what was trained on until then is a sample of the users; then the table that scoring reads is made over
-all edges, and 1,000 users are scored.
+over the whole user-item graph of such a log, half a million edges drawn anew for each step; the epoch ends after
+--minutes, what was trained on until then is a sample of the users; then the table that scoring reads is made over all
+edges, and 1,000 users are scored.
 Peak memory is that of the process: run each part in one of its own, as this command does. Needs Linux.
 """
 

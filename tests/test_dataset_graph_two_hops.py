@@ -56,6 +56,13 @@ def test_the_strongest_stay_before_and_after():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_the_first_of_two_steps_can_take_fewer_edges():
+    # from 1 the strongest edge leads to 2, another to 3; from there to 4 and 5
+    graph = graph_from_edges([2, 3, 4, 5], [1, 1, 2, 3], n_sources=6, n_targets=6, weights=[3, 1, 1, 1])
+    found = dense(two_hops(graph, 2, second=0.5, first_k=1))
+    np.testing.assert_allclose(found[1, 2:], [0.375, 0, 0.5, 0], atol=1e-6)  # 3 is the third strongest: 0.125
+
+
 def test_columns_are_those_of_the_edge_and_zero_where_there_is_none():
     graph = graph_from_edges([2, 3], [1, 2], n_sources=4, n_targets=4, columns={"count": [5, 7]})
     found = two_hops(graph, 3, second=0.5)

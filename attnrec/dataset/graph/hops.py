@@ -15,7 +15,7 @@ from attnrec.dataset.graph.products import WORK, product, row_blocks, sparse, st
 from attnrec.dataset.graph.runs import offsets_of
 
 
-def two_hops(graph: Graph, k: int, *, second: float, loops: bool = False) -> Graph:
+def two_hops(graph: Graph, k: int, *, second: float, first_k: int | None = None, loops: bool = False) -> Graph:
     """A graph of items with edges from whatever one step or two come to: into each item the k strongest.
 
     A step goes from an item to one of the sources of its k strongest edges, in proportion to their weights. The weight
@@ -26,9 +26,10 @@ def two_hops(graph: Graph, k: int, *, second: float, loops: bool = False) -> Gra
         graph: item -> item.
         k: edges into an item, before and after.
         second: share of the walks that go two steps, 0 to 1.
+        first_k: edges that the first of two steps can take; None: k. Work grows with first_k * k.
         loops: whether a walk may end where it began.
     """
-    found = strongest_of(_reached(graph, k, second, loops), k, n_rows=graph.n_targets)
+    found = strongest_of(_reached(graph, k, second, first_k or k, loops), k, n_rows=graph.n_targets)
     known = graph.targets * graph.n_sources + graph.sources
     keys = found.targets * found.n_sources + found.sources
     places = np.searchsorted(known, keys)
@@ -37,13 +38,14 @@ def two_hops(graph: Graph, k: int, *, second: float, loops: bool = False) -> Gra
     return Graph(found.sources, found.offsets, found.weights, n_sources=found.n_sources, columns=columns)
 
 
-def _reached(graph: Graph, k: int, second: float, loops: bool) -> Iterator[tuple[Tensor, Graph]]:
+def _reached(graph: Graph, k: int, second: float, first_k: int, loops: bool) -> Iterator[tuple[Tensor, Graph]]:
     """Block by block: item rows, (n,), and what one step or two from them come to -> their places, 0 to n - 1."""
     steps = _steps(graph, k)
     n_rows = len(steps)
     stay = torch.arange(n_rows)
     # one factor chooses whether to take the first of two steps, the other takes the last: one product makes both
-    first = (sparse(stay, stay, torch.full((n_rows,), 1 - second), (n_rows, n_rows)) + second * steps).coalesce()
+    stays = sparse(stay, stay, torch.full((n_rows,), 1 - second), (n_rows, n_rows))
+    first = (stays + second * (steps if first_k == k else _steps(graph, first_k))).coalesce()
     leads = steps.indices()[0].bincount(minlength=n_rows).float()
     at, to = first.indices()
     for rows in row_blocks(torch.zeros(n_rows).index_add_(0, at, leads[to]), at_once=WORK):
