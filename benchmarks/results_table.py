@@ -85,8 +85,9 @@ def _graphs_row(line: dict[str, Any]) -> str:
 
 
 def _walk(line: dict[str, Any]) -> str:
-    walk = line["settings"].get("walk", "none")
-    return "" if walk == "none" else f" + walk over {walk}"
+    settings = line["settings"]
+    walk, hops = settings.get("walk", "none"), settings.get("hops", 1)
+    return (", two hops" if hops == 2 else "") + ("" if walk == "none" else f" + walk over {walk}")
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
