@@ -43,6 +43,9 @@ def main() -> None:
     def tell(epoch: int, report: dict[str, float]) -> None:
         print(epoch, {name: round(value, 4) for name, value in report.items()}, flush=True)
 
+    started = time.process_time()
+    model.observe(train_part)
+    observed = time.process_time() - started
     fitted = train(
         model,
         train_part,
@@ -64,6 +67,7 @@ def main() -> None:
         "intervals": mean_intervals(values),
         "n_questions": len(values),
         "seconds": round(fitted.seconds, 1),
+        "observe_seconds": round(observed, 1),
         "scoring_seconds": round(time.process_time() - started, 1),
         "peak_mb": round(peak_memory_mb(torch.device("cpu"))),
         "tokens_per_second": round(fitted.epochs[-1]["train/tokens"] / fitted.seconds),
