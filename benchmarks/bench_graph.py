@@ -117,7 +117,7 @@ def train_on(n_events: int, *, minutes: float, threads: int) -> dict[str, Any]:
     model = build_model(config, histories.n_items)
     _timed(clocks, "graph", lambda: model.observe(histories))
     limits = {"epochs": 1, "max_minutes": minutes, "clock": "processor", "device": "cpu", "threads": threads}
-    settings = TrainConfig.checked({"batch_size": USERS_OF_A_STEP, "average": 0.0} | limits)
+    settings = TrainConfig.checked({"batch_size": USERS_OF_A_STEP, "average": 0.0, "warmup_steps": 10} | limits)
     fitted = _timed(clocks, "training", lambda: train(model, histories, config=settings, progress_bar=False))
     _timed(clocks, "item table", model.refresh)
     users = np.arange(N_SEEDS)
