@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attnrec.dataset import graph_from_edges, two_hops
+from attnrec.dataset.graph import hops
 from attnrec.dataset.graph.products import row_blocks
 
 
@@ -72,7 +73,7 @@ def test_columns_are_those_of_the_edge_and_zero_where_there_is_none():
 
 def test_blocks_do_not_change_it(monkeypatch):
     whole = two_hops(crowd(), 4, second=0.7)
-    monkeypatch.setitem(two_hops.__globals__, "WORK", 40)
+    monkeypatch.setattr(hops, "WORK", 40)
     parts = two_hops(crowd(), 4, second=0.7)
     for name in ("sources", "offsets", "weights"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -173,11 +173,12 @@ class Explanation:
             n: paths at most; those with a product of 0 are none.
 
         Returns:
-            One row per path, strongest first, of equal ones the older item's: item_id (of the history), through (the
-            neighbour's item_id that both listen to; None where the two are neighbours of each other), length (steps),
-            listens ("history": its item listens to this one; "recommended": this one listens to it; "both": to a
-            third), relation and other_relation (of the history's item's step and of this one's, as the model calls
-            them; None where there is no such step), start, step, other_step (NaN where there is none), product, exact
+            One row per path, strongest first, of equal ones the older item's: item_id (of the history), through
+            (the neighbour's item_id that both listen to; None where the two are neighbours of each other), length
+            (steps; 0 where a walk ends where it starts), listens ("history": its item listens to this one;
+            "recommended": this one listens to it; "both": to a third), relation and other_relation (of the
+            history's item's step and of this one's, as the model calls them; None where there is no such step),
+            start, step, other_step (NaN where there is none), product, exact
             (True where the model walks: products times the number of items sum to the contributions).
 
         Raises:

@@ -76,7 +76,8 @@ def item_transitions(
     in_time = {"half_life_days": half_life_days, "age_half_life_days": age_half_life_days}
     _check(histories, reach=reach, session_gap_hours=session_gap_hours, **in_time)
     n_rows = histories.n_items + 1
-    settings: dict[str, Any] = in_time | {"directed": directed, "loops": loops, "now": newest(histories)}
+    settings: dict[str, Any] = in_time | {"directed": directed, "loops": loops}
+    settings["now"] = 0 if age_half_life_days is None else newest(histories)
     parts, ends = [], []
     for users in user_blocks(histories.lengths):
         events = _Events(histories, users, session_gap_hours)

@@ -1,12 +1,12 @@
 """A walk of attention over the graph of items, whose chance to end at an item is the item's score.
 
 P(i | user) = sum over events j and heads h of start_h(j | history) * step_h(i | j) + background * popularity(i): one
-attention chooses an event of the history, another, over the graph, one of its item's neighbours. Both are shares, so
-each summand is a probability, and what an event adds to a score is exact. Random walks on the same graph with fixed
-shares (RP3-beta: Paudel et al. 2017, doi:10.1145/2955101) are among the best linear filters; here GATv2 (Brody, Alon &
-Yahav 2022, arXiv:2105.14491) starts from such a filter and learns by the likelihood of what users had, each asked
-on a graph without them. Scores are chances times the number of items: how much likelier than an item drawn blindly.
-Shapes: B users, L positions, T positions asked, N = n_items + 1 item rows, K neighbours, H heads.
+attention chooses an event of the history, another, over the graph, one of its item's neighbours; where order counts
+there is one more head, whose walks end at the item where they start. All of these are shares, so each summand is a
+probability, and what an event adds to a score is exact. Random walks on the same graph with fixed shares (RP3-beta:
+Paudel et al. 2017, doi:10.1145/2955101) are among the best linear filters; here GATv2 (Brody, Alon & Yahav 2022,
+arXiv:2105.14491) starts from such a filter and learns by the likelihood of what users had, each asked on a graph
+without them. Scores are chances times the number of items: how much likelier than an item drawn blindly.
 """
 
 from typing import Any
@@ -82,15 +82,8 @@ class GraphWalk(Model):
     @property
     def description(self) -> str:
         config = self.config
-        return "-".join(
-            [
-                "graph_walk",
-                config.relation,
-                *(["2hops"] if config.hops == 2 else []),
-                f"k{config.neighbours}",
-                f"d{config.dim}",
-            ]
-        )
+        hops = ["2hops"] if config.hops == 2 else []
+        return "-".join(["graph_walk", config.relation, *hops, f"k{config.neighbours}", f"d{config.dim}"])
 
     def observe(self, histories: Histories) -> None:
         """Make the graph, and for training one without each fold of the users; what scoring reads follows it."""

@@ -47,15 +47,15 @@ class Start(nn.Module):
 
     def __init__(self, dim: int, *, heads: int, ordered: bool) -> None:
         super().__init__()
-        self.heads = heads = heads + ordered
         self.ordered = ordered
-        self.hidden, self.energy = Linear(FACTS + dim, HIDDEN), Linear(HIDDEN, heads)
+        self.heads = heads + ordered
+        self.hidden, self.energy = Linear(FACTS + dim, HIDDEN), Linear(HIDDEN, self.heads)
         with torch.no_grad():
             self.energy.weight.mul_(0.1)
             self.energy.bias.zero_()
         if ordered:
-            self.query, self.key = Linear(dim, heads * dim), Linear(dim, heads * dim)
-            self.distance = nn.Parameter(-torch.arange(float(DISTANCES))[:, None].repeat(1, heads) / 2)
+            self.query, self.key = Linear(dim, self.heads * dim), Linear(dim, self.heads * dim)
+            self.distance = nn.Parameter(-torch.arange(float(DISTANCES))[:, None].repeat(1, self.heads) / 2)
 
     def forward(self, vectors: Tensor, facts: Tensor, real: Tensor, places: Tensor) -> Tensor:
         """Energies of the events as seen from positions of the history, -inf for what does not count there.

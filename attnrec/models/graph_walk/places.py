@@ -156,10 +156,8 @@ def _both_ways(transitions: Transitions, users: NDArray[np.int64]) -> Graph:
         return found
 
     forward, back = spread(0, after.weights), spread(1, transitions.weights)
-    weights, columns = (
-        forward + back / 2,
-        {"forward": forward, "back": back, "count": spread(0, after.columns["count"])},
-    )
+    weights = forward + back / 2
+    columns = {"forward": forward, "back": back, "count": spread(0, after.columns["count"])}
     if "recent" in transitions.columns:
         recent = spread(0, after.columns["recent"]) + spread(1, transitions.columns["recent"]) / 2
         columns["recent"] = np.asarray(recent, dtype=np.float32)
