@@ -117,7 +117,7 @@ def test_a_walk_may_end_where_it_starts(histories_of, batch_of):
     with torch.inference_mode():
         parts = model.read(batch).contributions(torch.tensor([[1, 2]]))[0] / model.n_items
     assert parts.flatten().tolist() == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 16])
-    asked = model.chances(batch, torch.tensor([[1, 1]]), torch.tensor([[1, 3]]))
+    asked = torch.stack([model.chances_at(batch, torch.tensor([1]), torch.tensor([item])) for item in (1, 3)], 1)
     assert asked[0].tolist() == pytest.approx([1 / 2, 1 / 16])
 
 
@@ -227,7 +227,7 @@ def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checke
         assert model.loss(replace(batch, targets=only, items=now)).item() != pytest.approx(loss, abs=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"hops": 2}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"hops": 2}, {"window": 1}, {"window": 2}], ids=str)
 def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboard, with_large_weights):
     config = model_config("graph_walk", NEXT | {"heads": 2} | settings)
     model = with_large_weights(build_model(config, 12), checkerboard.seen)
@@ -237,6 +237,28 @@ def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboar
     scores = model.score(batch).gather(1, batch.targets[:, -1:]) / 12 / (1 + model.background.exp())
     expected = -scores.log().mean()
     torch.testing.assert_close(model.loss(replace(batch, targets=only, users=None)), expected)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 50])
+def test_long_histories_are_asked_in_stretches(window, histories_of, with_large_weights):
+    items = "abcdefgh"
+    world = histories_of({"ann": items * 2, "bob": "hgfe", "cid": "c", "dan": items[::2] * 3})
+    model = build_model(model_config("graph_walk", NEXT | {"heads": 2, "window": window, "max_length": 16}), 8)
+    model = with_large_weights(model, world)
+    (batch,) = Windows(world, max_length=16, batch_size=8, next_item=True).epoch(0)
+    found = model.chances(batch, batch.targets)
+    for place in range(batch.items.shape[1]):
+        there, at = batch.targets[:, place] > 0, torch.full_like(batch.lengths, place)
+        alone = model.chances_at(batch, at, batch.targets[:, place])
+        torch.testing.assert_close(found[there, place], alone[there])
+
+
+def test_walks_start_within_the_window(histories_of, batch_of):
+    model = walk_on(histories_of({"ann": "ab", "bob": "cd"}), relation="transitions", window=1)
+    batch = batch_of([1, 3], [1, 3, 3])  # c leads to d, and a, which leads to b, is too long ago
+    assert chances(model, batch).tolist() == [[0, 0, 0, 1]] * 2
+    with torch.inference_mode():
+        assert model.read(batch).contributions(torch.tensor([[2], [4]]))[:, 0].tolist() == [[0], [0]]
 
 
 def test_training_finds_which_events_matter(histories_of):
@@ -307,6 +329,8 @@ def test_recent_pairs_and_events_count_more():
         ({"relation": "transitions", "ordered": False}, "transitions are of events in order, got ordered = false"),
         ({"relation": "bipartite"}, "relation: Input should be 'items' or 'transitions'"),
         ({"half_life_days": 3}, "half_life_days is a setting of transitions, got half_life_days = 3.0 without"),
+        ({"window": 5}, "a window is of events in order, got window = 5 without"),
+        ({"relation": "transitions", "window": 0}, "window: Input should be greater than 0"),
         ({"hops": 3}, "hops: Input should be 1 or 2"),
         ({"neighbours": 0}, "neighbours: Input should be greater than 0"),
         ({"folds": 1}, "folds: Input should be greater than or equal to 2"),

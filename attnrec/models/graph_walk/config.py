@@ -19,6 +19,7 @@ class GraphWalkConfig(ModelConfig):
         reach: of transitions, see `dataset.item_transitions`.
         half_life_days: of transitions: after so long a pair of events counts half in one half of an edge's weight, and
             an event in its item's popularity. None: it counts all the same, however long ago it was.
+        window: where order counts, walks start at one of the last so many events; None: at any.
         dim: of item vectors, which shape attention and are no part of a score.
         heads, channels: of the attention of a step; each head has a share of each event.
         folds: in training, users are asked on graphs without them, of which there are so many.
@@ -32,6 +33,7 @@ class GraphWalkConfig(ModelConfig):
     neighbours: int = Field(default=100, gt=0)
     reach: int | None = Field(default=None, gt=0)
     half_life_days: float | None = Field(default=None, gt=0)
+    window: int | None = Field(default=None, gt=0)
     dim: int = Field(default=16, gt=0)
     heads: int = Field(default=1, gt=0)
     channels: int = Field(default=16, gt=0)
@@ -46,6 +48,8 @@ class GraphWalkConfig(ModelConfig):
         for name in ("reach", "half_life_days"):
             if (value := getattr(self, name)) is not None and self.relation != "transitions":
                 raise ValueError(f"{name} is a setting of transitions, got {name} = {value} without; leave it out")
+        if self.window is not None and not self.next_item:
+            raise ValueError(f"a window is of events in order, got window = {self.window} without; leave it out")
         return self
 
     @property

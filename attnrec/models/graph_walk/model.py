@@ -25,6 +25,7 @@ from attnrec.models.graph_walk.loss import Walks, other_items_loss
 from attnrec.models.graph_walk.parts import Start, Step
 from attnrec.models.graph_walk.places import Places, columns_of, fold_of, make_places
 from attnrec.models.graph_walk.reading import WalkReading, look_up
+from attnrec.models.graph_walk.stretches import Stretch, in_stretches, up_to, whole
 from attnrec.models.neighbour_shares import NeighbourShares
 
 BACKGROUND = 0.03
@@ -56,7 +57,7 @@ class GraphWalk(Model):
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.item_rows = ("embedding.weight",)
         self.dropout = Dropout(config.dropout)
-        self.start = Start(config.dim, heads=config.heads, ordered=config.next_item)
+        self.start = Start(config.dim, heads=config.heads, ordered=config.next_item, window=config.window)
         self.step = Step(
             config.dim,
             heads=config.heads,
@@ -124,53 +125,63 @@ class GraphWalk(Model):
         """Mean negative log chance of each event, from those before it, or from all others where there is no order."""
         if self.config.next_item:
             assert batch.targets is not None, "a training batch has targets"
-            places = torch.arange(batch.items.shape[1], device=batch.items.device).expand_as(batch.items)
             asked = batch.targets > 0
-            return -(self.chances(batch, places, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
-        walks = self._walks(batch, batch.items)
-        energies = self.start(walks.vectors, walks.facts, walks.real, batch.items)[:, 0]
+            return -(self.chances(batch, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
+        asked = whole(batch, last_occurrences(batch.items), batch.items)
+        walks = self._walks(asked)
+        energies = self.start(walks.vectors, walks.facts, walks.real, asked.places)[:, 0]
         mass = self.background.exp()
         return other_items_loss(energies, walks, mass * walks.popularity, mass=mass)
 
-    def chances(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
-        """Chance of an item at positions of the histories, from what came up to them.
+    def chances(self, batch: Batch, wanted: Tensor) -> Tensor:
+        """Chance of an item at each position of the histories, from what came up to it.
 
         Args:
             batch: histories whose order counts; with `users`, each on a graph without that user.
-            places: positions, (B, T).
-            wanted: the items, (B, T).
+            wanted: the items, (B, L).
 
         Returns:
-            (B, T), above 0; over all items they sum to 1, where every item of the history has a neighbour.
+            (B, L), above 0; over all items they sum to 1, where every item of the history has a neighbour.
         """
-        walks = self._walks(batch, wanted)
-        starts = self.start(walks.vectors, walks.facts, walks.real, places)
+        width, window = wanted.shape[1], self.config.window
+        if window is None or width <= 2 * window:
+            return self._chances(whole(batch, batch.real, wanted))
+        return self._chances(in_stretches(batch, wanted, window)).view(len(wanted), -1)[:, :width]
+
+    def chances_at(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
+        """The same at one position of each history, (B,), of one item, (B,)."""
+        width = batch.items.shape[1]
+        return self._chances(up_to(batch, places, wanted, min(width, self.config.window or width)))[:, 0]
+
+    def _chances(self, asked: Stretch) -> Tensor:
+        walks = self._walks(asked)
+        starts = self.start(walks.vectors, walks.facts, walks.real, asked.places)
         shares = torch.nan_to_num(starts.flatten(2).softmax(2)).view_as(starts)
         moving, staying = shares[..., : self.config.heads], shares[..., self.config.heads :].sum(3)
         chances = torch.einsum("btlh,blth->bt", moving, walks.steps)
-        chances = chances + (staying * (batch.items[:, None] == wanted[..., None])).sum(2)
+        chances = chances + (staying * (asked.items[:, None] == asked.wanted[..., None])).sum(2)
         return ((chances + self.background.exp() * walks.popularity) / self.mass()).clamp(min=SMALLEST)
 
-    def _walks(self, batch: Batch, wanted: Tensor) -> Walks:
-        """What is known of the events and of their steps to the items `wanted` (B, T)."""
-        places, real = self._places_here(), self._counted(batch)
-        world = torch.zeros_like(batch.lengths)
-        if batch.users is not None:
-            world = 1 + fold_of(batch.users, self.config.folds)
-        rows = (world[:, None] * places.n_rows + batch.items)[real]
+    def _walks(self, asked: Stretch) -> Walks:
+        """What is known of the events and of their steps to the items that are asked for."""
+        places, items, real = self._places_here(), asked.items, asked.real
+        world = torch.zeros_like(items[:, 0])
+        if asked.users is not None:
+            world = 1 + fold_of(asked.users, self.config.folds)
+        rows = (world[:, None] * places.n_rows + items)[real]
         asking, row_of = rows.unique(return_inverse=True)
         graph, vectors = places.segments(asking), self.dropout(self.embedding.weight)
         energies = self.step(vectors, asking % places.n_rows, graph)
         shares = segment_softmax(energies, graph)
         facts = _facts(places.degrees.flatten()[asking], energies, graph)[row_of]
-        row_of_event = torch.zeros_like(batch.items).masked_scatter(real, row_of)
-        at, found = look_up(places.neighbours.flatten(0, 1)[asking][row_of_event], wanted)
+        row_of_event = torch.zeros_like(items).masked_scatter(real, row_of)
+        at, found = look_up(places.neighbours.flatten(0, 1)[asking][row_of_event], asked.wanted)
         at = (graph.offsets[row_of_event][..., None] + at).clamp(max=max(0, len(shares) - 1))
         steps = shares[at] if len(shares) else shares.new_zeros(*at.shape, self.config.heads)
         return Walks(
-            vectors=vectors[batch.items],
+            vectors=vectors[items],
             facts=facts.new_zeros(*real.shape, 2).masked_scatter(real[..., None], facts),
-            popularity=places.popularity[world[:, None], wanted],
+            popularity=places.popularity[world[:, None], asked.wanted],
             real=real,
             leads=(graph.offsets.diff() > 0)[row_of_event] & real,
             steps=steps * (found & real[..., None])[..., None],

@@ -42,12 +42,13 @@ class Start(nn.Module):
     """Where a walk starts: energies of events, from the item, how popular it is and how strong its edges are.
 
     Where order counts, also from how far back an event is, and from how the last event's item looks at its own; where
-    it does not, from how long the history is. There is one more head then, of walks that end where they start.
+    it does not, from how long the history is. With an order there is one more head, of walks that end where they
+    start, and with a window of W events they start at one of the last W.
     """
 
-    def __init__(self, dim: int, *, heads: int, ordered: bool) -> None:
+    def __init__(self, dim: int, *, heads: int, ordered: bool, window: int | None = None) -> None:
         super().__init__()
-        self.ordered = ordered
+        self.ordered, self.window = ordered, window
         self.heads = heads + ordered
         self.hidden, self.energy = Linear(FACTS + dim, HIDDEN), Linear(HIDDEN, self.heads)
         with torch.no_grad():
@@ -79,6 +80,8 @@ class Start(nn.Module):
             back = places[..., None] - torch.arange(vectors.shape[1], device=vectors.device)
             own = own + self._looks(vectors, places) + self.distance[_bucket(back)]
             seen = seen & (back >= 0)
+            if self.window is not None:
+                seen = seen & (back < self.window)
         return own.masked_fill(~seen[..., None], float("-inf"))
 
     def _looks(self, vectors: Tensor, places: Tensor) -> Tensor:

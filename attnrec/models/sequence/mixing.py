@@ -7,7 +7,6 @@ Shapes: B users, L positions, T positions asked, N = n_items + 1 item rows, D ch
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,12 +48,13 @@ class Mixing(nn.Module):
             (T,): what the walk gives to each target, as `losses.full_softmax` wants it; and a mean to be added.
         """
         assert batch.targets is not None, "a training batch has targets"
-        places, wanted = torch.arange(asked.shape[1], device=asked.device).expand_as(asked), batch.targets
-        if int(asked.sum(1).max()) <= 1:  # one place of each: no need to walk from the others
-            places = asked.int().argmax(1, keepdim=True)
-            asked, wanted = asked.gather(1, places), wanted.gather(1, places)
         log_odds = self.log_odds(users)
-        chances = self.walk.chances(batch, places, wanted)[asked]
+        if int(asked.sum(1).max()) <= 1:  # one place of each: no need to walk from the others
+            places, any_asked = asked.int().argmax(1), asked.any(1)
+            wanted = batch.targets.gather(1, places[:, None])[:, 0]
+            chances = self.walk.chances_at(batch, places, wanted)[any_asked]
+        else:
+            chances = self.walk.chances(batch, batch.targets)[asked]
         return chances.log() + log_odds, F.softplus(log_odds).sum() / max(1, len(log_odds))
 
     def read(self, batch: Batch, reading: VectorReading) -> "MixedReading":
