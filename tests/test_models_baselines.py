@@ -65,6 +65,12 @@ def test_ease_equals_a_float64_reference(crowd, regularization):
     np.testing.assert_allclose(scores.numpy(), seen @ weights, rtol=1e-4, atol=1e-6)
 
 
+def test_ease_in_float32_differs_by_rounding_alone(crowd):
+    model, (_, weights) = fitted(EASEConfig(precision="float32"), crowd), ease_reference(crowd, 500.0)
+    np.testing.assert_allclose(model.item_weights.numpy(), weights, rtol=1e-3, atol=1e-5)
+    assert model.item_weights.dtype == torch.float32
+
+
 def test_ease_of_two_items_by_hand(histories_of, batch_of):
     # X'X + 2 I = [[4, 1], [1, 3]], its inverse [[3, -1], [-1, 4]] / 11: b gets 1 / 4 from a, a gets 1 / 3 from b
     model = fitted(EASEConfig(regularization=2.0), histories_of({"ann": "ab", "bob": "a"}))

@@ -19,10 +19,18 @@ from attnrec.models.distinct import co_occurrences, last_occurrences
 
 
 class EASEConfig(ModelConfig):
-    """Settings of EASE; `max_items` is the largest catalogue it takes, because its table has a place per pair."""
+    """Settings of EASE.
+
+    Attributes:
+        regularization: how many events the diagonal of the table counts more.
+        precision: of the solution; "float32" takes half the memory and time.
+        max_items: the largest catalogue it takes, because its table has a place per pair.
+        max_length: events of a history, the newest.
+    """
 
     kind: Literal["ease"] = "ease"
     regularization: float = Field(default=500.0, gt=0)
+    precision: Literal["float64", "float32"] = "float64"
     max_items: int = Field(default=20_000, gt=0)
     max_length: int = Field(default=1000, gt=0)
 
@@ -37,20 +45,22 @@ class EASE(Model):
 
     def __init__(self, config: EASEConfig, n_items: int) -> None:
         super().__init__(config, n_items)
+        self.config = config
         if n_items > config.max_items:
+            to_fit = 2 * getattr(torch, config.precision).itemsize * n_items**2
             raise ValueError(
                 f"ease needs a weight for every pair of items and takes up to max_items = {config.max_items:,}, "
-                f"got {n_items:,} ({n_items**2 * 4 / 1e9:.1f} GB, and {n_items**2 * 16 / 1e9:.1f} GB to fit it); "
+                f"got {n_items:,} ({n_items**2 * 4 / 1e9:.1f} GB, and {to_fit / 1e9:.1f} GB to fit it); "
                 "leave rare items out, raise max_items, or use item_knn"
             )
         self.register_buffer("item_weights", torch.zeros(n_items + 1, n_items + 1))
 
     def observe(self, histories: Histories) -> None:
-        """Count in how many histories two items meet, and solve for the weights in float64."""
+        """Count in how many histories two items meet, and solve for the weights."""
         super().observe(histories)
-        gram = torch.empty(self.n_items + 1, self.n_items + 1, dtype=torch.float64)
+        gram = torch.empty(self.n_items + 1, self.n_items + 1, dtype=getattr(torch, self.config.precision))
         for rows, together in co_occurrences(histories):
-            gram[rows] = together.double()
+            gram[rows] = together.to(gram)
         gram.diagonal().add_(self.config.regularization)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram, out=gram))
         del gram  # as large as the catalogue is allowed to be
