@@ -1,8 +1,8 @@
 """The base of every setting: frozen, and an unknown key is an error that one line can say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,28 +30,54 @@ class Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise SettingsError(first_problem(error, known=tuple(cls.model_fields))) from None
+            raise SettingsError(first_problem(error, of=cls)) from None
 
 
-def first_problem(
-    error: ValidationError, *, known: tuple[str, ...] = (), left_out: frozenset[str] = frozenset()
-) -> str:
+def first_problem(error: ValidationError, *, of: type[BaseModel], left_out: frozenset[str] = frozenset()) -> str:
     """One line for a person: where, what, and how many more.
 
     Args:
         error: what pydantic found.
-        known: names that an unknown key may have been meant to be.
+        of: the settings that were to be made.
         left_out: parts of a place that say nothing to a person, such as the tag of a union.
     """
-    problems = error.errors()
+    # an unknown key first: it may be the one that another problem misses
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in left_out) or "experiment"
-    what = {"extra_forbidden": "unknown key", "missing": "is needed"}.get(first["type"])
-    if first["type"] == "extra_forbidden" and known:
-        near = get_close_matches(where, known, n=1)
-        what = f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}"
+    place, kind, said = list(first["loc"]), first["type"], first.get("ctx", {})
+    what = {"missing": "is needed"}.get(kind)
+    if kind == "extra_forbidden":
+        *path, name = place
+        what = f"unknown key{_meant(str(name), _keys(of, path))}"
+    elif kind == "union_tag_invalid":
+        place.append(said["discriminator"].strip("'"))
+        what = f"unknown {said['tag']!r}{_meant(said['tag'], said['expected_tags'].replace(chr(39), '').split(', '))}"
+    where = ".".join(str(part) for part in place if part not in left_out) or "experiment"
     if what is None:
         came = f", got {first['input']!r}" if not isinstance(first["input"], dict) else ""
         what = first["msg"].removeprefix("Value error, ") + came
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where}: {what}{more}"
+
+
+def _meant(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+def _keys(settings: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """Keys that the settings at a place have; a part of the path that is no key is the tag of a union, its `kind`."""
+    at: list[type[BaseModel]] = [settings]
+    for part in path:
+        fields = [model.model_fields[part] for model in at if part in model.model_fields]
+        if fields:
+            at = [model for field in fields for model in _models(field.annotation)]
+        else:
+            at = [model for model in at if (kind := model.model_fields.get("kind")) and kind.default == part]
+    return sorted({name for model in at for name in model.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -139,7 +139,7 @@ def load_experiment(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Exp
     try:
         return Experiment(**content)
     except ValidationError as error:
-        raise ExperimentError(f"{path}: {first_problem(error, left_out=frozenset(MODELS))}") from None
+        raise ExperimentError(f"{path}: {first_problem(error, of=Experiment, left_out=frozenset(MODELS))}") from None
     except TypeError as error:
         raise ExperimentError(f"{path}: {error}") from None
 
