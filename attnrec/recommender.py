@@ -189,7 +189,9 @@ class Recommender:
         users = [users] if isinstance(users, str | int | np.integer) else list(users)
         rows = histories.user_ids.encode(users)
         if (rows < 0).any():
-            raise UnknownIdError(f"user {users[int(np.argmax(rows < 0))]!r} has no history here; give history=[...]")
+            raise UnknownIdError(
+                f"user {users[int(np.argmax(rows < 0))]!r} has no history here; check the id, or give a history"
+            )
         return rows
 
     def _item_row(self, item_id: Any) -> int:

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from pipelines.bars import spinner
 from pipelines.questions import HomeOption, explain, faithfulness, models, out, recommend, report
-from pipelines.settings import prepare
+from pipelines.settings import home_at, prepare
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -147,9 +147,10 @@ def ui(
     home: HomeOption = None,
 ) -> None:
     """Open MLflow's pages on this home's runs, on 127.0.0.1 only; stop with Ctrl-C."""
-    place = prepare(home)
+    place = home_at(home)
     if not (place.root / "mlflow.db").exists():
         raise FileNotFoundError(f"no runs in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home")
+    prepare(home)
     # MLflow opens on its GenAI pages unless the address says otherwise
     out.print(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
     command = [

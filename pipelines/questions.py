@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from pipelines.settings import prepare
+from pipelines.settings import home_at, prepare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,7 +143,8 @@ def report(
     from attnrec.report import write_report
     from pipelines.report import About, read_published, title_of
 
-    place, (asked, current) = prepare(home), _recommender(model, home)
+    asked, current = _recommender(model, home)
+    place = prepare(home)
     table = read_published(recommendations or place.root / current["recommendations"])
     known = {name: place.root / path for name, path in current["about"].items()}
     about = About(**known) if model is None else About(items=known.get("items"))  # the rest is of the one that served
@@ -172,11 +173,12 @@ def _recommender(model: str | None, home: str | None) -> tuple["Recommender", di
     from attnrec.recommender import Recommender
     from attnrec.storage import read_json
 
-    place = prepare(home)
+    place = home_at(home)
     if not (place.root / "current.json").exists():
         raise FileNotFoundError(
             f"nothing was scored in {place.root} yet; run `attnrec daily EXPERIMENT` or give --home"
         )
+    prepare(home)
     current = read_json(place.root / "current.json")
     os.environ.setdefault("MLFLOW_TRACKING_URI", place.tracking_uri)
     loaded = load(model or place.root / current["model"])

@@ -58,13 +58,18 @@ class Home:
         return f"sqlite:///{self.root / 'mlflow.db'}"
 
 
-def prepare(root: str | Path | None = None) -> Home:
-    """Choose the home and set the environment; what the caller has set wins.
+def home_at(root: str | Path | None = None) -> Home:
+    """The home that is meant; nothing is made or set.
 
     Args:
         root: default ATTNREC_HOME, or ./data.
     """
-    home = Home(Path(root or os.environ.get("ATTNREC_HOME") or "data").absolute())
+    return Home(Path(root or os.environ.get("ATTNREC_HOME") or "data").absolute())
+
+
+def prepare(root: str | Path | None = None) -> Home:
+    """Choose the home (see `home_at`), make its folder and set the environment; what the caller has set wins."""
+    home = home_at(root)
     home.stages.mkdir(parents=True, exist_ok=True)
     for name, value in OURS.items():
         os.environ.setdefault(name, value)

@@ -136,7 +136,9 @@ def test_questions_that_cannot_be_answered(first_day, arguments, words):
 
 def test_questions_before_the_first_run(tmp_path):
     for arguments in (["recommend", "--user", "a"], ["explain", "--user", "a", "--item", "b"], ["ui"]):
-        assert_one_clear_line(attnrec(*arguments, "--home", tmp_path), "attnrec daily EXPERIMENT")
+        home = tmp_path / arguments[0]
+        assert_one_clear_line(attnrec(*arguments, "--home", home), "attnrec daily EXPERIMENT")
+        assert not home.exists()  # who only asks leaves nothing behind
 
 
 def test_nothing_is_measured_or_shown_before_the_first_run(asked, tmp_path):
