@@ -237,15 +237,15 @@ def test_a_model_without_vectors_says_so(neighbours):
 # --- what is unknown
 
 
+NO_ZOE = "user 'zoe' has no history here; check the id, or give a history"
+
+
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda known: known.recommend("zoe"), "user 'zoe' has no history here; check the id"),
-        (
-            lambda known: known.recommend(["ann", "zoe"]),
-            "user 'zoe' has no history here; check the id, or give a history",
-        ),
-        (lambda known: known.explain("zoe", "tea"), "user 'zoe' has no history here; check the id"),
+        (lambda known: known.recommend("zoe"), NO_ZOE),
+        (lambda known: known.recommend(["ann", "zoe"]), NO_ZOE),
+        (lambda known: known.explain("zoe", "tea"), NO_ZOE),
         (lambda known: known.explain("ann", "hat"), "item 'hat' is not in the model's catalogue of 5 items"),
         (lambda known: known.similar_items("hat"), "item 'hat' is not in the model's catalogue of 5 items"),
     ],
