@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from attnrec.config import SettingsError
-from attnrec.dataset import Windows
-from attnrec.losses import full_softmax
+from attnrec.dataset import Windows, last_events
 from attnrec.models import ReasonsError, build_model, model_config, observed_graphs
+from attnrec.models.sequence import mixing
+from attnrec.training import TrainConfig, train
 
 WALK = {"walk": "transitions", "walk_settings": {"neighbours": 6, "dim": 4, "dropout": 0.0}}
 SMALL = {"dim": 16, "max_length": 8, "dropout": 0.0}
@@ -32,32 +34,44 @@ def batch_on(histories, model, n=4):
     return model.questions(batch)
 
 
-def chances(model, batch):
-    return model.score(batch)[:, 1:] / model.n_items
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_chances_of_all_items_sum_to_one(kind, checkerboard, mixed):
+def test_a_score_is_the_encoders_and_the_walks_chance_each_to_its_power(kind, checkerboard, mixed):
     model = mixed(kind)
-    with torch.inference_mode():
-        total = chances(model, batch_on(checkerboard.seen, model)).sum(1)
-    torch.testing.assert_close(total, torch.ones(len(total)))
-
-
-def test_a_score_is_the_softmax_and_the_walk_in_the_shares_of_the_gate(checkerboard, mixed):
-    model = mixed()
-    alone = build_model(model_config("sasrec", SMALL), 12)
+    alone = build_model(model_config(kind, SMALL), 12)
     alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("mixing")})
+    alone.refresh()
     batch = batch_on(checkerboard.seen, model)
     with torch.inference_mode():
-        reading, share = alone.eval().read(batch), model.mixing.gate(alone.read(batch).users).sigmoid()
-        softmax = reading.scores()[:, 1:].softmax(1)
-        walk = model.mixing.walk.score(batch)[:, 1:] / 12 / (1 + model.mixing.walk.background.exp())
-        torch.testing.assert_close(chances(model, batch), (1 - share) * softmax + share * walk)
+        reading = alone.eval().read(batch)
+        encoder, walk = model.mixing.log_powers.exp()
+        softmax = reading.scores()[:, 1:].softmax(1) ** encoder
+        walked = model.mixing.walk.score(batch)[:, 1:] ** walk
+        product = softmax * walked
+        found = model.score(batch)[:, 1:].softmax(1)
+    torch.testing.assert_close(found, product / product.sum(1, keepdim=True))
+    chosen = torch.tensor([[3, 1]]).expand(len(found), -1)
+    torch.testing.assert_close(model.score(batch, chosen), model.score(batch).gather(1, chosen))
+
+
+def test_a_user_without_history_has_the_bias_of_both(checkerboard, mixed):
+    model = mixed()
+    nobody = replace(batch_on(checkerboard.seen, model).rows(0, 1), lengths=torch.tensor([0]))
+    nobody = replace(nobody, items=nobody.items * 0)
+    torch.testing.assert_close(model.score(nobody)[0, 1:], model.item_bias()[1:])
+
+
+def powers_loss(model, batch, monkeypatch):
+    """Of the powers alone, all users asked."""
+    monkeypatch.setattr(mixing, "WALKING", 1.0)
+    monkeypatch.setattr(mixing.Mixing, "_walk_loss", lambda *asked: torch.zeros(()))
+    with torch.no_grad():
+        both = model.loss(batch)
+        monkeypatch.setattr(model, "mixing", None)
+        return both - model.loss(batch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_that_of_the_chances_that_are_scored(kind, checkerboard, mixed):
+def test_powers_learn_from_the_chances_that_are_scored(kind, checkerboard, mixed, monkeypatch):
     # at the last position, on the graph of all users, as scoring reads it
     model = mixed(kind)
     batch = replace(batch_on(checkerboard.seen, model), users=None)
@@ -65,20 +79,79 @@ def test_the_loss_is_that_of_the_chances_that_are_scored(kind, checkerboard, mix
     ends = (torch.arange(len(last)), batch.lengths - 1)
     last[ends] = batch.targets[ends]
     with torch.inference_mode():
-        expected = -chances(model, batch)[torch.arange(len(last)), last[ends] - 1].log().mean()
-    torch.testing.assert_close(model.loss(replace(batch, targets=last)), expected)
+        expected = torch.nn.functional.cross_entropy(model.score(batch)[:, 1:], last[ends] - 1)
+    torch.testing.assert_close(powers_loss(model, replace(batch, targets=last), monkeypatch), expected)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "narm"])
+def test_each_part_learns_as_if_it_were_alone(kind, checkerboard, mixed, monkeypatch):
+    monkeypatch.setattr(mixing, "WALKING", 1.0)
+    model = mixed(kind)
+    alone = build_model(model_config(kind, SMALL), 12)
+    alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("mixing")})
+    walk = build_model(model.mixing.walk.config, 12)
+    walk.load_state_dict(model.mixing.walk.state_dict())
+    walk.observe(checkerboard.seen)
+    batch = replace(batch_on(checkerboard.seen, model), users=None)
+    for each in (model, alone, walk):
+        each.eval().loss(batch).backward()
+    found = dict(model.named_parameters())
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(found[name].grad, parameter.grad)
+    for name, parameter in walk.named_parameters():
+        torch.testing.assert_close(found[f"mixing.walk.{name}"].grad, parameter.grad, rtol=1e-4, atol=1e-7)
+    assert (found["mixing.log_powers"].grad != 0).all()
+
+
+def test_users_who_teach_the_powers_teach_nothing_else(checkerboard, mixed):
+    model = mixed()
+    batch = batch_on(checkerboard.seen, model, n=30)
+    everyone = torch.arange(10_000)
+    held = everyone[model.mixing.held(replace(batch, lengths=everyone, users=everyone))]
+    assert len(held) == pytest.approx(500, rel=0.2)
+
+    def gradients(users):
+        model.zero_grad()
+        model.loss(replace(batch, users=users[: len(batch.lengths)])).backward()
+        return {name: x.grad for name, x in model.named_parameters() if x.grad is not None and (x.grad != 0).any()}
+
+    assert set(gradients(held)) == {"mixing.log_powers"}
+    others = torch.tensor([user for user in range(100) if user not in held])
+    taught = gradients(others)
+    assert not any(name.startswith("mixing.log_powers") for name in taught)
+    assert any(name.startswith("mixing.walk") for name in taught)
+    assert any(name.startswith("encoder") for name in taught)
 
 
 def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, mixed):
     model = mixed()
     batch = batch_on(checkerboard.seen, model)
+
+    def loss(items):
+        torch.manual_seed(4)  # which users the walk is asked of
+        return model.loss(replace(batch, targets=only, items=items)).item()
+
     for position in range(3):
         only = torch.zeros_like(batch.targets)
         only[:, position] = batch.targets[:, position]
         later = batch.items.clone()
         later[:, position + 1 :] = batch.items[:, position + 1 :] % 12 + 1
-        loss = model.loss(replace(batch, targets=only)).item()
-        assert model.loss(replace(batch, targets=only, items=later)).item() == pytest.approx(loss, abs=1e-6)
+        assert loss(later) == pytest.approx(loss(batch.items), abs=1e-6)
+
+
+def test_a_batch_that_asks_nothing_is_no_error(checkerboard, mixed):
+    model = mixed()
+    batch = batch_on(checkerboard.seen, model)
+    assert model.loss(replace(batch, targets=batch.targets * 0)).isfinite()
+
+
+def test_training_finds_whom_to_believe(checkerboard):
+    config = model_config("sasrec", SMALL | {"walk": "transitions", "walk_settings": {"folds": 2}})
+    torch.manual_seed(0)
+    model = build_model(config, 12)
+    train(model, checkerboard.seen, config=TrainConfig(epochs=40, learning_rate=0.01, device="cpu"), progress_bar=False)
+    best = model.score(last_events(checkerboard.seen, np.arange(len(checkerboard.answers)), max_length=8))[:, 1:]
+    assert (best.argmax(1) + 1 == torch.from_numpy(checkerboard.answers)).float().mean() > 0.9
 
 
 def test_prefixes_keep_whose_they_are(checkerboard, mixed):
@@ -88,29 +161,6 @@ def test_prefixes_keep_whose_they_are(checkerboard, mixed):
     first = {int(user): int(items[0]) for user, items in zip(batch.users, batch.items, strict=True)}
     assert len(asked.users) > len(batch.users)
     assert all(first[int(user)] == int(items[0]) for user, items in zip(asked.users, asked.items, strict=True))
-
-
-@pytest.mark.parametrize("n_positions", [5, 300])
-def test_the_fused_loss_of_a_mixture_equals_autograd(n_positions):
-    torch.manual_seed(0)
-    given = [torch.randn(shape) for shape in ((n_positions, 8), (20, 8), (20,), (n_positions,))]
-    targets = torch.randint(1, 21, (n_positions,))
-    fused, plain = ([x.clone().requires_grad_() for x in given] for _ in range(2))
-    loss = full_softmax(*fused[:3], targets, others=fused[3])
-    own = (plain[0] @ plain[1].mT + plain[2]).log_softmax(1)[torch.arange(n_positions), targets - 1]
-    expected = -torch.logaddexp(own, plain[3]).mean()
-    loss.backward()
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    for one, other in zip(fused, plain, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_a_mixture_has_no_smoothing():
-    with pytest.raises(ValueError, match="a mixture asks for one item, got label_smoothing"):
-        full_softmax(
-            torch.ones(1, 2), torch.ones(3, 2), None, torch.ones(1).long(), label_smoothing=0.1, others=torch.ones(1)
-        )
 
 
 def test_a_mixture_has_no_exact_reasons_and_says_why(checkerboard, mixed):
@@ -135,8 +185,7 @@ def test_the_graphs_of_walk_and_encoder_are_both_told_to_the_audit(checkerboard)
     [
         ({"walk": "friends"}, "walk: Input should be 'none', 'transitions' or 'items'"),
         ({"walk_settings": {"reach": 2}}, "walk_settings need a walk, got .* set walk = 'transitions'"),
-        ({"walk": "items", "loss": "bce"}, "a walk is mixed with the softmax of what comes next, got .*'bce'"),
-        ({"walk": "items", "label_smoothing": 0.1}, "a walk is mixed with the softmax .* label_smoothing = 0.1"),
+        ({"walk": "items", "objective": "masked_items", "core": "scaled_dot"}, "a walk says what comes next, got"),
         ({"walk": "items", "walk_settings": {"raech": 2}}, r"raech: unknown key; did you mean reach\?"),
         ({"walk": "items", "walk_settings": {"reach": 2}}, "reach is a setting of transitions"),
     ],

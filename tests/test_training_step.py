@@ -100,6 +100,20 @@ def uneven(histories_of) -> Histories:
 # --- slices
 
 
+def test_parts_learn_at_the_paces_of_the_model(checkerboard, monkeypatch):
+    model = untrained()
+    monkeypatch.setattr(type(model), "paces", {"encoder": 5.0})
+    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=16).epoch(0)
+    before = weights(model)
+    stepper_of(model, weight_decay=0.0).step(0, batch)
+    rate = learning_rate(CONFIG, 0, total_steps=N_BATCHES * CONFIG.epochs)
+    matrices = {name: x for name, x in model.named_parameters() if x.ndim == 2}
+    assert 0 < sum(name.startswith("encoder.") for name in matrices) < len(matrices)
+    for name, after in matrices.items():  # the first step of Adam is as long as the rate
+        moved = (after - before[name]).abs().max().item()
+        assert moved == pytest.approx(rate * (5 if name.startswith("encoder.") else 1), rel=0.02), name
+
+
 @pytest.mark.parametrize("positions", [1, 12, 40])
 def test_gradients_and_weights_do_not_depend_on_how_a_batch_is_sliced(uneven, positions, gentle):
     (batch,) = Windows(uneven, max_length=8, batch_size=24).epoch(0)

@@ -66,6 +66,10 @@ class Batch:
             return part
         return replace(part, older=older[:, : _width(part.older_lengths)])
 
+    def of(self, rows: Tensor) -> "Batch":
+        """The histories of some rows, as wide as they are."""
+        return self._each(lambda column: column[rows])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(column) for name, column in columns.items() if column is not None})

@@ -93,14 +93,7 @@ class LossConfig(Config):
 
 
 def catalogue_loss(
-    users: Tensor,
-    items: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    *,
-    config: LossConfig,
-    counts: Tensor | None,
-    others: Tensor | None = None,
+    users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, config: LossConfig, counts: Tensor | None
 ) -> Tensor:
     """The loss that `config` asks for, mean over positions.
 
@@ -111,7 +104,6 @@ def catalogue_loss(
         targets: item rows from 1, (T,).
         config: which loss, with its settings.
         counts: events of each item in training, (N,); needed for negatives by popularity only.
-        others: of a mixture, (T,), see `full_softmax`; for no other loss.
 
     Returns:
         A scalar in nats.
@@ -121,8 +113,6 @@ def catalogue_loss(
     """
     loss = LOSSES[config.loss]
     settings = {keyword: getattr(config, name) for keyword, name in loss.settings.items()}
-    if others is not None:
-        settings["others"] = others
     if config.n_drawn:
         settings["negatives"] = _draw(items, targets, config, counts)
     return loss.function(users, items, bias, targets, **settings)

@@ -16,13 +16,7 @@ TINY = 1e-30  # a probability below it has lost digits
 
 
 def full_softmax(
-    users: Tensor,
-    items: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    others: Tensor | None = None,
+    users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """Cross-entropy of the target among all items, mean over positions.
 
@@ -37,18 +31,11 @@ def full_softmax(
         targets: item rows from 1, (T,).
         label_smoothing: the share s of what is asked for that is spread over all N items: (1 - s) on the target
             and s / N on each, as in `torch.nn.functional.cross_entropy` (Szegedy et al. 2016, arXiv:1512.00567).
-        others: logarithms of what others, who share the blame, give to the target, (T,): the loss is then
-            -log(p + exp(other)), and its gradient flows to them, too.
 
     Returns:
         A scalar in nats.
-
-    Raises:
-        ValueError: for others beside smoothing, which asks for more than one item.
     """
-    if others is not None and label_smoothing:
-        raise ValueError(f"a mixture asks for one item, got label_smoothing = {label_smoothing}; set it to 0")
-    return _FullSoftmax.apply(users, items, bias, targets - 1, label_smoothing, others)
+    return _FullSoftmax.apply(users, items, bias, targets - 1, label_smoothing)
 
 
 def chunk_size(n_items: int, device: torch.device) -> int:
@@ -60,13 +47,7 @@ def chunk_size(n_items: int, device: torch.device) -> int:
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        users: Tensor,
-        items: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        label_smoothing: float,
-        others: Tensor | None,
+        ctx: Any, users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, label_smoothing: float
     ) -> Tensor:
         """Loss and, while the chunk's probabilities are at hand, all gradients."""
         rounded = rounds(users)
@@ -74,39 +55,33 @@ class _FullSoftmax(torch.autograd.Function):
         bias = None if bias is None else bias.float()
         d_users, d_items = torch.empty_like(users), torch.zeros_like(items)
         d_bias = torch.zeros(len(items), device=items.device)
-        d_others = None if others is None else torch.empty_like(others)
         chunk = chunk_size(len(items), items.device)
         logits = users.new_empty(min(chunk, len(users)), len(items))
         total = users.new_zeros((), dtype=torch.float64)
         for start in range(0, len(users), chunk):
-            rows = slice(start, start + chunk)
-            x, target = users[rows], targets[rows, None]
+            x, target = users[start : start + chunk], targets[start : start + chunk, None]
             # only whole chunks are rounded: each new shape would cost a new kernel
             with rounded_products(rounded and len(x) == chunk):
                 part = torch.mm(x, items.mT, out=logits[: len(x)])
-                losses = _to_gradient(part, x, items, bias, target, label_smoothing)
-                if others is not None and d_others is not None:
-                    losses, d_others[rows] = _shared(losses, part, others[rows])
-                total += losses.sum()
+                total += _to_gradient(part, x, items, bias, target, label_smoothing)
                 torch.mm(part, items, out=d_users[start : start + len(x)])
                 d_items.addmm_(part.mT, x)
                 d_bias += part.sum(0)
-        ctx.save_for_backward(d_users, d_items, d_bias, d_others)
+        ctx.save_for_backward(d_users, d_items, d_bias)
         ctx.scale = 1 / max(1, len(users))
         return (total * ctx.scale).float()
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Scale the stored gradients."""
-        scale = d_loss * ctx.scale
-        d_users, d_items, d_bias, d_others = (None if x is None else x * scale for x in ctx.saved_tensors)
-        return d_users, d_items, d_bias if ctx.needs_input_grad[2] else None, None, None, d_others
+        d_users, d_items, d_bias = (gradient * (d_loss * ctx.scale) for gradient in ctx.saved_tensors)
+        return d_users, d_items, d_bias if ctx.needs_input_grad[2] else None, None, None
 
 
 def _to_gradient(
     logits: Tensor, x: Tensor, items: Tensor, bias: Tensor | None, target: Tensor, label_smoothing: float
 ) -> Tensor:
-    """Turn logits (t, N), still without bias, into their gradient, in place; returns the losses, (t,).
+    """Turn logits (t, N), still without bias, into their gradient, in place; returns the summed loss.
 
     Args:
         logits: of the users x (t, D) and the items (N, D).
@@ -126,11 +101,4 @@ def _to_gradient(
     logits.scatter_(1, target, probability + (label_smoothing - 1.0))
     if label_smoothing:
         logits -= label_smoothing / len(items)
-    return (log_sum - asked).squeeze(1)
-
-
-def _shared(losses: Tensor, gradient: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (t,) of a mixture, and its gradient with respect to the others; that of the logits (t, N) in place."""
-    blame = (-losses - others).sigmoid()
-    gradient *= blame[:, None]
-    return -torch.logaddexp(-losses, others), blame - 1
+    return (log_sum - asked).sum()

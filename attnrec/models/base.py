@@ -4,6 +4,7 @@ Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows (row 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -94,6 +95,11 @@ class Model(nn.Module, ABC):
         rankable = torch.ones(n_items + 1, dtype=torch.bool)
         rankable[0] = False
         self.register_buffer("rankable", rankable)
+
+    @property
+    def paces(self) -> Mapping[str, float]:
+        """Parts, by name, that learn at so many times the learning rate; all others at 1."""
+        return {}
 
     @property
     def exact_reasons(self) -> bool:

@@ -70,17 +70,12 @@ class Catalogue(nn.Module):
         if config.negatives == "popularity":
             self.counts = torch.from_numpy(histories.item_counts()).to(self.embedding.weight.device)
 
-    def loss(
-        self, users: Tensor, targets: Tensor, *, table: Tensor, config: LossConfig, others: Tensor | None = None
-    ) -> Tensor:
-        """Mean loss of `targets` (T,) for user vectors (T, D) against a table (N, D), as `config` asks for, nats.
-
-        In a mixture `others` (T,) are as in `losses.full_softmax`.
-        """
+    def loss(self, users: Tensor, targets: Tensor, *, table: Tensor, config: LossConfig) -> Tensor:
+        """Mean loss of `targets` (T,) for user vectors (T, D) against a table (N, D), as `config` asks for, nats."""
         users, items = users * self.user_scale(users), self.scaled(table[1:])
         bias = None if self.bias is None else self.bias[1:]
         counts = None if self.counts is None else self.counts[1:]
-        return catalogue_loss(users, items, bias, targets, config=config, counts=counts, others=others)
+        return catalogue_loss(users, items, bias, targets, config=config, counts=counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ class Stepper:
             MemoryError: when the batch does not fit, halved once already.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, number, total_steps=self.total_steps)
+            group["lr"] = group["pace"] * learning_rate(self.config, number, total_steps=self.total_steps)
         if not self.processes.first:  # a checkpoint has the first one's random state: the others' follows from the step
             torch.manual_seed(self.config.seed + self.processes.rank + 1_000_003 * number)
         batch = self.model.questions(augment(batch, self.config.augment))
@@ -179,16 +179,17 @@ def learning_rate(config: TrainConfig, step: int, *, total_steps: int) -> float:
 
 
 def make_optimizer(model: Model, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW in its fused form; matrices decay, embeddings, norms and biases do not."""
-    matrices: list[Tensor] = []
-    others: list[Tensor] = []
+    """AdamW in its fused form; matrices decay, embeddings, norms and biases do not; groups have the model's `paces`."""
+    groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim == 2 and "embedding" not in name else others).append(parameter)
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        pace = next((pace for part, pace in model.paces.items() if f"{name}.".startswith(f"{part}.")), 1.0)
+        decays = parameter.ndim == 2 and "embedding" not in name
+        groups.setdefault((pace, decays), []).append(parameter)
+    settings = [
+        {"params": parameters, "weight_decay": config.weight_decay * decays, "pace": pace}
+        for (pace, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _addmm_flops(_: list[int], one: list[int], other: list[int], **__: object) -> int:

@@ -9,6 +9,7 @@ arXiv:2105.14491) starts from such a filter and learns by the likelihood of what
 without them. Scores are chances times the number of items: how much likelier than an item drawn blindly.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -156,14 +157,42 @@ class GraphWalk(Model):
     def _chances(self, asked: Stretch) -> Tensor:
         walks = self._walks(asked)
         starts = self.start(walks.vectors, walks.facts, walks.real, asked.places)
-        shares = torch.nan_to_num(starts.flatten(2).softmax(2)).view_as(starts)
+        shares = _shares(starts)
         moving, staying = shares[..., : self.config.heads], shares[..., self.config.heads :].sum(3)
         chances = torch.einsum("btlh,blth->bt", moving, walks.steps)
         chances = chances + (staying * (asked.items[:, None] == asked.wanted[..., None])).sum(2)
         return ((chances + self.background.exp() * walks.popularity) / self.mass()).clamp(min=SMALLEST)
 
+    @torch.no_grad()
+    def all_chances(self, batch: Batch, places: Tensor) -> Tensor:
+        """Chances of all items at one position of each history, (B,): (B, N), without gradients; see `chances`."""
+        window = self.config.window or batch.items.shape[1]
+        asked = up_to(batch, places, torch.zeros_like(places), min(window, batch.items.shape[1]))
+        seen = self._seen(asked)
+        starts = _shares(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
+        steps = _spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
+        nothing = torch.zeros_like(self.popularity)
+        reading = WalkReading(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
+        background = self.background.exp() * self._places_here().popularity[seen.world]
+        return (reading.scores() + background) / self.mass()
+
     def _walks(self, asked: Stretch) -> Walks:
         """What is known of the events and of their steps to the items that are asked for."""
+        seen, real = self._seen(asked), asked.real
+        at, found = look_up(seen.neighbours[seen.row_of_event], asked.wanted)
+        at = (seen.graph.offsets[seen.row_of_event][..., None] + at).clamp(max=max(0, len(seen.shares) - 1))
+        steps = seen.shares[at] if len(seen.shares) else seen.shares.new_zeros(*at.shape, self.config.heads)
+        return Walks(
+            vectors=seen.vectors,
+            facts=seen.facts,
+            popularity=self._places_here().popularity[seen.world[:, None], asked.wanted],
+            real=real,
+            leads=(seen.graph.offsets.diff() > 0)[seen.row_of_event] & real,
+            steps=steps * (found & real[..., None])[..., None],
+        )
+
+    def _seen(self, asked: Stretch) -> "_Seen":
+        """Events of each user on a graph without that user, where users are known."""
         places, items, real = self._places_here(), asked.items, asked.real
         world = torch.zeros_like(items[:, 0])
         if asked.users is not None:
@@ -172,19 +201,15 @@ class GraphWalk(Model):
         asking, row_of = rows.unique(return_inverse=True)
         graph, vectors = places.segments(asking), self.dropout(self.embedding.weight)
         energies = self.step(vectors, asking % places.n_rows, graph)
-        shares = segment_softmax(energies, graph)
         facts = _facts(places.degrees.flatten()[asking], energies, graph)[row_of]
-        row_of_event = torch.zeros_like(items).masked_scatter(real, row_of)
-        at, found = look_up(places.neighbours.flatten(0, 1)[asking][row_of_event], asked.wanted)
-        at = (graph.offsets[row_of_event][..., None] + at).clamp(max=max(0, len(shares) - 1))
-        steps = shares[at] if len(shares) else shares.new_zeros(*at.shape, self.config.heads)
-        return Walks(
+        return _Seen(
+            world=world,
             vectors=vectors[items],
             facts=facts.new_zeros(*real.shape, 2).masked_scatter(real[..., None], facts),
-            popularity=places.popularity[world[:, None], asked.wanted],
-            real=real,
-            leads=(graph.offsets.diff() > 0)[row_of_event] & real,
-            steps=steps * (found & real[..., None])[..., None],
+            row_of_event=torch.zeros_like(items).masked_scatter(real, row_of),
+            neighbours=places.neighbours.flatten(0, 1)[asking],
+            graph=graph,
+            shares=segment_softmax(energies, graph),
         )
 
     def _places_here(self) -> Places:
@@ -200,8 +225,7 @@ class GraphWalk(Model):
         real, last = self._counted(batch), (batch.lengths - 1).clamp(min=0)[:, None]
         neighbours, steps, facts = (table[batch.items] for table in (self.neighbours, self.steps, self.facts))
         energies = self.start(self.embedding.weight[batch.items], facts, real, last)[:, 0]
-        starts = torch.nan_to_num(energies.flatten(1).softmax(1)).view_as(energies)
-        return WalkReading(batch.items, starts * self.n_items, neighbours, steps, self.item_bias())
+        return WalkReading(batch.items, _shares(energies) * self.n_items, neighbours, steps, self.item_bias())
 
     def mass(self) -> Tensor:
         """What the chances of all items sum to, where every event leads somewhere, a scalar."""
@@ -213,6 +237,33 @@ class GraphWalk(Model):
     def _counted(self, batch: Batch) -> Tensor:
         """Events that count: all of a sequence, each item of a set once, (B, L) bool."""
         return batch.real if self.config.next_item else last_occurrences(batch.items)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Events of S histories, and R rows of all graphs laid end to end, which they lead to.
+
+    Attributes:
+        world: graph of each history, (S,).
+        vectors, facts: of the events, see `Walks`.
+        row_of_event: among the R, (S, E).
+        neighbours: of the rows, see `Places`, (R, K).
+        graph: edges of the rows.
+        shares: of the edges, (edges, H).
+    """
+
+    world: Tensor
+    vectors: Tensor
+    facts: Tensor
+    row_of_event: Tensor
+    neighbours: Tensor
+    graph: Segments
+    shares: Tensor
+
+
+def _shares(energies: Tensor) -> Tensor:
+    """Softmax over events and heads, the last two dimensions; zeros where no event counts."""
+    return torch.nan_to_num(energies.flatten(-2).softmax(-1)).view_as(energies)
 
 
 def _facts(degrees: Tensor, energies: Tensor, graph: Segments) -> Tensor:

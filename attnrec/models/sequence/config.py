@@ -44,7 +44,7 @@ class SequenceConfig(TrainedConfig):
             "transitions", what is done after what; "items", what the same users had; or "none".
         graph_settings: of the graph (see `ItemGraphSettings`), such as {"layers": 2, "neighbours": 10}.
         walk: whether a walk over a graph has a say beside the encoder (see `models.graph_walk`), over "transitions" or
-            "items" that the same users had; chances are then a mixture of both. "none": it has not.
+            "items" that the same users had; the chances of both are multiplied. "none": it has not.
         walk_settings: of the walk, such as {"reach": 3, "neighbours": 50}.
         dim, max_length, dropout: as everywhere.
         scores: "cosine" at `temperature`, "dot" products, or "auto": cosines for readouts that are exact sums.
@@ -127,12 +127,8 @@ class SequenceConfig(TrainedConfig):
             )
         if self.walk == "none":
             return
-        if self.objective == "masked_items" or self.loss != "softmax" or self.label_smoothing:
-            raise ValueError(
-                "a walk is mixed with the softmax of what comes next, got "
-                f"objective = {self.objective!r}, loss = {self.loss!r}, label_smoothing = {self.label_smoothing}; set "
-                "objective = 'next_item', loss = 'softmax' and no smoothing"
-            )
+        if self.objective == "masked_items":
+            raise ValueError("a walk says what comes next, got objective = 'masked_items'; set objective = 'next_item'")
         self.walk_config()
 
     def walk_config(self) -> GraphWalkConfig:

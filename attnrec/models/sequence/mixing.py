@@ -1,86 +1,119 @@
-"""A sequence model that shares the word with a walk over the graph: chances are a mixture of both.
+"""A sequence model that shares the word with a walk over the graph: both chances, each to a power, multiplied.
 
-P(i) = (1 - g) softmax(scores)_i + g walk_i, where the walk may copy what followed the history's items before, and the
-gate g is a function of the user's state; after pointer mixtures (Merity et al. 2016, arXiv:1609.07843).
-Shapes: B users, L positions, T positions asked, N = n_items + 1 item rows, D channels.
+log P(i) = a log softmax(scores)_i + b log walk_i, less what makes them sum to 1 (logarithmic pooling: Genest & Zidek
+1986, doi:10.1214/ss/1177013825; products of experts: Hinton 2002, doi:10.1162/089976602760128018). Each part learns
+from its own loss, as if it were alone, and the powers from what both say: where parts share one loss, the one that is
+better at first leaves the other nothing to learn.
+Shapes: B users, L positions, T positions asked, P of them drawn, N = n_items + 1 item rows, D channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnrec.dataset import Batch
-from attnrec.layers import Linear
 from attnrec.models.base import ReasonsError
 from attnrec.models.catalogue import Catalogue, VectorReading
-from attnrec.models.graph_walk import GraphWalk, GraphWalkConfig, WalkReading
+from attnrec.models.graph_walk import SMALLEST, GraphWalk, GraphWalkConfig, WalkReading
+from attnrec.models.graph_walk.places import fold_of
+
+WALKING = 0.25
+"""Share of a batch's users of whom the walk is asked: it has few weights and learns in less time than the encoder."""
+
+HELD, DRAWN = 20, 32
+"""One user in so many is asked for the powers alone, at so many positions of a batch: where the encoder has learned
+what came next, it sounds surer than it may be (stacking: Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1)."""
+
+WALK_PACE, POWERS_PACE = 3.0, 10.0
+"""Of their learning, for one of the encoder: they have few weights, which start where they can be of use."""
+
+POWERS = (0.5, 1.0)
+"""Of the encoder and of the walk at the start."""
 
 WHY_NONE = (
-    "contributions need scores that are sums over the history, got a mixture with a walk, whose other part, a softmax, "
-    "is no such sum; set walk = 'none', or take kind = 'graph_walk'"
+    "contributions need scores that are sums over the history, got a mixture with a walk, whose logarithms are no such "
+    "sum; set walk = 'none', or take kind = 'graph_walk'"
 )
 
 
 class Mixing(nn.Module):
-    """The walk and the gate."""
+    """The walk, and the powers of both."""
 
-    def __init__(self, config: GraphWalkConfig, n_items: int, *, dim: int) -> None:
+    def __init__(self, config: GraphWalkConfig, n_items: int) -> None:
         super().__init__()
         self.walk = GraphWalk(config, n_items)
-        self.gate = Linear(dim, 1)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        self.log_powers = nn.Parameter(torch.tensor(POWERS).log())
+        nn.init.zeros_(self.walk.background)  # so that no item is out of its reach, which no power could bring back
 
-    def log_odds(self, users: Tensor) -> Tensor:
-        """Of the walk against the softmax, (..., D) -> (...)."""
-        return self.gate(users).squeeze(-1)
+    @property
+    def powers(self) -> Tensor:
+        """Of the encoder and of the walk, (2,)."""
+        return self.log_powers.exp()
 
-    def others(self, users: Tensor, batch: Batch, asked: Tensor) -> tuple[Tensor, Tensor]:
-        """What the softmax's loss needs to be that of the mixture.
+    def held(self, batch: Batch) -> Tensor:
+        """Users of whom neither the encoder nor the walk learns, (B,) bool; none where it is not known who they are."""
+        if batch.users is None:
+            return torch.zeros_like(batch.lengths, dtype=torch.bool)
+        return fold_of(batch.users, HELD) == 0
+
+    def loss(self, sequence: VectorReading, batch: Batch, asked: Tensor) -> Tensor:
+        """Of the walk, mean over positions of some users, and of the powers, over some of those held; in nats.
 
         Args:
-            users: at the positions asked, (T, D).
+            sequence: of the positions asked, T of them, without gradients.
             batch: with targets.
             asked: those positions, (B, L) bool.
-
-        Returns:
-            (T,): what the walk gives to each target, as `losses.full_softmax` wants it; and a mean to be added.
         """
+        held = asked & self.held(batch)[:, None]
+        of_walk = self._walk_loss(batch, asked & ~held)
+        return of_walk + self._powers_loss(sequence, batch, asked, asked if batch.users is None else held)
+
+    def _walk_loss(self, batch: Batch, asked: Tensor) -> Tensor:
+        rows = _some(asked.any(1).nonzero()[:, 0], share=WALKING)
+        batch, asked = batch.of(rows), asked[rows]
+        if not len(rows):
+            return self.log_powers.new_zeros(())
         assert batch.targets is not None, "a training batch has targets"
-        log_odds = self.log_odds(users)
-        if int(asked.sum(1).max()) <= 1:  # one place of each: no need to walk from the others
-            places, any_asked = asked.int().argmax(1), asked.any(1)
-            wanted = batch.targets.gather(1, places[:, None])[:, 0]
-            chances = self.walk.chances_at(batch, places, wanted)[any_asked]
-        else:
-            chances = self.walk.chances(batch, batch.targets)[asked]
-        return chances.log() + log_odds, F.softplus(log_odds).sum() / max(1, len(log_odds))
+        if int(asked.sum(1).max()) > 1:
+            return -self.walk.chances(batch, batch.targets)[asked].log().mean()
+        place = asked.int().argmax(1)  # one place of each: no need to walk from the others
+        return -self.walk.chances_at(batch, place, batch.targets.gather(1, place[:, None])[:, 0]).log().mean()
+
+    def _powers_loss(self, sequence: VectorReading, batch: Batch, asked: Tensor, held: Tensor) -> Tensor:
+        """Cross-entropy of the targets at some of the positions held, (B, L) bool, which are among those asked."""
+        assert batch.targets is not None, "a training batch has targets"
+        rows, place = _some(held.nonzero(), most=DRAWN).unbind(1)
+        if not len(rows):
+            return self.log_powers.new_zeros(())
+        number = (asked.flatten().cumsum(0) - 1).view_as(asked)[rows, place]  # among the T
+        with torch.no_grad():
+            drawn = replace(sequence, users=sequence.users[number])
+            said = drawn.scores(), self.walk.all_chances(batch.of(rows), place)
+        return F.cross_entropy(_pooled(*said, self.powers)[:, 1:], batch.targets[rows, place] - 1)
 
     def read(self, batch: Batch, reading: VectorReading) -> "MixedReading":
         """Both readings of the same histories as one."""
-        return MixedReading(reading, self.walk.read(batch), self.log_odds(reading.users).sigmoid(), self.walk.mass())
+        return MixedReading(reading, self.walk.read(batch), self.powers)
 
     def item_bias(self, catalogue: Catalogue) -> Tensor:
         """Scores of a user without history, (N,)."""
-        share = self.gate.bias.sigmoid()
-        return (1 - share) * _lifts(catalogue.biases()[None])[0] + share * self.walk.item_bias() / self.walk.mass()
+        return _pooled(catalogue.biases(), self.walk.item_bias(), self.powers)
 
 
 @dataclass(frozen=True, eq=False)
 class MixedReading:
-    """Chances, times the number of items.
+    """Logarithms of chances, up to a constant of each user.
 
     Attributes:
         sequence, walk: the two readings.
-        share: of the walk, (B,).
-        mass: of all chances of the walk, a scalar.
+        powers: of the two, (2,).
     """
 
     sequence: VectorReading
     walk: WalkReading
-    share: Tensor
-    mass: Tensor
+    powers: Tensor
 
     @property
     def users(self) -> Tensor:
@@ -94,16 +127,19 @@ class MixedReading:
 
     def scores(self, items: Tensor | None = None) -> Tensor:
         """See `base.Reading`."""
-        share = self.share[:, None]
-        scores = (1 - share) * _lifts(self.sequence.scores()) + share * self.walk.scores() / self.mass
-        return scores if items is None else scores.gather(1, items)
+        return _pooled(self.sequence.scores(items), self.walk.scores(items), self.powers)
 
     def contributions(self, items: Tensor) -> Tensor:
         """There are none."""
         raise ReasonsError(WHY_NONE)
 
 
-def _lifts(scores: Tensor) -> Tensor:
-    """Softmax over the items, times their number; 0 in row 0."""
-    chances = scores[:, 1:].softmax(1) * (scores.shape[1] - 1)
-    return F.pad(chances, (1, 0))
+def _pooled(scores: Tensor, chances: Tensor, powers: Tensor) -> Tensor:
+    """Scores of the encoder and chances of the walk, in logarithms, each times its power."""
+    return powers[0] * scores + powers[1] * chances.clamp(min=SMALLEST).log()
+
+
+def _some(of: Tensor, *, share: float = 1.0, most: int | None = None) -> Tensor:
+    """Rows of a tensor, drawn at random: a share of them, at least one of any, and `most` at most."""
+    n = min(len(of), max(1, round(share * len(of))), len(of) if most is None else most)
+    return of[torch.randperm(len(of))[:n].to(of.device)]

@@ -23,7 +23,7 @@ from attnrec.models.graph_shares import evaluating
 from attnrec.models.neighbour_shares import NeighbourShares
 from attnrec.models.sequence.config import SequenceConfig
 from attnrec.models.sequence.context import EventContext
-from attnrec.models.sequence.mixing import MixedReading, Mixing
+from attnrec.models.sequence.mixing import POWERS_PACE, WALK_PACE, MixedReading, Mixing
 from attnrec.models.sequence.objectives import ask_next, last_items, masked_items, places_asked
 from attnrec.models.sequence.older import OlderEvents, Seen
 from attnrec.models.sequence.presets import PRESETS
@@ -69,12 +69,16 @@ class SequenceModel(Model):
         self.readout = readout
         self.mixing = None
         if config.walk != "none":
-            self.mixing = Mixing(config.walk_config(), n_items, dim=config.dim)
+            self.mixing = Mixing(config.walk_config(), n_items)
         self.graph = config.build_graph()  # last, so that a seed gives all else as it gives it without a graph
 
     @property
     def exact_reasons(self) -> bool:
         return self.readout.exact and self.mixing is None
+
+    @property
+    def paces(self) -> dict[str, float]:
+        return {} if self.mixing is None else {"mixing.walk": WALK_PACE, "mixing.log_powers": POWERS_PACE}
 
     @property
     def objective(self) -> str:
@@ -174,17 +178,25 @@ class SequenceModel(Model):
             users = self.readout.at_end(states, values, lengths=batch.lengths).users[asked.any(1)]
         else:
             users = self.readout.everywhere(states, values)[asked]
-        others, gates = (None, 0.0) if self.mixing is None else self.mixing.others(users, batch, asked)
-        loss = self.catalogue.loss(users, batch.targets[asked], table=table, config=self.config, others=others)
-        return loss + gates + self._of_cores(users.detach(), asked, batch, table.detach())
+        reading, targets = (
+            VectorReading(self.catalogue, table.detach(), users.detach(), None, None),
+            batch.targets[asked],
+        )
+        if self.mixing is None:
+            loss = self.catalogue.loss(users, targets, table=table, config=self.config)
+        else:
+            loss = self.mixing.loss(reading, batch, asked)
+            learned = ~self.mixing.held(batch)[asked.nonzero()[:, 0]]
+            if learned.any():
+                loss = loss + self.catalogue.loss(users[learned], targets[learned], table=table, config=self.config)
+        return loss + self._of_cores(reading, asked, batch)
 
-    def _of_cores(self, users: Tensor, asked: Tensor, batch: Batch, table: Tensor) -> Tensor | float:
+    def _of_cores(self, reading: VectorReading, asked: Tensor, batch: Batch) -> Tensor | float:
         """What attention cores add to the loss: penalties, and for those that drew, what came of it."""
         cores = [module for module in self.encoder.modules() if isinstance(module, Core)]
         added = [core.penalty() for core in cores]
         if any(core.draws for core in cores):
             assert batch.targets is not None, "a training batch has targets"
-            reading = VectorReading(self.catalogue, table, users, None, None)
             losses = _of_histories(reading, batch.targets[asked], asked.nonzero()[:, 0], n=len(asked))
             added += [core.surrogate(losses, real=batch.real) for core in cores]
         return sum(term for term in added if term is not None)
