@@ -1,6 +1,7 @@
 """Several models on one log, one split and equal time: nested runs in MLflow, one table, two figures."""
 
 import logging
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from pipelines.train import train_task
 
 SHARED = ("dim", "max_length", "dropout")
 """Settings of [model] that all models of a comparison take from the experiment, where it says them."""
+
+BETWEEN = re.compile(r",(?![^{\[]*[}\]])")
+"""Commas between values, and not those inside {...} or [...]."""
 
 PARENT = "mlflow.parentRunId"
 """The tag by which MLflow nests runs."""
@@ -61,7 +65,7 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
             or its training.
     """
     key, _, values = over.partition("=")
-    names = [value.strip() for value in values.split(",") if value.strip()]
+    names = [value.strip() for value in BETWEEN.split(values) if value.strip()]
     if not names or len(set(names)) < len(names) or key.split(".")[0] not in ("model", "train"):
         raise ExperimentError(
             f"--over needs a setting of model or train and different values, such as model=sasrec,gru4rec or "

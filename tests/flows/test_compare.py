@@ -121,6 +121,10 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
     assert (models["attnrec core=cosine"].core, models["attnrec core=cosine"].layers) == ("cosine", 1)
     assert (models["sasrec loss=bpr dim=8"].loss, models["sasrec loss=bpr dim=8"].dim) == ("bpr", 8)
     assert models["ease max_length=5"].max_length == 5
+    walking = "sasrec walk=items walk_settings={neighbours=5,heads=2}"
+    walks = variants(str(toml), f"model={walking},gat relations=['items','bipartite']", (), str(tmp_path))
+    assert list(walks) == [walking, "gat relations=['items','bipartite']"]
+    assert walks[walking].experiment.model.walk_settings == {"neighbours": 5, "heads": 2}
 
 
 @pytest.mark.parametrize(
