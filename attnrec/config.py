@@ -69,11 +69,11 @@ def _keys(settings: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     """Keys that the settings at a place have; a part of the path that is no key is the tag of a union, its `kind`."""
     at: list[type[BaseModel]] = [settings]
     for part in path:
+        tagged = (
+            [model for model in at if part in get_args(model.model_fields["kind"].annotation)] if len(at) > 1 else []
+        )
         fields = [model.model_fields[part] for model in at if part in model.model_fields]
-        if fields:
-            at = [model for field in fields for model in _models(field.annotation)]
-        else:
-            at = [model for model in at if (kind := model.model_fields.get("kind")) and kind.default == part]
+        at = tagged or [model for field in fields for model in _models(field.annotation)]
     return sorted({name for model in at for name in model.model_fields})
 
 

@@ -1,7 +1,6 @@
 """Several models on one log, one split and equal time: nested runs in MLflow, one table, two figures."""
 
 import logging
-import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,6 @@ from pipelines.train import train_task
 
 SHARED = ("dim", "max_length", "dropout")
 """Settings of [model] that all models of a comparison take from the experiment, where it says them."""
-
-BETWEEN = re.compile(r",(?![^{\[]*[}\]])")
-"""Commas between values, and not those inside {...} or [...]."""
 
 PARENT = "mlflow.parentRunId"
 """The tag by which MLflow nests runs."""
@@ -65,7 +61,7 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
             or its training.
     """
     key, _, values = over.partition("=")
-    names = [value.strip() for value in BETWEEN.split(values) if value.strip()]
+    names = _names(values)
     if not names or len(set(names)) < len(names) or key.split(".")[0] not in ("model", "train"):
         raise ExperimentError(
             f"--over needs a setting of model or train and different values, such as model=sasrec,gru4rec or "
@@ -75,6 +71,18 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
         return {name: make_job(experiment, (*overrides, f"{key}={name}"), home) for name in names}
     base = make_job(experiment, overrides, home)
     return {name: Job(_with_model(base.experiment, name), base.home) for name in names}
+
+
+def _names(values: str) -> list[str]:
+    """The values between commas that stand in no bracket."""
+    names, depth = [""], 0
+    for letter in values:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth:
+            names.append("")
+        else:
+            names[-1] += letter
+    return [name.strip() for name in names if name.strip()]
 
 
 def _with_model(experiment: Experiment, name: str) -> Experiment:

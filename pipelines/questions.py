@@ -143,8 +143,7 @@ def report(
     from attnrec.report import write_report
     from pipelines.report import About, read_published, title_of
 
-    asked, current = _recommender(model, home)
-    place = prepare(home)
+    place, (asked, current) = home_at(home), _recommender(model, home)
     table = read_published(recommendations or place.root / current["recommendations"])
     known = {name: place.root / path for name, path in current["about"].items()}
     about = About(**known) if model is None else About(items=known.get("items"))  # the rest is of the one that served

@@ -3,6 +3,7 @@
 import pytest
 
 from attnrec.experiment import ExperimentError, load_experiment
+from attnrec.models import MODELS
 
 MINIMAL = '[interactions]\npath = "log.csv"\n'
 
@@ -73,6 +74,13 @@ def test_what_is_wrong_is_said_in_one_line_with_its_place(toml, text, said):
     with pytest.raises(ExperimentError, match=said) as problem:
         load_experiment(toml(text))
     assert "\n" not in str(problem.value).split(": ", 1)[0]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_an_unknown_key_of_any_model_is_told_with_the_known_ones(kind, toml):
+    name = "max_length" if "max_length" in MODELS[kind][1].model_fields else "kind"
+    with pytest.raises(ExperimentError, match=rf"model\.zzz: unknown key; known are .*{name}"):
+        load_experiment(toml(f'[model]\nkind = "{kind}"\nzzz = 3\n'))
 
 
 def test_a_table_that_is_a_value_is_an_error(toml):

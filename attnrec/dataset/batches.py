@@ -67,7 +67,7 @@ class Batch:
         return replace(part, older=older[:, : _width(part.older_lengths)])
 
     def of(self, rows: Tensor) -> "Batch":
-        """The histories of some rows, as wide as they are."""
+        """The histories of some rows, (n,); not trimmed."""
         return self._each(lambda column: column[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":

@@ -78,6 +78,10 @@ def _load(folder: Path, *, whole: bool) -> SavedModel:
     model = build_model(model_config(kind, content["model"]), len(item_ids), features)
     weights, known = load_file(folder / WEIGHTS), model.state_dict()
     # what fuses features with ids is in the file and, without the features, not in the model
+    if missing := sorted(known.keys() - weights.keys()):
+        raise ValueError(
+            f"the model of kind {kind!r} was saved without {missing[0]}, by an older attnrec; train it again"
+        )
     model.load_state_dict({name: values for name, values in weights.items() if whole or name in known})
     model.event_names = tuple(content.get("event_names", ()))  # models saved before kept none
     return SavedModel(model.eval(), item_ids, content["facts"], features=features)

@@ -122,8 +122,9 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
     assert (models["sasrec loss=bpr dim=8"].loss, models["sasrec loss=bpr dim=8"].dim) == ("bpr", 8)
     assert models["ease max_length=5"].max_length == 5
     walking = "sasrec walk=items walk_settings={neighbours=5,heads=2}"
-    walks = variants(str(toml), f"model={walking},gat relations=['bipartite','transitions']", (), str(tmp_path))
-    assert list(walks) == [walking, "gat relations=['bipartite','transitions']"]
+    others = ["gat relations=['bipartite','transitions']", "nextitnet encoder_settings={kernel_size=3,dilations=[1,2]}"]
+    walks = variants(str(toml), f"model={walking},{','.join(others)}", (), str(tmp_path))
+    assert list(walks) == [walking, *others]
     assert walks[walking].experiment.model.walk_settings == {"neighbours": 5, "heads": 2}
 
 

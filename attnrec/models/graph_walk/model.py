@@ -7,6 +7,8 @@ probability, and what an event adds to a score is exact. Random walks on the sam
 Paudel et al. 2017, doi:10.1145/2955101) are among the best linear filters; here GATv2 (Brody, Alon & Yahav 2022,
 arXiv:2105.14491) starts from such a filter and learns by the likelihood of what users had, each asked on a graph
 without them. Scores are chances times the number of items: how much likelier than an item drawn blindly.
+Shapes: B users, L positions, T positions asked, S stretches of E events (see `stretches`), R rows of all graphs that
+attend, N = n_items + 1 item rows, K neighbours, H heads.
 """
 
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from attnrec.dataset import Batch, Histories
 from attnrec.layers import Dropout
 from attnrec.models.base import Model
 from attnrec.models.distinct import last_occurrences
+from attnrec.models.graph_shares import evaluating
 from attnrec.models.graph_walk.config import GraphWalkConfig
 from attnrec.models.graph_walk.loss import Walks, other_items_loss
 from attnrec.models.graph_walk.parts import Start, Step
@@ -128,11 +131,12 @@ class GraphWalk(Model):
             assert batch.targets is not None, "a training batch has targets"
             asked = batch.targets > 0
             return -(self.chances(batch, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
-        asked = whole(batch, last_occurrences(batch.items), batch.items)
-        walks = self._walks(asked)
-        energies = self.start(walks.vectors, walks.facts, walks.real, asked.places)[:, 0]
-        mass = self.background.exp()
-        return other_items_loss(energies, walks, mass * walks.popularity, mass=mass)
+        with self._in_float32():
+            asked = whole(batch, last_occurrences(batch.items), batch.items)
+            walks = self._walks(asked)
+            energies = self.start(walks.vectors, walks.facts, walks.real, asked.places)[:, 0]
+            mass = self.background.exp()
+            return other_items_loss(energies, walks, mass * walks.popularity, mass=mass)
 
     def chances(self, batch: Batch, wanted: Tensor) -> Tensor:
         """Chance of an item at each position of the histories, from what came up to it.
@@ -145,14 +149,15 @@ class GraphWalk(Model):
             (B, L), above 0; over all items they sum to 1, where every item of the history has a neighbour.
         """
         width, window = wanted.shape[1], self.config.window
-        if window is None or width <= 2 * window:
-            return self._chances(whole(batch, batch.real, wanted))
-        return self._chances(in_stretches(batch, wanted, window)).view(len(wanted), -1)[:, :width]
+        with self._in_float32():
+            if window is None or width <= 2 * window:
+                return self._chances(whole(batch, batch.real, wanted))
+            return self._chances(in_stretches(batch, wanted, window)).view(len(wanted), -1)[:, :width]
 
     def chances_at(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
         """The same at one position of each history, (B,), of one item, (B,)."""
-        width = batch.items.shape[1]
-        return self._chances(up_to(batch, places, wanted, min(width, self.config.window or width)))[:, 0]
+        with self._in_float32():
+            return self._chances(up_to(batch, places, wanted, self.config.window))[:, 0]
 
     def _chances(self, asked: Stretch) -> Tensor:
         walks = self._walks(asked)
@@ -163,18 +168,21 @@ class GraphWalk(Model):
         chances = chances + (staying * (asked.items[:, None] == asked.wanted[..., None])).sum(2)
         return ((chances + self.background.exp() * walks.popularity) / self.mass()).clamp(min=SMALLEST)
 
-    @torch.no_grad()
     def all_chances(self, batch: Batch, places: Tensor) -> Tensor:
-        """Chances of all items at one position of each history, (B,): (B, N), without gradients; see `chances`."""
-        window = self.config.window or batch.items.shape[1]
-        asked = up_to(batch, places, torch.zeros_like(places), min(window, batch.items.shape[1]))
-        seen = self._seen(asked)
-        starts = _shares(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
-        steps = _spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
-        nothing = torch.zeros_like(self.popularity)
-        reading = WalkReading(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
-        background = self.background.exp() * self._places_here().popularity[seen.world]
-        return (reading.scores() + background) / self.mass()
+        """Chances of all items at one position of each history, (B,): (B, N), without gradients or dropout."""
+        with evaluating(self), self._in_float32():
+            asked = up_to(batch, places, torch.zeros_like(places), self.config.window)
+            seen = self._seen(asked)
+            starts = _shares(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
+            steps = _spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
+            nothing = torch.zeros_like(self.popularity)
+            reading = WalkReading(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
+            background = self.background.exp() * self._places_here().popularity[seen.world]
+            return (reading.scores() + background) / self.mass()
+
+    def _in_float32(self) -> torch.autocast:
+        """Chances are spread over many orders of magnitude: bfloat16 has too few digits."""
+        return torch.autocast(self.facts.device.type, enabled=False)
 
     def _walks(self, asked: Stretch) -> Walks:
         """What is known of the events and of their steps to the items that are asked for."""

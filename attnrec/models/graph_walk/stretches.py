@@ -57,8 +57,10 @@ def in_stretches(batch: Batch, wanted: Tensor, window: int) -> Stretch:
     )
 
 
-def up_to(batch: Batch, places: Tensor, wanted: Tensor, window: int) -> Stretch:
-    """The last W events up to a position of each history, (B,), which asks for an item, (B,)."""
+def up_to(batch: Batch, places: Tensor, wanted: Tensor, window: int | None) -> Stretch:
+    """The last W events (all: None) up to a position of each history, (B,), which asks for an item, (B,)."""
+    width = batch.items.shape[1]
+    window = width if window is None else min(window, width)
     at = places[:, None] - torch.arange(window - 1, -1, -1, device=places.device)
     return Stretch(
         items=batch.items.gather(1, at.clamp(min=0)),

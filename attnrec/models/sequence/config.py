@@ -129,6 +129,10 @@ class SequenceConfig(TrainedConfig):
             return
         if self.objective == "masked_items":
             raise ValueError("a walk says what comes next, got objective = 'masked_items'; set objective = 'next_item'")
+        if ours := {"kind", "relation", "ordered", "max_length"} & self.walk_settings.keys():
+            raise ValueError(f"walk_settings must leave {', '.join(sorted(ours))} to the model; set walk or max_length")
+        if self.core_settings.get("estimator") == "reinforce":
+            raise ValueError("estimator = 'reinforce' and a walk cannot be had together; set walk = 'none'")
         self.walk_config()
 
     def walk_config(self) -> GraphWalkConfig:

@@ -132,7 +132,7 @@ class SequenceModel(Model):
             self.has_id = has_history
             self.rankable = self.rankable | self.fused.described().to(self.rankable.device)
         if self.mixing is not None:
-            self.mixing.walk.observe(histories)
+            self.mixing.observe(histories)
         if self.graph is not None:
             self.graph.observe(histories, hide_unknown=not self.config.features)
             self.rankable = self.rankable | self.graph.described().to(self.rankable.device)
@@ -178,18 +178,16 @@ class SequenceModel(Model):
             users = self.readout.at_end(states, values, lengths=batch.lengths).users[asked.any(1)]
         else:
             users = self.readout.everywhere(states, values)[asked]
-        reading, targets = (
-            VectorReading(self.catalogue, table.detach(), users.detach(), None, None),
-            batch.targets[asked],
-        )
+        reading = VectorReading(self.catalogue, table.detach(), users.detach(), None, None)
+        added = self._of_cores(reading, asked, batch)
         if self.mixing is None:
-            loss = self.catalogue.loss(users, targets, table=table, config=self.config)
-        else:
-            loss = self.mixing.loss(reading, batch, asked)
-            learned = ~self.mixing.held(batch)[asked.nonzero()[:, 0]]
-            if learned.any():
-                loss = loss + self.catalogue.loss(users[learned], targets[learned], table=table, config=self.config)
-        return loss + self._of_cores(reading, asked, batch)
+            return self.catalogue.loss(users, batch.targets[asked], table=table, config=self.config) + added
+        learned = asked & ~self.mixing.held(batch)[:, None]
+        if learned.any():
+            of_asked = learned[asked]
+            loss = self.catalogue.loss(users[of_asked], batch.targets[learned], table=table, config=self.config)
+            added = added + loss * of_asked.float().mean()
+        return self.mixing.loss(reading, batch, asked) + added
 
     def _of_cores(self, reading: VectorReading, asked: Tensor, batch: Batch) -> Tensor | float:
         """What attention cores add to the loss: penalties, and for those that drew, what came of it."""
