@@ -11,14 +11,12 @@ Shapes: B users, L positions, T positions asked, S stretches of E events (see `s
 attend, N = n_items + 1 item rows, K neighbours, H heads.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.graph import Segments
-from attnrec.attention.graph.segment_softmax import segment_logsumexp, segment_softmax
+from attnrec.attention.graph.segment_softmax import segment_softmax
 from attnrec.dataset import Batch, Histories
 from attnrec.layers import Dropout
 from attnrec.models.base import Model
@@ -29,6 +27,7 @@ from attnrec.models.graph_walk.loss import Walks, other_items_loss
 from attnrec.models.graph_walk.parts import Start, Step
 from attnrec.models.graph_walk.places import Places, columns_of, fold_of, make_places
 from attnrec.models.graph_walk.reading import WalkReading, look_up
+from attnrec.models.graph_walk.seen import Seen, facts_of, shares_of, spread
 from attnrec.models.graph_walk.stretches import Stretch, in_stretches, up_to, whole
 from attnrec.models.neighbour_shares import NeighbourShares
 
@@ -122,8 +121,8 @@ class GraphWalk(Model):
                 graph = places.segments(rows)
                 energies = self.step(self.embedding.weight, rows, graph)
                 shares = segment_softmax(energies, graph)
-                self.steps[rows] = _spread(shares, graph.offsets.diff(), self.neighbours.shape[1])
-                self.facts[rows] = _facts(places.degrees[0, rows], energies, graph)
+                self.steps[rows] = spread(shares, graph.offsets.diff(), self.neighbours.shape[1])
+                self.facts[rows] = facts_of(places.degrees[0, rows], energies, graph)
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean negative log chance of each event, from those before it, or from all others where there is no order."""
@@ -162,7 +161,7 @@ class GraphWalk(Model):
     def _chances(self, asked: Stretch) -> Tensor:
         walks = self._walks(asked)
         starts = self.start(walks.vectors, walks.facts, walks.real, asked.places)
-        shares = _shares(starts)
+        shares = shares_of(starts)
         moving, staying = shares[..., : self.config.heads], shares[..., self.config.heads :].sum(3)
         chances = torch.einsum("btlh,blth->bt", moving, walks.steps)
         chances = chances + (staying * (asked.items[:, None] == asked.wanted[..., None])).sum(2)
@@ -173,8 +172,8 @@ class GraphWalk(Model):
         with evaluating(self), self._in_float32():
             asked = up_to(batch, places, torch.zeros_like(places), self.config.window)
             seen = self._seen(asked)
-            starts = _shares(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
-            steps = _spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
+            starts = shares_of(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
+            steps = spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
             nothing = torch.zeros_like(self.popularity)
             reading = WalkReading(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
             background = self.background.exp() * self._places_here().popularity[seen.world]
@@ -199,7 +198,7 @@ class GraphWalk(Model):
             steps=steps * (found & real[..., None])[..., None],
         )
 
-    def _seen(self, asked: Stretch) -> "_Seen":
+    def _seen(self, asked: Stretch) -> Seen:
         """Events of each user on a graph without that user, where users are known."""
         places, items, real = self._places_here(), asked.items, asked.real
         world = torch.zeros_like(items[:, 0])
@@ -209,8 +208,8 @@ class GraphWalk(Model):
         asking, row_of = rows.unique(return_inverse=True)
         graph, vectors = places.segments(asking), self.dropout(self.embedding.weight)
         energies = self.step(vectors, asking % places.n_rows, graph)
-        facts = _facts(places.degrees.flatten()[asking], energies, graph)[row_of]
-        return _Seen(
+        facts = facts_of(places.degrees.flatten()[asking], energies, graph)[row_of]
+        return Seen(
             world=world,
             vectors=vectors[items],
             facts=facts.new_zeros(*real.shape, 2).masked_scatter(real[..., None], facts),
@@ -233,7 +232,7 @@ class GraphWalk(Model):
         real, last = self._counted(batch), (batch.lengths - 1).clamp(min=0)[:, None]
         neighbours, steps, facts = (table[batch.items] for table in (self.neighbours, self.steps, self.facts))
         energies = self.start(self.embedding.weight[batch.items], facts, real, last)[:, 0]
-        return WalkReading(batch.items, _shares(energies) * self.n_items, neighbours, steps, self.item_bias())
+        return WalkReading(batch.items, shares_of(energies) * self.n_items, neighbours, steps, self.item_bias())
 
     def mass(self) -> Tensor:
         """What the chances of all items sum to, where every event leads somewhere, a scalar."""
@@ -245,43 +244,3 @@ class GraphWalk(Model):
     def _counted(self, batch: Batch) -> Tensor:
         """Events that count: all of a sequence, each item of a set once, (B, L) bool."""
         return batch.real if self.config.next_item else last_occurrences(batch.items)
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """Events of S histories, and R rows of all graphs laid end to end, which they lead to.
-
-    Attributes:
-        world: graph of each history, (S,).
-        vectors, facts: of the events, see `Walks`.
-        row_of_event: among the R, (S, E).
-        neighbours: of the rows, see `Places`, (R, K).
-        graph: edges of the rows.
-        shares: of the edges, (edges, H).
-    """
-
-    world: Tensor
-    vectors: Tensor
-    facts: Tensor
-    row_of_event: Tensor
-    neighbours: Tensor
-    graph: Segments
-    shares: Tensor
-
-
-def _shares(energies: Tensor) -> Tensor:
-    """Softmax over events and heads, the last two dimensions; zeros where no event counts."""
-    return torch.nan_to_num(energies.flatten(-2).softmax(-1)).view_as(energies)
-
-
-def _facts(degrees: Tensor, energies: Tensor, graph: Segments) -> Tensor:
-    """See `Walks.facts`: of rows with degrees (R,) and edges with energies (E, H), (R, 2)."""
-    return torch.stack([degrees, segment_logsumexp(energies, graph).mean(1)], dim=1)
-
-
-def _spread(of_edges: Tensor, counts: Tensor, k: int) -> Tensor:
-    """(E, H), row after row of so many edges (R,) -> (R, k, H), zeros behind the last."""
-    real = torch.arange(k, device=counts.device) < counts[:, None]
-    spread = of_edges.new_zeros(len(counts), k, of_edges.shape[1])
-    spread[real] = of_edges
-    return spread
