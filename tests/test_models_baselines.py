@@ -108,7 +108,7 @@ def test_ease_is_blind_to_order(crowd, batch_of):
 
 
 def test_ease_refuses_a_catalogue_whose_table_would_be_too_large():
-    said = r"up to max_items = 20,000, got 50,000 \(10\.0 GB, and 40\.0 GB to fit it\); leave rare items out"
+    said = r"up to max_items = 20,000, got 50,000 \(10\.0 GB, and 60\.0 GB to fit it\); leave rare items out"
     with pytest.raises(ValueError, match=said):
         EASE(EASEConfig(), 50_000)
     EASE(EASEConfig(max_items=10), 10)

@@ -47,7 +47,7 @@ class EASE(Model):
         super().__init__(config, n_items)
         self.config = config
         if n_items > config.max_items:
-            to_fit = 2 * getattr(torch, config.precision).itemsize * n_items**2
+            to_fit = 3 * getattr(torch, config.precision).itemsize * n_items**2
             raise ValueError(
                 f"ease needs a weight for every pair of items and takes up to max_items = {config.max_items:,}, "
                 f"got {n_items:,} ({n_items**2 * 4 / 1e9:.1f} GB, and {to_fit / 1e9:.1f} GB to fit it); "
