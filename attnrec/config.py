@@ -66,12 +66,11 @@ def _meant(name: str, known: list[str]) -> str:
 
 
 def _keys(settings: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """Keys that the settings at a place have; a part of the path that is no key is the tag of a union, its `kind`."""
+    """Keys of the settings at `path`; where several kinds are possible, a part of the path is the tag of one."""
     at: list[type[BaseModel]] = [settings]
     for part in path:
-        tagged = (
-            [model for model in at if part in get_args(model.model_fields["kind"].annotation)] if len(at) > 1 else []
-        )
+        kinds = [(model, model.model_fields.get("kind")) for model in at] if len(at) > 1 else []
+        tagged = [model for model, kind in kinds if kind is not None and part in get_args(kind.annotation)]
         fields = [model.model_fields[part] for model in at if part in model.model_fields]
         at = tagged or [model for field in fields for model in _models(field.annotation)]
     return sorted({name for model in at for name in model.model_fields})

@@ -23,7 +23,7 @@ class EASEConfig(ModelConfig):
 
     Attributes:
         regularization: how many events the diagonal of the table counts more.
-        precision: of the solution; "float32" takes half the memory and time.
+        precision: of the solution; "float32" takes half the memory.
         max_items: the largest catalogue it takes, because its table has a place per pair.
         max_length: events of a history, the newest.
     """
