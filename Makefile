@@ -23,8 +23,8 @@ demo: setup
 # the flows wait for processes and servers most of the time: beside them the library's tests cost little
 test: setup
 	@export OMP_NUM_THREADS=1; \
-	$(BIN)/python -m pytest -p no:cacheprovider tests/flows & flows=$$!; \
-	$(BIN)/python -m pytest --ignore tests/flows; library=$$?; \
+	$(BIN)/python -m pytest -p no:cacheprovider tests/pipelines & flows=$$!; \
+	$(BIN)/python -m pytest --ignore tests/pipelines; library=$$?; \
 	wait $$flows; exit $$((library + $$?))
 
 lint: setup

@@ -10,11 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from attnrec.config import Config, first_problem
 from attnrec.evaluation import EvaluateConfig
+from attnrec.evaluation.metrics import RANK_METRICS, metric_name
+from attnrec.evaluation.promotion import PromoteConfig
 from attnrec.faithfulness.settings import FaithfulnessConfig
 from attnrec.ingestion import InteractionSource, TableSource
-from attnrec.metrics import RANK_METRICS, metric_name
 from attnrec.models import MODELS, AnyModelConfig, SequenceConfig
-from attnrec.promotion import PromoteConfig
 from attnrec.report.settings import ReportConfig
 from attnrec.scoring import ScoreConfig
 from attnrec.training import TrainConfig

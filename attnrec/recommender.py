@@ -16,10 +16,10 @@ from attnrec.dataset import Features, Histories, Vocabulary, histories_from_fram
 from attnrec.explanation import Explanation, Explanations, Titles, explain_items, one_history
 from attnrec.explanation.titles import TITLE
 from attnrec.models import Model
-from attnrec.models.folder import SavedModel, load_whole, save_model
-from attnrec.recommendation_tables import recommendations_frame
+from attnrec.models.saved_model import SavedModel, load_whole, save_model
 from attnrec.schema import ITEM
 from attnrec.scoring import ScoreConfig, recommend
+from attnrec.scoring.tables import recommendations_frame
 from attnrec.storage import new_folder
 
 

@@ -17,10 +17,10 @@ def main() -> None:
     options = _options()
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     from attnrec.storage import read_json
-    from pipelines.evaluate import evaluate_model
-    from pipelines.ingest import gather_histories, ingest_log
-    from pipelines.job import make_job
-    from pipelines.train import train_model
+    from attnrec_pipelines.job import make_job
+    from attnrec_pipelines.stages.evaluate import evaluate_model
+    from attnrec_pipelines.stages.ingest import gather_histories, ingest_log
+    from attnrec_pipelines.stages.train import train_model
 
     job = make_job(options.data, _overrides(options), options.home)
     histories = gather_histories(job, ingest_log(job, job.experiment.interactions))

@@ -23,9 +23,9 @@ def main() -> None:
     import torch
 
     from attnrec.faithfulness import faithful, measure
-    from attnrec.faithfulness_figures import curves_figure
-    from attnrec.figures import fixed_users
-    from pipelines.job import make_job
+    from attnrec.tracking.figures.faithfulness import curves_figure
+    from attnrec.tracking.figures.run import fixed_users
+    from attnrec_pipelines.job import make_job
 
     torch.set_num_threads(1)
     job = make_job(options.experiment, tuple(options.set), options.home)

@@ -63,8 +63,8 @@ def main() -> None:
     import torch
     from gowalla import FOLDER, load_gowalla
 
-    from attnrec.evaluation import mean_intervals
-    from attnrec.training.machine import keep_freed_memory, peak_memory_mb
+    from attnrec.evaluation.evaluator import mean_intervals
+    from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 
     keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -129,7 +129,7 @@ def run_lightgcn(part: "Part", options: argparse.Namespace) -> Run:
     """LightGCN; its vectors are made, and it validates, with the clock standing still."""
     from peers.lightgcn import LightGCNConfig, train
 
-    from attnrec.training.questions import Questions
+    from attnrec.training.validation import Questions
 
     given, _ = parse_settings(options.set)
     limits = {"seed": options.seed, "epochs": options.epochs or MOST_EPOCHS}
@@ -179,7 +179,7 @@ def _asked(model: "Model", part: "Part", seconds: float) -> tuple["pd.DataFrame"
     """The first fields of a `Run`."""
     from gowalla import METRICS, K
 
-    from attnrec.evaluation import evaluate
+    from attnrec.evaluation.evaluator import evaluate
 
     started = time.process_time()
     values = evaluate(model, part.holdout, ks=(K,), intervals=False).per_user[list(METRICS)]

@@ -108,7 +108,7 @@ def train_on(n_events: int, *, minutes: float, threads: int) -> dict[str, Any]:
     import numpy as np
 
     from attnrec.models import build_model, model_config
-    from attnrec.scoring import ScoreConfig, recommend
+    from attnrec.scoring.recommendations import ScoreConfig, recommend
     from attnrec.training import TrainConfig, train
 
     histories = synthetic_log(n_events // EVENTS_OF_A_USER, n_items=n_events // 100)

@@ -18,8 +18,8 @@ from record import append
 if TYPE_CHECKING:
     from attnrec.dataset import Split
     from attnrec.models import Model
-    from attnrec.models.folder import SavedModel
-    from pipelines.job import Job
+    from attnrec.models.saved_model import SavedModel
+    from attnrec_pipelines.job import Job
 
 SHARES = (0.25, 0.5)
 """Of the heads, removed for the price."""
@@ -31,8 +31,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
 
-    from attnrec.head_pruning import head_importance, pruning_curve
-    from pipelines.job import make_job
+    from attnrec.analysis.head_pruning import head_importance, pruning_curve
+    from attnrec_pipelines.job import make_job
 
     torch.set_num_threads(options.threads)
     job = make_job(options.experiment, tuple(options.set), options.home)
@@ -61,7 +61,7 @@ def main() -> None:
 
 def split_of(job: "Job") -> "Split":
     """The experiment's split; its log and histories are found in the home, or made as the flows make them."""
-    from pipelines.ingest import gather_histories, ingest_log, load_split
+    from attnrec_pipelines.stages.ingest import gather_histories, ingest_log, load_split
 
     source, settings = job.experiment.interactions, job.experiment.split
     logs = [ingest_log(job, source)]
@@ -72,7 +72,7 @@ def split_of(job: "Job") -> "Split":
 
 def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"]:
     """The train stage made last whose model is of this kind and was trained on this data and split."""
-    from attnrec.models.folder import load_model
+    from attnrec.models.saved_model import load_model
     from attnrec.storage import MANIFEST, is_done, read_json
 
     folders = [folder for folder in job.home.stages.glob("train-*") if is_done(folder)]
@@ -92,7 +92,7 @@ def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"
 def answers_as_in_training(folder: Path, saved: "SavedModel", split: "Split", job: "Job") -> bool:
     """Whether validation says what it said in training; on another split, whose test part leaks, it would not."""
     from attnrec.storage import read_json
-    from attnrec.training.questions import Questions
+    from attnrec.training.validation import Questions
 
     report = read_json(folder / "epochs.json")[read_json(folder / "manifest.json")["best_epoch"] - 1]
     said = {name.removeprefix("val/"): value for name, value in report.items() if name.startswith("val/")}
@@ -105,9 +105,9 @@ def answers_as_in_training(folder: Path, saved: "SavedModel", split: "Split", jo
 
 def price(model: "Model", split: "Split", importance: Any, job: "Job") -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Test metrics of the whole model, and how much those without some heads are better, user by user."""
-    from attnrec.comparison import compare
-    from attnrec.evaluation import evaluate
-    from attnrec.head_pruning import least_important, prune
+    from attnrec.analysis.head_pruning import least_important, prune
+    from attnrec.evaluation.comparison import compare
+    from attnrec.evaluation.evaluator import evaluate
 
     settings = {"ks": job.experiment.evaluate.ks, "filter_viewed": job.experiment.evaluate.filter_viewed}
     whole, rows = evaluate(model, split.test, **settings, intervals=False), []

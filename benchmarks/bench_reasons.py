@@ -67,9 +67,9 @@ def ways_of(model: "Model", histories: "Histories", path: Path) -> dict[str, Cal
     import numpy as np
     import pyarrow as pa
 
-    from attnrec.ranking import rank_users
-    from attnrec.recommendation_tables import to_table, write_table
-    from attnrec.scoring import ScoreConfig, recommend
+    from attnrec.scoring.ranking import rank_users
+    from attnrec.scoring.recommendations import ScoreConfig, recommend
+    from attnrec.scoring.tables import to_table, write_table
 
     users = np.arange(histories.n_users)
 

@@ -23,10 +23,10 @@ def main() -> None:
     import torch
     from diginetica import load_diginetica
 
-    from attnrec.evaluation import evaluate, mean_intervals
+    from attnrec.evaluation.evaluator import evaluate, mean_intervals
     from attnrec.models import build_model, model_config
     from attnrec.training import TrainConfig, train
-    from attnrec.training.machine import keep_freed_memory, peak_memory_mb
+    from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 
     keep_freed_memory()
     torch.set_num_threads(options.threads)

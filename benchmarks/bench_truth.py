@@ -53,8 +53,8 @@ def of_model(kind: str) -> dict[str, dict[str, float]]:
     """Method -> what `ground_truth` found, for one kind of model."""
     from attnrec.attribution import METHODS
     from attnrec.dataset import histories_from_frame, split_last
+    from attnrec.evaluation.ground_truth import ground_truth
     from attnrec.fitting import fit
-    from attnrec.ground_truth import ground_truth
     from attnrec.models import model_config
     from attnrec.sample import sample_log
 

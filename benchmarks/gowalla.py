@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnrec.dataset import Histories, Holdout, histories_from_frame
-from attnrec.metrics import RANK_METRICS, metric_name
-from attnrec.ranking import top_k
+from attnrec.evaluation.metrics import RANK_METRICS, metric_name
 from attnrec.schema import ITEM, USER
+from attnrec.scoring.ranking import top_k
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "gowalla"
 HELD_SHARE = 0.1
@@ -119,7 +119,7 @@ def ranked_metrics(score_batch: ScoreBatch, histories: Histories, holdout: Holdo
 
 
 def ranked_values(score_batch: ScoreBatch, histories: Histories, holdout: Holdout) -> pd.DataFrame:
-    """Metrics of each user of a peer that only gives scores, as `attnrec.evaluation.evaluate` has them for a model.
+    """Metrics of each user of a peer that only gives scores, as `attnrec.evaluation.evaluator.evaluate` has them for a model.
 
     Items without an event in `histories` are not recommended; answers that a user has already are not asked for, and
     users left without an answer are not counted.

@@ -1,6 +1,6 @@
 """python -m pipelines: the same as the command attnrec."""
 
-from pipelines.cli import main
+from attnrec_pipelines.cli.app import main
 
 if __name__ == "__main__":
     main()

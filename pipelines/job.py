@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attnrec.experiment import Experiment, load_experiment
-from pipelines.settings import Home, prepare
+from attnrec_pipelines.settings import Home, prepare
 
 BUILT_IN = Path(__file__).parent / "experiments"
 

@@ -14,7 +14,7 @@ OURS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # Prefect's default serializer is pickle
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "attnrec,pipelines",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "attnrec,attnrec_pipelines",
     "PREFECT_LOGGING_LEVEL": "INFO",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the training process logs without a flow of its own
     # MLflow's server would start ten processes for jobs that nobody runs
@@ -74,6 +74,6 @@ def prepare(root: str | Path | None = None) -> Home:
     for name, value in OURS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home.root / "prefect"))
-    for name in ("attnrec", "pipelines"):
+    for name in ("attnrec", "attnrec_pipelines"):
         logging.getLogger(name).setLevel(logging.INFO)
     return home

@@ -1,4 +1,4 @@
-"""The training process: python -m pipelines.training_process SPEC.json, started by `train`.
+"""The training process: python -m attnrec_pipelines.training_process SPEC.json, started by `train`.
 
 With `train.processes` above 1 it is the parent of that many, one per device, each of which comes to `main` again.
 """
@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from pipelines.bars import spinner
+from attnrec_pipelines.progress import spinner
 
 
 def main(spec: Path) -> int:
@@ -22,7 +22,7 @@ def main(spec: Path) -> int:
     if n_processes > 1 and "WORLD_SIZE" not in os.environ:
         return _start(spec, n_processes)
     with spinner("starting the training process"):
-        from pipelines.training_work import run
+        from attnrec_pipelines.training_work import run
     try:
         return run(spec)
     except RuntimeError:
@@ -39,7 +39,7 @@ def _start(spec: Path, n_processes: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the flow, and that ends this
     arguments = ["--standalone", "--nproc-per-node", str(n_processes), "--signals-to-handle", "SIGTERM"]
     try:
-        torchrun([*arguments, "-m", "pipelines.training_process", str(spec)])
+        torchrun([*arguments, "-m", "attnrec_pipelines.training_process", str(spec)])
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
     return 0

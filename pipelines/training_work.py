@@ -13,12 +13,12 @@ import torch
 from attnrec.dataset import Features, LeakageError, audit_split, load_features
 from attnrec.experiment import Experiment
 from attnrec.models import build_model, observed_graphs
-from attnrec.models.folder import SavedModel, load_whole, save_model
+from attnrec.models.saved_model import SavedModel, load_whole, save_model
 from attnrec.storage import read_json, write_json, write_text
 from attnrec.training import DivergenceError, Fitted, WarmStart, train
+from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 from attnrec.training.loop import OnEpoch
-from attnrec.training.machine import keep_freed_memory, peak_memory_mb
-from pipelines.settings import Home, prepare
+from attnrec_pipelines.settings import Home, prepare
 
 KNOWN_ERRORS = (ValueError, LeakageError, DivergenceError, MemoryError, OSError)
 
@@ -38,7 +38,7 @@ def run(path: Path) -> int:
 
 
 def _train(spec: dict[str, Any]) -> None:
-    from pipelines.ingest import load_split
+    from attnrec_pipelines.stages.ingest import load_split
 
     experiment, target = Experiment(**spec["experiment"]), Path(spec["target"])
     home = prepare(spec["home"])
@@ -91,7 +91,7 @@ def _tracked(experiment: Experiment, home: Home, run_id: str) -> Iterator[OnEpoc
     if not _first():
         yield None
         return
-    from attnrec.tracking import Tracker
+    from attnrec.tracking.tracker import Tracker
 
     tracker = Tracker(home.tracking_uri, experiment=experiment.mlflow_experiment, artifacts=home.artifacts)
     with tracker.system_metrics(run_id):

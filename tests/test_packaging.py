@@ -1,4 +1,4 @@
-"""What `pip install .` brings: attnrec and pipelines, the command, the experiments, and nothing else."""
+"""What `pip install .` brings: attnrec and attnrec_pipelines, the command, the experiments, and nothing else."""
 
 import subprocess
 import sys
@@ -37,17 +37,17 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next((copy / "out").glob("attnrec-*.whl")))
 
 
-def test_nothing_but_attnrec_and_pipelines_is_installed(wheel):
+def test_nothing_but_attnrec_and_attnrec_pipelines_is_installed(wheel):
     folders = {name.split("/")[0] for name in wheel.namelist()}
-    assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"attnrec", "pipelines"}
+    assert {folder for folder in folders if not folder.endswith(".dist-info")} == {"attnrec", "attnrec_pipelines"}
 
 
 def test_the_experiments_and_the_deployment_come_along(wheel):
     names = set(wheel.namelist())
-    assert {f"pipelines/experiments/{name}.toml" for name in ("smoke", "demo", "ml-1m", "online-retail")} <= names
-    assert "pipelines/prefect.yaml" in names
+    assert {f"attnrec_pipelines/experiments/{name}.toml" for name in ("smoke", "demo", "ml-1m", "online-retail")} <= names
+    assert "attnrec_pipelines/prefect.yaml" in names
 
 
 def test_the_command_is_installed(wheel):
     entry = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "attnrec = pipelines.cli:main" in wheel.read(entry).decode()
+    assert "attnrec = attnrec_pipelines.cli.app:main" in wheel.read(entry).decode()

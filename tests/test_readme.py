@@ -70,7 +70,7 @@ def test_attnrec_commands_run_one_after_the_other(tmp_path):
         words = shlex.split(command)
         home = [] if words[1] == "models" else ["--home", str(tmp_path)]
         done = subprocess.run(
-            [sys.executable, "-m", "pipelines", *words[1:], *home],
+            [sys.executable, "-m", "attnrec_pipelines", *words[1:], *home],
             cwd=tmp_path,
             capture_output=True,
             text=True,

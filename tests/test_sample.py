@@ -7,7 +7,7 @@ import pytest
 from attnrec.dataset import split_last
 from attnrec.sample import DISTRACTOR, sample_log
 from attnrec.schema import check_interactions
-from attnrec.scoring import ScoreConfig, recommend
+from attnrec.scoring.recommendations import ScoreConfig, recommend
 
 
 @pytest.fixture(scope="module")

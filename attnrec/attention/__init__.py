@@ -6,12 +6,12 @@ from typing import Any
 from attnrec.attention.adaptive_span import AdaptiveSpan
 from attnrec.attention.additive import Additive
 from attnrec.attention.bilinear import Bilinear
-from attnrec.attention.core import Attended, Core, CoreShape
 from attnrec.attention.cosine import Cosine
 from attnrec.attention.entmax import Entmax15
 from attnrec.attention.global_query import GlobalQuery
 from attnrec.attention.hstu import HSTU
 from attnrec.attention.hstu_block import HSTUBlock
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.linformer import Linformer
 from attnrec.attention.linrec import LinRec
 from attnrec.attention.local_global import LocalGlobal

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 

@@ -6,7 +6,7 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.scaled_dot import attend
 from attnrec.config import Config
 

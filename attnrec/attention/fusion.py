@@ -10,7 +10,7 @@ Shapes: N items, M modalities (the item's own id vector is the first), H heads, 
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended
+from attnrec.attention.kernel import Attended
 from attnrec.attention.scaled_dot import masked_softmax
 from attnrec.layers import Linear
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.positions import by_distance
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.config import Config

@@ -7,7 +7,7 @@ Shapes: B users, L positions, D = H * C channels.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.core import Core
+from attnrec.attention.kernel import Core
 from attnrec.attention.multi_head import from_heads, to_heads
 
 

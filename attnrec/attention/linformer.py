@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.masks import mask_of_keys
 from attnrec.config import Config
 

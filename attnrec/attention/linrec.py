@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnrec.attention.blocks import to_blocks
-from attnrec.attention.core import Attended, Core
+from attnrec.attention.kernel import Attended, Core
 from attnrec.attention.masks import mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attnrec.attention.blocks import to_bands, to_blocks
-from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.masks import attend_where, mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs, attend
 from attnrec.config import Config

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended, Core
+from attnrec.attention.kernel import Attended, Core
 from attnrec.attention.positions import RotaryPositions
 from attnrec.layers import Linear
 

@@ -10,7 +10,7 @@ Shapes: B users, L positions, H heads, C = dim / H channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended, CoreShape
+from attnrec.attention.kernel import Attended, CoreShape
 from attnrec.attention.multi_head import from_heads, last_position, to_heads
 from attnrec.attention.scaled_dot import ScaledDot
 from attnrec.layers import Dropout, Linear

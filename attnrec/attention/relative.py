@@ -7,7 +7,7 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 
 from torch import Tensor
 
-from attnrec.attention.core import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, Core, CoreShape
 from attnrec.attention.masks import attend_where
 from attnrec.attention.positions import RelativeBias, offsets
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax

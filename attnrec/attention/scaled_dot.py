@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.attention.core import Attended, Core
+from attnrec.attention.kernel import Attended, Core
 from attnrec.attention.masks import attend_where
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from attnrec.attention.core import Attended, Core
+from attnrec.attention.kernel import Attended, Core
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.attention.sparse_softmax import sparsemax
 

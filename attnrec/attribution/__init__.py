@@ -13,11 +13,11 @@ from attnrec.attribution.controls import ITEM_COSINE, POPULARITY, RANDOM, RECENC
 from attnrec.attribution.gradients import GRADIENT_X_INPUT, INTEGRATED_GRADIENTS
 from attnrec.attribution.lime import LIME
 from attnrec.attribution.method import Method, Need
-from attnrec.attribution.own import CONTRIBUTION, WEIGHT
+from attnrec.attribution.model_reasons import CONTRIBUTION, WEIGHT
+from attnrec.attribution.readout_weights import Weighed, weigh
 from attnrec.attribution.removal import LEAVE_ONE_OUT, scores_without, without
 from attnrec.attribution.renormalized import RENORMALIZED
 from attnrec.attribution.shapley import SHAPLEY
-from attnrec.attribution.weighed import Weighed, weigh
 from attnrec.dataset import Batch
 from attnrec.models import Model
 

@@ -15,8 +15,8 @@ from attnrec.dataset import Batch
 from attnrec.encoders import SelfAttention
 from attnrec.encoders.attention import Block
 from attnrec.models import GAT, Model, SequenceModel
+from attnrec.models.sequence.memory import Seen
 from attnrec.models.sequence.objectives import places_asked
-from attnrec.models.sequence.older import Seen
 from attnrec.models.sequence.readouts import ItemSum, Last, Pooling
 
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.attribution.draws import generator, histories
 from attnrec.attribution.method import Method, Need, same_for_all
+from attnrec.attribution.seeding import generator, histories
 from attnrec.dataset import Batch
 from attnrec.models import Model
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnrec.attribution.draws import generator, histories
 from attnrec.attribution.method import Method
 from attnrec.attribution.removal import scores_without
+from attnrec.attribution.seeding import generator, histories
 from attnrec.dataset import Batch
 from attnrec.models import Model
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution.method import Method, Need
-from attnrec.attribution.weighed import weigh
+from attnrec.attribution.readout_weights import weigh
 from attnrec.dataset import Batch
 from attnrec.models import GAT, Model, SequenceModel
-from attnrec.models.catalogue import VectorReading
+from attnrec.models.item_scores import VectorReading
 
 LEFT = 1e-6
 """A share of at least 1 less this leaves nothing to deal out: what remains is the user without events."""

@@ -1,5 +1,6 @@
 """From interactions to what models read: vocabulary, histories, batches, splits, features, graph."""
 
+from attnrec.dataset.anonymous import HERE, visitor
 from attnrec.dataset.batches import Batch, Windows, last_events, user_batches
 from attnrec.dataset.features import Features, features_from_frame, load_features, save_features
 from attnrec.dataset.graph import (
@@ -29,7 +30,6 @@ from attnrec.dataset.split import (
     split_given,
     split_last,
 )
-from attnrec.dataset.visitor import HERE, visitor
 from attnrec.dataset.vocabulary import Vocabulary
 
 __all__ = [

@@ -9,7 +9,7 @@ from attnrec.encoders.encoder import Encoder
 from attnrec.encoders.gated_conv import GatedConv, Gates
 from attnrec.encoders.gru import GRU
 from attnrec.encoders.hstu import HSTU
-from attnrec.encoders.plain import Plain
+from attnrec.encoders.identity import Plain
 from attnrec.encoders.session_graph import SessionGraph
 
 ENCODERS: dict[str, type[Encoder]] = {

@@ -4,11 +4,11 @@ By default the exact split of the score; every other method of `attnrec.attribut
 """
 
 from attnrec.explanation.attention import Attention
+from attnrec.explanation.builder import explain_items
 from attnrec.explanation.explanation import Explanation
 from attnrec.explanation.explanations import Explanations
 from attnrec.explanation.history import one_history
-from attnrec.explanation.splitting import explain_items
+from attnrec.explanation.sentences import because
 from attnrec.explanation.titles import Titles
-from attnrec.explanation.words import because
 
 __all__ = ["Attention", "Explanation", "Explanations", "Titles", "because", "explain_items", "one_history"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from attnrec.explanation import words
+from attnrec.explanation import sentences
 from attnrec.explanation.labels import NO_HISTORY, dates_of, drawn, written
 from attnrec.schema import ITEM
 
@@ -60,7 +60,7 @@ def bars_of(explanation: "Explanation", *, n: int, heads: bool) -> Bars:
     n_older = max(len(values) - n, 0)
     names = [drawn(explanation.title_of(item_id), width=NAME) for item_id in explanation.frame[ITEM].iloc[n_older:]]
     dates, shown = dates_of(explanation.frame)[n_older:], values[n_older:]
-    if n_older and words.words_of(explanation.method).adds:
+    if n_older and sentences.words_of(explanation.method).adds:
         names, dates = [f"{n_older} older event{'s' * (n_older > 1)}", *names], ["", *dates]
         shown = np.concatenate([values[:n_older].sum(0, keepdims=True), shown])
     places = np.arange(len(names), dtype=float)
@@ -207,7 +207,7 @@ def _measure(explanation: "Explanation", bars: Bars) -> str:
         return NO_HISTORY
     if explanation.exact:
         return "contribution to the score; the latest event on top"
-    of_method = words.words_of(explanation.method)
+    of_method = sentences.words_of(explanation.method)
     what = "a control, which looks at no score" if explanation.control else "not a split of the score"
     n_hidden = len(explanation.frame) - len(bars.names) if not of_method.adds else 0
     older = f"; {n_hidden} older events not shown" if n_hidden else ""

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from attnrec.attribution import METHODS
-from attnrec.explanation import drawing, graph_drawing, heatmap, page, words
+from attnrec.explanation import drawing, graph_drawing, heatmap, html, sentences
 from attnrec.explanation.attention import NO_EVENTS, Attention
 from attnrec.explanation.neighbourhood import Around
 from attnrec.explanation.paths import find_paths
@@ -80,7 +80,7 @@ class Explanation:
     @property
     def unit(self) -> str:
         """Of the method's values, in words."""
-        return words.words_of(self.method).unit
+        return sentences.words_of(self.method).unit
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -105,13 +105,13 @@ class Explanation:
         largest = self._largest([ITEM], n)
         reasons = [(self.title_of(item_id), float(value)) for item_id, value in largest.items()]
         if self.exact:
-            return words.because(reasons, score=self.score, item_bias=self.item_bias)
-        return words.named(reasons, method=self.method)
+            return sentences.because(reasons, score=self.score, item_bias=self.item_bias)
+        return sentences.named(reasons, method=self.method)
 
     def sentences(self, n: int = 3, *, now: Any = None) -> list[str]:
         """The n largest reasons as a sentence each: "because you bought A 3 days ago (+1.32)".
 
-        What the user did comes from the event's type (see `words.VERBS`), else the user "had" the item. Events of the
+        What the user did comes from the event's type (see `sentences.VERBS`), else the user "had" the item. Events of the
         same item and type are one reason, told with the last of them. Without a clock it says how many events before
         the last one of the history, and nothing where the history has no order.
 
@@ -213,12 +213,12 @@ class Explanation:
         return drawing.figure_of(ax)
 
     def _repr_html_(self) -> str:
-        return page.html_of(self)
+        return html.html_of(self)
 
     def _largest(self, keys: Sequence[str], n: int) -> pd.Series:
         """The n largest values above 0 by the items (and types) of events, largest first; ties: the older one."""
         grouped = self.frame.groupby(list(keys), sort=False)[self.method]
-        joined = grouped.sum() if words.words_of(self.method).adds else grouped.max()
+        joined = grouped.sum() if sentences.words_of(self.method).adds else grouped.max()
         return joined[joined > 0].sort_values(ascending=False, kind="stable").head(n)
 
     def _sentence(self, key: Any, value: float, now: Any) -> str:
@@ -227,15 +227,15 @@ class Explanation:
         if event is not None:
             mine &= self.frame[EVENT] == event
         when = self._when(int(np.flatnonzero(mine)[-1]), now)
-        done = words.deed(self.title_of(item_id), event=event, times=int(mine.sum()), when=when)
+        done = sentences.deed(self.title_of(item_id), event=event, times=int(mine.sum()), when=when)
         if self.exact:
             return f"because {done} ({value:+.2f})"
-        return f"{words.by_method(self.method)}: {done} ({value:.2f})"
+        return f"{sentences.by_method(self.method)}: {done} ({value:.2f})"
 
     def _when(self, row: int, now: Any) -> str:
         if not self.ordered:
             return ""
         times = self.frame.get(DATETIME)
         if times is None or times.isna().any():
-            return words.before(len(self.frame) - 1 - row)
-        return words.ago((words.moment(now, last=times.iloc[-1]) - times.iloc[row]).total_seconds())
+            return sentences.before(len(self.frame) - 1 - row)
+        return sentences.ago((sentences.moment(now, last=times.iloc[-1]) - times.iloc[row]).total_seconds())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, overload
 
 import pandas as pd
 
-from attnrec.explanation import drawing, page
+from attnrec.explanation import drawing, html
 from attnrec.explanation.explanation import Explanation
 from attnrec.explanation.neighbourhood import titled
 from attnrec.explanation.titles import Titles, titles_of
@@ -81,4 +81,4 @@ class Explanations(Sequence[Explanation]):
         return drawing.figure_of(drawing.draw_panels(self, n=n, heads=heads, shown=False)[0])
 
     def _repr_html_(self) -> str:
-        return page.html_of_several(self)
+        return html.html_of_several(self)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from attnrec.dataset import Histories, Vocabulary, histories_from_frame, visitor
-from attnrec.dataset.visitor import HERE
+from attnrec.dataset.anonymous import HERE
 from attnrec.schema import USER
 
 

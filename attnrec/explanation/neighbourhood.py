@@ -19,7 +19,7 @@ from attnrec.dataset import Batch, Vocabulary
 from attnrec.explanation.titles import Titles, titles_of
 from attnrec.models import GraphWalk, Model
 from attnrec.models.base import Reading
-from attnrec.models.neighbour_shares import NeighbourShares
+from attnrec.models.graph.neighbour_shares import NeighbourShares
 from attnrec.schema import ITEM
 
 NEIGHBOUR = "neighbour"

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnrec.faithfulness.explained import Explained
+from attnrec.evaluation.metrics import metric_name
 from attnrec.faithfulness.outcomes import Outcomes, outcomes_without
-from attnrec.metrics import metric_name
+from attnrec.faithfulness.top_items import Explained
 from attnrec.models import Model
 
 PERCENT = (1, 5, 10, 20, 50)

@@ -15,12 +15,12 @@ from torch import Tensor
 from attnrec.attribution import METHODS
 from attnrec.dataset import Histories
 from attnrec.faithfulness.curves import CURVES, heights, measures, walk
-from attnrec.faithfulness.explained import Explained, best_items, explained_batches
 from attnrec.faithfulness.orders import N_PERMUTATIONS, TIES, Given, drawn, levels, places
 from attnrec.faithfulness.permutation import permutation_test
 from attnrec.faithfulness.rank_correlation import kendall_tau
 from attnrec.faithfulness.result import Faithfulness
 from attnrec.faithfulness.stability import stability
+from attnrec.faithfulness.top_items import Explained, best_items, explained_batches
 from attnrec.models import Model
 from attnrec.schema import ITEM, USER
 

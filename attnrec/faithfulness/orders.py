@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution import attribute
-from attnrec.attribution.draws import generator, histories
+from attnrec.attribution.seeding import generator, histories
 from attnrec.attribution.shapley import shapley
 from attnrec.dataset import Batch
 from attnrec.models import Model

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnrec.attribution import without
 from attnrec.attribution.removal import POSITIONS, chosen
-from attnrec.faithfulness.explained import Explained
+from attnrec.faithfulness.top_items import Explained
 from attnrec.models import Model
 
 SCORES = 2**24

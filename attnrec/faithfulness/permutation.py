@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution import Weighed, weigh
-from attnrec.attribution.draws import generator, histories
-from attnrec.faithfulness.explained import Explained
+from attnrec.attribution.seeding import generator, histories
 from attnrec.faithfulness.orders import PERMUTED
+from attnrec.faithfulness.top_items import Explained
 from attnrec.models import GAT, Model, SequenceModel
-from attnrec.models.catalogue import VectorReading
+from attnrec.models.item_scores import VectorReading
 
 N_PERMUTATIONS = 100
 INDIFFERENT = 0.05

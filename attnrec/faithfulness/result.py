@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from attnrec.attribution import METHODS
-from attnrec.comparison import compare
+from attnrec.evaluation.comparison import compare
+from attnrec.evaluation.metrics import bootstrap_interval, bootstrap_intervals, metric_name
 from attnrec.faithfulness.permutation import INDIFFERENT
-from attnrec.metrics import bootstrap_interval, bootstrap_intervals, metric_name
 from attnrec.schema import ITEM, USER
 
 DIRECTIONS = {

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution import without
-from attnrec.faithfulness.explained import Explained
 from attnrec.faithfulness.orders import REMOVED, TIES, Given, drawn, levels, places
+from attnrec.faithfulness.top_items import Explained
 from attnrec.models import Model
 
 FIRST = 3

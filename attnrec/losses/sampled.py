@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.losses.drawn_scores import drawn_scores
 from attnrec.losses.negatives import Negatives
+from attnrec.losses.sampled_scores import drawn_scores
 
 
 def sampled_softmax(

@@ -9,10 +9,10 @@ from attnrec.dataset.modalities import modalities
 from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError, check_window
 from attnrec.models.ease import EASE, EASEConfig
 from attnrec.models.gat import GAT, GATConfig
-from attnrec.models.graph_items import observed_graphs
-from attnrec.models.graph_walk import GraphWalk, GraphWalkConfig
+from attnrec.models.graph.item_encoder import observed_graphs
 from attnrec.models.item_knn import ItemKNN, ItemKNNConfig
 from attnrec.models.popularity import Popularity, PopularityConfig
+from attnrec.models.random_walk import GraphWalk, GraphWalkConfig
 from attnrec.models.sequence import PRESETS, SequenceConfig, SequenceModel
 from attnrec.models.v_sknn import VSKNN, VSKNNConfig
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attnrec.config import Config
 from attnrec.dataset import Batch, Histories
 from attnrec.losses import LossConfig
-from attnrec.models.neighbour_shares import NeighbourShares
+from attnrec.models.graph.neighbour_shares import NeighbourShares
 
 
 class ReasonsError(TypeError):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnrec.dataset import Batch, Histories
 from attnrec.models.base import Model, ModelConfig
-from attnrec.models.distinct import co_occurrences, last_occurrences
+from attnrec.models.distinct_items import co_occurrences, last_occurrences
 
 
 class EASEConfig(ModelConfig):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended
 from attnrec.attention.fusion import ModalityFusion
+from attnrec.attention.kernel import Attended
 from attnrec.dataset.modalities import CategoryCodes, FixedVectors, Modalities
 from attnrec.layers import Dropout, Linear
 

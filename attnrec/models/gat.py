@@ -18,11 +18,11 @@ from attnrec.attention.multi_head import from_heads, to_heads
 from attnrec.dataset import Batch, Histories
 from attnrec.losses import base_score
 from attnrec.models.base import Model, TrainedConfig
-from attnrec.models.catalogue import Catalogue, VectorReading
-from attnrec.models.graph_items import GraphItems
-from attnrec.models.graph_shares import evaluating
-from attnrec.models.item_graph import ItemGraphSettings, Relation
-from attnrec.models.neighbour_shares import NeighbourShares
+from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.graph.neighbour_shares import NeighbourShares
+from attnrec.models.graph.settings import ItemGraphSettings, Relation
+from attnrec.models.graph.shares import evaluating
+from attnrec.models.item_scores import Catalogue, VectorReading
 
 
 class GATConfig(ItemGraphSettings, TrainedConfig):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnrec.dataset import Batch, Histories, user_item_edges
 from attnrec.models.base import Model, ModelConfig
-from attnrec.models.distinct import co_occurrences
+from attnrec.models.distinct_items import co_occurrences
 
 
 class ItemKNNConfig(ModelConfig):

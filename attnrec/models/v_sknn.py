@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from attnrec.dataset import Batch, Histories, user_item_edges
 from attnrec.models.base import Model, ModelConfig
-from attnrec.models.distinct import last_occurrences
+from attnrec.models.distinct_items import last_occurrences
 
 STORED = ("pairs", "sessions")
 END = torch.iinfo(torch.long).max  # stands behind the last pair, so that a search always ends at one

@@ -16,8 +16,8 @@ from torch import Tensor
 from attnrec.dataset import Batch, Histories, last_events
 from attnrec.models import Model
 from attnrec.recommender import Recommender
-from attnrec.report.published import Published
 from attnrec.report.ranks import ranks_without
+from attnrec.report.selection import Published
 from attnrec.schema import ITEM, USER
 
 TOLERANCE = 1e-3

@@ -11,7 +11,7 @@ import pyarrow as pa
 from attnrec.recommender import Recommender
 from attnrec.report.content import Limits, user_reasons
 from attnrec.report.page import Facts, build_page
-from attnrec.report.published import published
+from attnrec.report.selection import published
 from attnrec.report.tables import faithfulness_rows, metric_rows, titles_of
 from attnrec.storage import write_text
 

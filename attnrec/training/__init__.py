@@ -1,9 +1,9 @@
 """Training: settings, the loop, checkpoints, warm starts, several processes."""
 
 from attnrec.training.augmentation import AugmentConfig
-from attnrec.training.fitted import Fitted
-from attnrec.training.guard import DivergenceError
+from attnrec.training.divergence import DivergenceError
 from attnrec.training.loop import train
+from attnrec.training.result import Fitted
 from attnrec.training.settings import TrainConfig, choose_device
 from attnrec.training.warm_start import WarmStart
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attnrec.dataset import Histories
 from attnrec.models import Model
 from attnrec.storage import save_tensors
-from attnrec.training.average import WeightAverage
+from attnrec.training.ema import WeightAverage
 from attnrec.training.settings import TrainConfig
 from attnrec.training.warm_start import WarmStart
 

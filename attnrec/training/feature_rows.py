@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnrec.dataset import Features
-from attnrec.training.design import shared_designs
+from attnrec.training.design_matrix import shared_designs
 
 PENALTIES = tuple(10.0**power for power in range(-4, 5))
 SMALLEST_SHARE = 1e-12  # of the largest variance: directions below it are rounding

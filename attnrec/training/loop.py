@@ -9,15 +9,15 @@ import torch
 
 from attnrec.dataset import Histories, Holdout, Windows
 from attnrec.models import Model
-from attnrec.training.bar import TrainingBar
 from attnrec.training.checkpoint import Progress, identity_of, load_checkpoint, save_checkpoint
-from attnrec.training.fitted import Fitted
-from attnrec.training.guard import Guard
-from attnrec.training.machine import peak_memory_mb
+from attnrec.training.divergence import Guard
+from attnrec.training.hardware import peak_memory_mb
 from attnrec.training.processes import Processes, join_processes
-from attnrec.training.questions import Questions
+from attnrec.training.progress import TrainingBar
+from attnrec.training.result import Fitted
 from attnrec.training.settings import TrainConfig, choose_device
 from attnrec.training.step import Stepper
+from attnrec.training.validation import Questions
 from attnrec.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from attnrec.config import Config
-from attnrec.metrics import RANK_METRICS
+from attnrec.evaluation.metrics import RANK_METRICS
 from attnrec.precision import Precision
 from attnrec.training.augmentation import AugmentConfig
 

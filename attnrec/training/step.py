@@ -13,8 +13,8 @@ from attnrec.dataset import Batch
 from attnrec.models import Model
 from attnrec.precision import reduced_precision
 from attnrec.training.augmentation import augment
-from attnrec.training.average import WeightAverage
-from attnrec.training.machine import free_memory_mb, peak_flops, peak_memory_mb
+from attnrec.training.ema import WeightAverage
+from attnrec.training.hardware import free_memory_mb, peak_flops, peak_memory_mb
 from attnrec.training.processes import Processes
 from attnrec.training.settings import TrainConfig
 

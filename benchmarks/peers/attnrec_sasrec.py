@@ -15,8 +15,8 @@ import torch  # noqa: E402
 
 from attnrec.dataset import Histories, Holdout, histories_from_frame  # noqa: E402
 from attnrec.models import Model, build_model, model_config  # noqa: E402
-from attnrec.recommendation_tables import recommendations_frame  # noqa: E402
-from attnrec.scoring import ScoreConfig, recommend  # noqa: E402
+from attnrec.scoring.recommendations import ScoreConfig, recommend  # noqa: E402
+from attnrec.scoring.tables import recommendations_frame  # noqa: E402
 from attnrec.training import TrainConfig, train  # noqa: E402
 
 MODEL_KEYS = ("readout", "dim", "layers", "heads", "max_length", "dropout", "expansion", "pooling_heads")

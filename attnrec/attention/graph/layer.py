@@ -11,10 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.core import Attended, WeightsAre
 from attnrec.attention.graph.forms import Graph, Segments
 from attnrec.attention.graph.segment_softmax import segment_softmax
 from attnrec.attention.graph.weighted_sum import weighted_sum
+from attnrec.attention.kernel import Attended, WeightsAre
 from attnrec.config import Config
 from attnrec.layers import Dropout, Linear
 

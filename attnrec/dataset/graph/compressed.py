@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from attnrec.dataset.graph.runs import find_runs, offsets_of, stable_order
+from attnrec.dataset.graph.grouping import find_runs, offsets_of, stable_order
 
 Columns = dict[str, NDArray[np.float32]]
 

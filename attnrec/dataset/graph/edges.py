@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnrec.dataset.graph.compressed import Columns, Graph
-from attnrec.dataset.graph.runs import find_runs, offsets_of, user_blocks
+from attnrec.dataset.graph.grouping import find_runs, offsets_of, user_blocks
 from attnrec.dataset.histories import Histories
 
 DAY_SECONDS = 86_400

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnrec.dataset.graph.compressed import Graph, compressed
-from attnrec.dataset.graph.runs import find_runs, stable_order, user_blocks
+from attnrec.dataset.graph.grouping import find_runs, stable_order, user_blocks
 from attnrec.dataset.histories import Histories
 
 DAY_SECONDS, HOUR_SECONDS = 86_400, 3_600

@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 
 from attnrec.encoders import ENCODERS, AttentionSettings, Encoder, build_encoder
 from attnrec.models.base import TrainedConfig
-from attnrec.models.graph_items import GraphItems
-from attnrec.models.graph_walk.config import GraphWalkConfig
-from attnrec.models.item_graph import ItemGraphSettings
+from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.graph.settings import ItemGraphSettings
+from attnrec.models.random_walk.config import GraphWalkConfig
 from attnrec.models.sequence.presets import PRESETS, Kind
 
 ATTENDING = ("attention", "hstu")

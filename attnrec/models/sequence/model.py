@@ -17,17 +17,17 @@ from attnrec.dataset import Batch, Histories
 from attnrec.dataset.modalities import Modalities
 from attnrec.losses import base_score
 from attnrec.models.base import Model
-from attnrec.models.catalogue import Catalogue, VectorReading
 from attnrec.models.fused_items import FusedItems
-from attnrec.models.graph_shares import evaluating
-from attnrec.models.neighbour_shares import NeighbourShares
+from attnrec.models.graph.neighbour_shares import NeighbourShares
+from attnrec.models.graph.shares import evaluating
+from attnrec.models.item_scores import Catalogue, VectorReading
 from attnrec.models.sequence.config import SequenceConfig
 from attnrec.models.sequence.context import EventContext
-from attnrec.models.sequence.mixing import POWERS_PACE, WALK_PACE, MixedReading, Mixing
+from attnrec.models.sequence.memory import OlderEvents, Seen
 from attnrec.models.sequence.objectives import ask_next, last_items, masked_items, places_asked
-from attnrec.models.sequence.older import OlderEvents, Seen
 from attnrec.models.sequence.presets import PRESETS
 from attnrec.models.sequence.readouts import Last, build_readout
+from attnrec.models.sequence.walk_product import POWERS_PACE, WALK_PACE, MixedReading, Mixing
 
 
 class SequenceModel(Model):

@@ -1,0 +1,5 @@
+"""Evaluation: full-catalogue ranking metrics, tests between models, user segments, and the promotion rule."""
+
+from attnrec.evaluation.evaluator import EvaluateConfig, Evaluation, evaluate
+
+__all__ = ["EvaluateConfig", "Evaluation", "evaluate"]

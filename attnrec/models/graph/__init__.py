@@ -1,0 +1,1 @@
+"""Graphs between items inside models: relations, neighbours, and graph attention over them."""

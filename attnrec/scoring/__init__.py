@@ -1,0 +1,5 @@
+"""Scoring: the top-k items of every user, each with its score and reasons."""
+
+from attnrec.scoring.recommendations import Recommendations, ScoreConfig, recommend
+
+__all__ = ["Recommendations", "ScoreConfig", "recommend"]

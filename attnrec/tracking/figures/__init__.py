@@ -1,0 +1,1 @@
+"""Matplotlib figures for MLflow runs and notebooks. Nothing here imports mlflow."""

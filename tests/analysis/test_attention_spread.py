@@ -1,0 +1,73 @@
+"""How spread out attention is, on weights whose entropy can be done by hand."""
+
+from math import exp, log
+
+import numpy as np
+import pytest
+import torch
+
+from attnrec.analysis.attention_spread import attention_spread, entropy_of
+from attnrec.models import build_model, model_config
+from attnrec.tracking.figures.run import spread_figure
+
+SMALL = {"dim": 16, "pooling_heads": 2, "max_length": 8}
+
+
+@pytest.fixture
+def histories(histories_of):
+    return histories_of({"ann": "abcdefg", "bob": "hij", "cid": "kl", "dan": "m"})
+
+
+def found(kind: str, histories, **settings):
+    torch.manual_seed(0)
+    model = build_model(model_config(kind, SMALL | settings), histories.n_items)
+    model.observe(histories)
+    return attention_spread(model, histories, np.arange(histories.n_users))
+
+
+def test_entropy_of_even_and_of_single_attention():
+    shares = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0.1, 0.1, 0, 0]])
+    assert entropy_of(shares).tolist() == pytest.approx([log(4), 0, log(2), log(2)])
+
+
+def test_even_attention_counts_every_event(histories):
+    # an untrained global query with nothing to tell events apart
+    model = build_model(model_config("core", SMALL), histories.n_items)
+    with torch.no_grad():
+        model.readout.energy.weight.zero_()
+    spread = attention_spread(model, histories, np.arange(4)).query("layer == 'readout'")
+    assert spread["length"].tolist() == [1, 2.5, 7]
+    assert spread["n_users"].tolist() == [1, 2, 1]
+    assert spread["effective_events"].tolist() == pytest.approx([1, 2.5, 7])
+    assert spread["share_of_even"].iloc[1:].tolist() == pytest.approx([1, 1])
+    assert spread["entropy"].iloc[2] == pytest.approx(log(7))
+
+
+def test_every_layer_has_its_lines_and_no_more_events_than_there_are(histories):
+    for kind in ("attnrec", "bert4rec"):
+        spread = found(kind, histories, layers=3)
+        layers = ["layer 1", "layer 2", "layer 3"] + (["readout"] if kind == "attnrec" else [])
+        assert spread["layer"].unique().tolist() == layers
+        hidden = kind == "bert4rec"  # the hidden event is looked at, too
+        assert (spread["effective_events"] <= spread["length"] + hidden + 1e-6).all()
+        assert (spread["effective_events"] >= 1 - 1e-6).all()
+
+
+def test_attention_that_is_no_shares_is_left_out(histories):
+    assert found("gru4rec", histories).empty
+    assert found("linrec", histories).empty
+    assert found("narm", histories)["layer"].unique().tolist() == ["readout"]
+
+
+def test_users_without_events_are_left_out(histories_of):
+    view = histories_of({"ann": "ab", "bob": "ab"}).up_to(np.array([2, 0]))
+    spread = found("attnrec", view)
+    assert spread["n_users"].unique().tolist() == [1]
+
+
+def test_the_figure_has_a_line_for_every_layer(histories):
+    figure = spread_figure(found("attnrec", histories))
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == ["all events alike", "layer 1", "layer 2", "readout"]
+    assert len(right.lines) == 3
+    assert exp(0) == left.lines[1].get_ydata()[0]

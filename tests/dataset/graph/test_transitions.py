@@ -1,0 +1,228 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attnrec.dataset import Transitions, histories_from_frame, item_transitions
+from attnrec.dataset.graph import grouping as runs
+
+HOUR, DAY = 3_600, 86_400
+A, B, C, D = 1, 2, 3, 4
+
+
+def weights(graph: Transitions) -> dict[tuple[int, int], float]:
+    """(source, target) -> weight."""
+    edges = zip(graph.sources.tolist(), graph.targets.tolist(), graph.weights.tolist(), strict=True)
+    return {(source, target): weight for source, target, weight in edges}
+
+
+@pytest.fixture
+def timed():
+    """Histories from {user: [(item, time in seconds), ...]}."""
+
+    def make(world):
+        rows = [(user, item, time) for user, events in world.items() for item, time in events]
+        return histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
+
+    return make
+
+
+def test_an_item_leads_to_the_next_one_and_never_to_another_users(histories_of):
+    graph = item_transitions(histories_of({"ann": "abcb", "bob": "ab", "cid": "d"}))
+    assert weights(graph) == {(A, B): 2, (C, B): 1, (B, C): 1}
+    assert graph.counts.tolist() == [2, 1, 1]
+    assert graph.targets.tolist() == [B, B, C]
+    assert graph.offsets.tolist() == [0, 0, 0, 2, 3, 3]  # row 0, a and d, to which nothing leads
+    assert graph.n_sources == graph.n_targets == 5
+
+
+def test_a_graph_of_a_view_knows_the_view_only(histories_of):
+    log = histories_of({"ann": "abcd", "bob": "ba", "cid": "cd"})
+    graph = item_transitions(log.up_to(np.array([2, 1, 0])))
+    assert weights(graph) == {(A, B): 1}
+    assert graph.latest == 1
+
+
+def test_further_items_count_by_one_over_their_distance(histories_of):
+    graph = item_transitions(histories_of({"ann": "abcd", "bob": "ac"}), reach=3)
+    assert weights(graph) == {
+        (A, B): 1,
+        (A, C): pytest.approx(1 / 2 + 1),
+        (A, D): pytest.approx(1 / 3),
+        (B, C): 1,
+        (B, D): 1 / 2,
+        (C, D): 1,
+    }
+    assert dict(zip(weights(graph), graph.counts.tolist(), strict=True))[A, C] == 2
+
+
+def test_a_reach_beyond_every_history_adds_nothing(histories_of):
+    log = histories_of({"ann": "abc", "bob": "ba"})
+    assert weights(item_transitions(log, reach=50)) == weights(item_transitions(log, reach=2))
+
+
+def test_an_item_does_not_follow_itself_unless_asked(histories_of):
+    log = histories_of({"ann": "aab", "bob": "aa"})
+    assert weights(item_transitions(log)) == {(A, B): 1}
+    assert weights(item_transitions(log, loops=True)) == {(A, A): 2, (A, B): 1}
+    assert weights(item_transitions(histories_of({"ann": "aba"}), reach=2)) == {(A, B): 1, (B, A): 1}
+
+
+def test_undirected_edges_have_the_sums_of_both_directions(histories_of):
+    log = histories_of({"ann": "abab", "bob": "bc", "cid": "cc"})
+    graph = item_transitions(log, directed=False, loops=True)
+    # a -> b twice and b -> a once; a loop is its own reverse and counts once
+    assert weights(graph) == {(A, B): 3, (B, A): 3, (B, C): 1, (C, B): 1, (C, C): 1}
+    assert list(weights(graph)) == [(B, A), (A, B), (C, B), (B, C), (C, C)]  # by target, then source
+    assert graph.counts.tolist() == [3, 3, 1, 1, 1]
+    directed = item_transitions(log, reach=2)
+    both, one = weights(item_transitions(log, reach=2, directed=False)), weights(directed)
+    assert both == {
+        pair: pytest.approx(one.get(pair, 0) + one.get(pair[::-1], 0)) for pair in {*one, *((t, s) for s, t in one)}
+    }
+
+
+def test_the_mean_gap_is_that_of_the_pairs_of_an_edge(timed):
+    graph = item_transitions(timed({"ann": [("a", 0), ("b", 10)], "bob": [("a", 5), ("b", 35), ("c", 36)]}))
+    assert graph.gaps.tolist() == [(10 + 30) / 2, 1]
+    assert graph.latest == 36
+
+
+def test_the_mean_gap_goes_over_all_distances(timed):
+    graph = item_transitions(timed({"ann": [("a", 0), ("b", 10), ("a", 15), ("b", 16)]}), reach=3)
+    pair = list(weights(graph)).index((A, B))
+    assert graph.gaps[pair] == pytest.approx((10 + 1 + 16) / 3)
+    assert graph.weights[pair] == pytest.approx(1 + 1 + 1 / 3)
+
+
+@pytest.mark.parametrize("block", [1, 10**6])
+def test_the_latest_event_is_the_last_that_ends_a_pair(timed, block, monkeypatch):
+    monkeypatch.setattr(runs, "BLOCK", block)  # ann and bob in one, or one after the other
+    log = timed({"ann": [("a", 0), ("b", 10), ("b", 20)], "bob": [("c", 90)]})
+    assert item_transitions(log).latest == 10  # b is not followed by itself, and c by nothing
+    assert item_transitions(log, reach=2).latest == 20
+
+
+def test_a_gap_back_in_time_is_none(histories_of):
+    # as where a given test log, put behind its train log, begins before that ends
+    log = replace(histories_of({"ann": "ab"}), times=np.array([10 * DAY, 3 * DAY]))
+    graph = item_transitions(log, half_life_days=1)
+    assert graph.gaps.tolist() == [0]
+    assert weights(graph) == {(A, B): 1}
+
+
+def test_a_pair_counts_half_after_the_half_life(timed):
+    log = timed({"ann": [("a", 0), ("b", 0), ("c", 3 * DAY)], "bob": [("a", 0), ("b", 6 * DAY)]})
+    graph = item_transitions(log, half_life_days=3, reach=2)
+    assert weights(graph) == {
+        (A, B): pytest.approx(1 + 0.5**2),
+        (A, C): pytest.approx(0.5 / 2),
+        (B, C): pytest.approx(0.5),
+    }
+    assert graph.counts.tolist() == [2, 1, 1]
+
+
+def test_an_edge_of_long_ago_is_still_an_edge(timed):
+    graph = item_transitions(timed({"ann": [("a", 0), ("b", 10_000 * DAY)]}), half_life_days=1)
+    assert 0 < graph.weights[0] < 1e-30
+
+
+def test_a_long_pause_ends_a_session(timed):
+    log = timed({"ann": [("a", 0), ("b", 2 * HOUR), ("c", 3 * HOUR), ("d", 5 * HOUR + 1)], "bob": [("c", 0)]})
+    assert weights(item_transitions(log, session_gap_hours=2)) == {(A, B): 1, (B, C): 1}
+    # from a to c are three hours, but no pause is longer than two
+    assert weights(item_transitions(log, session_gap_hours=2, reach=3)) == {(A, B): 1, (B, C): 1, (A, C): 1 / 2}
+    assert weights(item_transitions(log, session_gap_hours=1)) == {(B, C): 1}
+
+
+def test_a_log_of_the_order_of_arrival_has_transitions_without_gaps(histories_of):
+    log = replace(histories_of({"ann": "abc"}), time_kind="order")
+    graph = item_transitions(log)
+    assert weights(graph) == {(A, B): 1, (B, C): 1}
+    assert graph.gaps is graph.latest is None
+
+
+@pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours", "age_half_life_days"])
+def test_days_and_hours_need_a_clock(histories_of, name):
+    log = replace(histories_of({"ann": "abc"}), time_kind="order")
+    with pytest.raises(ValueError, match=f"{name} needs times, got the order of arrival only; leave"):
+        item_transitions(log, **{name: 1.0})
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours", "age_half_life_days"])
+def test_days_and_hours_must_be_above_0(histories_of, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be above 0 and finite, got {value}; leave"):
+        item_transitions(histories_of({"ann": "abc"}), **{name: value})
+
+
+def test_a_reach_of_0_is_refused(histories_of):
+    with pytest.raises(ValueError, match="reach must be at least 1, got 0; the next"):
+        item_transitions(histories_of({"ann": "abc"}), reach=0)
+
+
+def test_unordered_sets_have_no_transitions():
+    log = histories_from_frame(pd.DataFrame({"user_id": ["ann", "ann"], "item_id": ["a", "b"]}))
+    with pytest.raises(ValueError, match="needs an order of events, got unordered sets; use user_item_edges"):
+        item_transitions(log)
+
+
+@pytest.mark.parametrize("directed", [True, False])
+@pytest.mark.parametrize("reach", [1, 3])
+@pytest.mark.parametrize("world", [{"ann": "a"}, {"ann": "aaa"}, {"ann": "a", "bob": "b"}])
+def test_where_nothing_follows_anything_the_graph_is_empty(histories_of, world, directed, reach):
+    log = histories_of(world)
+    graph = item_transitions(log, directed=directed, reach=reach)
+    assert len(graph) == 0
+    assert graph.offsets.tolist() == [0] * (log.n_items + 2)
+    assert graph.latest is None
+    assert len(item_transitions(log.up_to(np.zeros(len(world), int)), reach=reach, loops=True)) == 0
+
+
+def test_events_at_the_same_time_count_fully(timed):
+    graph = item_transitions(timed({"ann": [("a", 7), ("b", 7)]}), half_life_days=1, session_gap_hours=1)
+    assert weights(graph) == {(A, B): 1}
+    assert graph.gaps.tolist() == [0]
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_transitions_are_what_counting_one_by_one_gives(block, monkeypatch):
+    monkeypatch.setattr(runs, "BLOCK", block)
+    random = np.random.default_rng(0)
+    items, gaps = random.integers(1, 6, (20, 15)), random.integers(0, 2 * HOUR, (20, 15))
+    log = histories_from_frame(
+        pd.DataFrame(
+            {
+                "user_id": np.repeat(np.arange(20), 15),
+                "item_id": items.ravel(),
+                "datetime": np.cumsum(gaps, axis=1).ravel(),
+            }
+        )
+    )
+    expected: dict[tuple[int, int], float] = {}
+    for row, steps in zip(items, gaps, strict=True):
+        for i in range(15):
+            for j in range(i + 1, min(i + 4, 15)):
+                if row[i] != row[j] and max(steps[i + 1 : j + 1]) <= HOUR:
+                    key = int(row[i]), int(row[j])
+                    weight = 0.5 ** (sum(steps[i + 1 : j + 1]) / DAY) / (j - i)
+                    expected[key] = expected.get(key, 0) + weight
+    assert len(expected) == 20
+    graph = item_transitions(log, reach=3, half_life_days=1, session_gap_hours=1)
+    assert weights(graph) == pytest.approx(expected)
+
+
+def test_recent_pairs_are_told_apart_by_their_age(timed):
+    # a -> b six days before the newest event and now, b -> c three days before, two places apart a -> c
+    log = timed({"ann": [("a", 0), ("b", 0), ("c", 3 * DAY)], "bob": [("a", 6 * DAY), ("b", 6 * DAY)]})
+    graph = item_transitions(log, reach=2, age_half_life_days=3)
+    recent = dict(zip(weights(graph), graph.columns["recent"].tolist(), strict=True))
+    assert recent == pytest.approx({(A, B): 1 / 4 + 1, (B, C): 1 / 2, (A, C): 1 / 4})
+    assert weights(graph) == {(A, B): 2, (B, C): 1, (A, C): 0.5}
+    assert "recent" not in item_transitions(log, reach=2).columns
+
+
+def test_the_age_is_that_at_the_end_of_the_view(timed):
+    log = timed({"ann": [("a", 0), ("b", 0), ("c", 9 * DAY)]}).up_to(np.array([2]))
+    assert item_transitions(log, age_half_life_days=1).columns["recent"].tolist() == [1]

@@ -1,0 +1,609 @@
+"""Paths over a graph, on worlds where attention is even, so that every share is a fraction to check by eye."""
+
+import re
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from unittest import mock
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from attnrec.dataset import features_from_frame, histories_from_frame, split_last
+from attnrec.explanation import Explanation, Explanations, explain_items, one_history
+from attnrec.explanation.graph_drawing import EXACT, NO_PATH, VIEW, graph_of, places_of
+from attnrec.explanation.neighbourhood import Neighbourhood
+from attnrec.models import build_model, model_config
+from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.saved_model import SavedModel, load_whole, save_model
+from attnrec.tracking.figures import run as figures
+
+mpl.use("Agg")
+
+from matplotlib import pyplot
+
+SEQUENCE = {"dim": 16, "heads": 2, "pooling_heads": 2}
+TRANSITIONS = SEQUENCE | {"graph": "transitions"}
+EVEN = ("graph.layers", "pooling.energy", "pooling.query")
+
+
+def even(kind: str, histories, features=None, **settings):
+    """A model whose attention, over the graph and over the history, is the same for all that it sees."""
+    torch.manual_seed(3)
+    model = build_model(model_config(kind, settings), histories.n_items, features)
+    model.observe(histories)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in EVEN):
+                parameter.zero_()
+    model.refresh()
+    return model.eval()
+
+
+def why(model, histories, history: str, *items: str, method: str = "contribution") -> Explanations:
+    """Explanations of items for a history of letters."""
+    rows = [histories.item_ids.row(item) for item in items]
+    return explain_items(model, one_history(list(history), histories.item_ids), user=0, items=rows, method=method)
+
+
+def told(paths: pd.DataFrame) -> list[tuple]:
+    return [
+        (path.item_id, path.through, path.listens, pytest.approx(path.product))
+        for path in paths.itertuples()
+    ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture
+def pairs(histories_of):
+    """ann had a and b, bob had b and c, eve had e alone: a - b - c through two users.
+
+    Evenly: a listens to ann alone, who listens to a and b: a -> b 1/2. b listens to both users: b -> a 1/4, b -> c 1/4.
+    c -> b 1/2. The rest comes back to the item itself.
+    """
+    return histories_of({"ann": "ab", "bob": "bc", "eve": "e"})
+
+
+@pytest.fixture
+def line(histories_of):
+    """a and d come before b, b comes before c twice.
+
+    By what came before: b -> a 1/2, b -> d 1/2, c -> b 1. By what came after: a -> b 1, d -> b 1, b -> c 1. Only b has
+    both relations, and half of its attention for each.
+    """
+    return histories_of({"ann": "abc", "bob": "dbc", "eve": "e"})
+
+
+# --- shares of neighbours
+
+
+def shares_of(model, items: list[int]) -> dict[str, list[dict[int, float]]]:
+    found = model.neighbour_shares(torch.tensor(items, dtype=torch.long))
+    return {
+        name: [
+            {item: share for item, share in zip(row, shares, strict=True) if item}
+            for row, shares in zip(of.neighbours.tolist(), of.shares.tolist(), strict=True)
+        ]
+        for name, of in found.items()
+    }
+
+
+def test_steps_through_users_are_sums_over_the_users(pairs):
+    model = even("gat", pairs, dim=16)
+    # rows a 1, b 2, c 3, e 4
+    assert shares_of(model, [2, 1, 4, 2]) == {
+        "by_bipartite": [{1: 0.25, 2: 0.5, 3: 0.25}, {1: 0.5, 2: 0.5}, {4: 1.0}, {1: 0.25, 2: 0.5, 3: 0.25}]
+    }
+    table = model.neighbour_shares(torch.tensor([1, 4]))["by_bipartite"]
+    assert table.neighbours.tolist() == [[1, 2], [4, 0]]  # as wide as the largest of those asked for
+    assert table.shares.tolist() == [[0.5, 0.5], [1, 0]]
+    assert (table.neighbours.dtype, table.shares.dtype) == (torch.int64, torch.float32)
+
+
+def test_each_relation_has_shares_of_its_own(line):
+    model = even("attnrec", line, **TRANSITIONS)
+    # rows a 1, b 2, c 3, d 4, e 5
+    assert shares_of(model, [2, 1, 3, 5]) == {
+        "by_earlier": [{1: 0.5, 4: 0.5}, {}, {2: 1.0}, {}],
+        "by_later": [{3: 1.0}, {2: 1.0}, {}, {}],
+    }
+    assert shares_of(model, []) == {"by_earlier": [], "by_later": []}
+    nobody = model.neighbour_shares(torch.tensor([5]))["by_later"]
+    assert nobody.neighbours.shape == nobody.shares.shape == (1, 0)
+
+
+def test_steps_through_a_category_lead_from_items_without_history_to_those_with_one():
+    log = pd.DataFrame({"user_id": list("xxxz"), "item_id": ["a", "b", "c", "new"], "datetime": [1, 2, 3, 4]})
+    whole = histories_from_frame(log)
+    features = features_from_frame(
+        pd.DataFrame({"item_id": ["a", "b", "c", "new"], "colour": pd.Categorical(["red", "red", "blue", "red"])}),
+        whole.item_ids,
+    )
+    seen = whole.up_to(np.array([3, 0]))
+    model = even("gat", seen, features, dim=16, relations=[], attributes=["colour"])
+    assert shares_of(model, [4, 3, 1]) == {"of_colour": [{1: 0.5, 2: 0.5}, {3: 1.0}, {1: 0.5, 2: 0.5}]}
+    assert told(why(model, seen, "a", "new")[0].paths()) == [
+        ("a", None, "recommended", 1 / 2),
+        ("a", "b", "both", 1 / 4),  # a -> b 1/2, new -> b 1/2
+    ]
+
+
+@pytest.mark.parametrize("attention", ["gat", "gatv2"])
+@pytest.mark.parametrize("relation", ["bipartite", "items", "transitions"])
+def test_shares_are_those_of_the_whole_graphs_first_layer(checkerboard, with_large_weights, relation, attention):
+    settings = {"dim": 16, "heads": 2, "relations": [relation], "neighbours": 3, "attention": attention, "layers": 2}
+    histories = checkerboard.seen
+    model = with_large_weights(build_model(model_config("gat", settings), histories.n_items), histories)
+    asked = torch.tensor([7, 2, 12])
+    found = model.neighbour_shares(asked)
+    for name, hop in model.graph.hops.items():
+        layer, hops, items = (
+            model.graph.layers[0][name],
+            hop.whole(torch.device("cpu")),
+            model.catalogue.embedding.weight,
+        )
+        if len(hops) == 1:
+            steps = dense(hops[0], layer.layer(items, graph=hops[0], need_weights=True), n_sources=13)
+        else:
+            nodes, outward = layer._attended(items, items, hops, need_weights=True)
+            steps = dense(hops[1], outward, n_sources=hops[0].n_targets) @ dense(hops[0], nodes, n_sources=13)
+        mine = torch.zeros(3, 13).scatter_add_(1, found[name].neighbours, found[name].shares)
+        torch.testing.assert_close(mine, steps[asked].detach())
+        assert mine.std() > 0.01  # not even, so that another item's shares would be noticed
+
+
+def dense(hop, attended, *, n_sources: int) -> torch.Tensor:
+    """Mean over heads of shares, (targets, sources)."""
+    matrix = torch.zeros(hop.n_targets, n_sources)
+    return matrix.index_put_((hop.targets, hop.sources), attended.weights.mean(1), accumulate=True)
+
+
+def test_to_be_asked_leaves_a_model_in_training_as_it_was(line, batch_of):
+    model = even("attnrec", line, **TRANSITIONS | {"graph_settings": {"attention": "gat"}}).train()
+    model.observe(line)  # edges are brought to the device when they are first asked for, and kept
+    found = model.neighbour_shares(torch.tensor([2]))
+    assert model.training
+    assert all(not of.shares.requires_grad for of in found.values())
+    batch = replace(batch_of([1, 2]), targets=torch.tensor([[2, 3]]))
+    model.loss(batch).backward()
+    assert model.graph.share.grad is not None
+
+
+def test_a_walks_shares_are_the_steps_it_scores_by(pairs):
+    model = even("graph_walk", pairs, heads=2)
+    # a and c share no user
+    found = shares_of(model, [1, 2, 4])["items"]
+    assert [set(shares) for shares in found] == [{2}, {1, 3}, set()]
+    assert found[1][1] == pytest.approx(float(model.steps[2, 0].mean()))
+    assert sum(found[1].values()) == pytest.approx(1)
+
+
+def test_a_model_without_a_graph_has_no_neighbours(pairs):
+    for kind, settings in (("item_knn", {}), ("attnrec", SEQUENCE)):
+        model = build_model(model_config(kind, settings), pairs.n_items)
+        with pytest.raises(TypeError, match=r"shares of neighbours need a graph, got .*, which has none; take gat"):
+            model.neighbour_shares(torch.tensor([1]))
+
+
+def test_a_graph_without_layers_has_no_neighbours(pairs):
+    model = even("gat", pairs, dim=16, layers=0)
+    assert model.neighbour_shares(torch.tensor([1, 2])) == {}
+    assert why(model, pairs, "ab", "c")[0].paths().empty
+
+
+# --- paths
+
+
+def test_products_are_starts_times_steps(pairs):
+    paths = why(even("gat", pairs, dim=16), pairs, "ab", "c")[0].paths()
+    assert told(paths) == [
+        ("b", None, "recommended", 1 / 2 * 1 / 2),
+        ("a", "b", "both", 1 / 2 * 1 / 2 * 1 / 2),  # as strong as the next one, and the older item's
+        ("b", None, "history", 1 / 2 * 1 / 4),
+    ]
+    assert list(paths.columns) == [
+        "item_id", "through", "length", "listens", "relation", "other_relation", "start", "step", "other_step",
+        "product", "exact",
+    ]  # fmt: skip
+    assert paths["length"].tolist() == [1, 2, 1]
+    assert paths["start"].tolist() == [0.5] * 3
+    np.testing.assert_allclose(paths["step"], [np.nan, 1 / 2, 1 / 4])
+    np.testing.assert_allclose(paths["other_step"], [1 / 2, 1 / 2, np.nan])
+    assert paths["relation"].tolist() == [None, "by_bipartite", "by_bipartite"]
+    assert paths["other_relation"].tolist() == ["by_bipartite", "by_bipartite", None]
+    assert not paths["exact"].any()
+    assert paths.index.tolist() == [0, 1, 2]
+
+
+def test_a_step_by_one_of_two_relations_counts_half(line):
+    model = even("attnrec", line, **TRANSITIONS)
+    paths = why(model, line, "b", "c")[0].paths()
+    assert told(paths) == [("b", None, "recommended", 1), ("b", None, "history", 1 / 2)]
+    # c has no second relation, so the one that it has is all of its attention
+    assert paths["other_relation"].tolist() == ["by_earlier", None]
+    assert paths["relation"].tolist() == [None, "by_later"]
+
+
+def test_both_may_listen_by_different_relations(line):
+    paths = why(even("attnrec", line, **TRANSITIONS), line, "ad", "c")[0].paths()
+    assert told(paths) == [("a", "b", "both", 1 / 2), ("d", "b", "both", 1 / 2)]
+    assert paths[["relation", "other_relation"]].to_numpy().tolist() == [["by_later", "by_earlier"]] * 2
+
+
+def test_a_step_by_two_relations_is_one_step_that_names_both(histories_of):
+    # b came after a and before it; c only after it
+    histories = histories_of({"ann": "aba", "bob": "ac"})
+    paths = why(even("attnrec", histories, **TRANSITIONS), histories, "a", "b")[0].paths()
+    # a -> b: all of what came before, half of what came after; b -> a: all of both
+    assert told(paths) == [("a", None, "recommended", 1), ("a", None, "history", 3 / 4)]
+    assert paths["other_relation"][0] == paths["relation"][1] == "by_earlier, by_later"
+
+
+def test_a_repeated_item_starts_once_with_all_of_its_attention(line):
+    paths = why(even("attnrec", line, **TRANSITIONS), line, "ada", "c")[0].paths()
+    assert told(paths) == [("a", "b", "both", 2 / 3), ("d", "b", "both", 1 / 3)]
+    assert paths["start"].tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_an_item_of_the_history_may_be_recommended_again(pairs):
+    paths = why(even("gat", pairs, dim=16), pairs, "a", "a")[0].paths()
+    assert told(paths) == [("a", "b", "both", 1 / 2 * 1 / 2)]  # and no step to itself
+
+
+def test_an_event_whose_item_has_no_edge_leads_nowhere(line):
+    model = even("attnrec", line, **TRANSITIONS)
+    assert told(why(model, line, "ea", "c")[0].paths()) == [("a", "b", "both", 1 / 2)]
+    assert why(model, line, "e", "c")[0].paths().empty
+    assert why(model, line, "a", "e")[0].paths().empty
+
+
+@pytest.mark.parametrize("kind", ["gat", "graph_walk"])
+def test_an_empty_history_has_no_paths(pairs, kind):
+    found = why(even(kind, pairs, dim=16), pairs, "", "c")[0]
+    assert found.paths().empty
+    assert list(found.paths().columns) == list(why(even("gat", pairs, dim=16), pairs, "a", "c")[0].paths().columns)
+
+
+def test_the_strongest_come_first_and_no_more_than_asked_for(pairs):
+    found = why(even("gat", pairs, dim=16), pairs, "ab", "c")[0]
+    pd.testing.assert_frame_equal(found.paths(2), found.paths().head(2))
+    for n in (0, -1):
+        with pytest.raises(ValueError, match=f"n must be 1 or more paths, got {n}; the default is 10"):
+            found.paths(n)
+
+
+def test_equal_paths_stand_in_the_order_of_the_history(histories_of):
+    # nine items that all share one user with the recommended one
+    histories = histories_of({f"user-{letter}": f"{letter}z" for letter in "abcdefghi"})
+    paths = why(even("gat", histories, dim=16), histories, "hgfedcbai", "z")[0].paths(9)
+    assert paths["item_id"].tolist() == list("hgfedcbai")
+    assert set(paths["listens"]) == {"history"}
+    assert paths["product"].tolist() == pytest.approx([1 / 9 * 1 / 2] * 9)
+
+
+def test_ids_that_are_numbers_stay_numbers():
+    frame = pd.DataFrame({"user_id": [1, 1, 2, 2], "item_id": [70, 80, 80, 90], "datetime": [1, 2, 1, 2]})
+    histories = histories_from_frame(frame)
+    model = even("gat", histories, dim=16)
+    paths = explain_items(model, one_history([70], histories.item_ids), user=0, items=[3])[0].paths()
+    assert told(paths) == [(70, 80, "both", 1 / 4)]
+
+
+def test_paths_do_not_depend_on_the_method(pairs):
+    model = even("gat", pairs, dim=16)
+    one, other = (why(model, pairs, "ab", "c", method=method)[0] for method in ("contribution", "leave_one_out"))
+    pd.testing.assert_frame_equal(one.paths(), other.paths())
+
+
+def test_nothing_is_made_before_it_is_asked_for_and_then_once(pairs):
+    model = even("gat", pairs, dim=16)
+    with mock.patch.object(
+        type(model), "neighbour_shares", autospec=True, side_effect=type(model).neighbour_shares
+    ) as made:
+        found = why(model, pairs, "ab", "c", "a")
+        assert made.call_count == 0
+        for each in [*found, *found]:
+            each.paths()
+        found.with_titles({"a": "Tea"})[0].paths()
+    assert made.call_count == 1
+
+
+# --- walks
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("relation", ["items", "transitions"])
+def test_a_walks_products_times_the_number_of_items_are_the_contributions(
+    checkerboard, with_large_weights, relation, heads
+):
+    histories = checkerboard.seen
+    config = model_config("graph_walk", {"relation": relation, "heads": heads, "neighbours": 4})
+    model = with_large_weights(build_model(config, histories.n_items), histories)
+    view = one_history([0, 2, 4, 2], histories.item_ids)
+    asked = histories.item_ids.encode([6, 2, 5])
+    for found in explain_items(model, view, user=0, items=asked.tolist()):
+        paths = found.paths(100)
+        by_item = found.frame.groupby("item_id")["contribution"].sum()
+        by_path = paths.set_index("item_id")["product"].reindex(by_item.index, fill_value=0.0)
+        np.testing.assert_allclose(12 * by_path, by_item, atol=1e-6)
+        np.testing.assert_allclose(paths["start"] * paths["step"], paths["product"])
+        assert paths["exact"].all()
+        stays = (paths["length"] == 0) & (paths["item_id"] == found.item_id)  # without an edge to itself
+        assert ((paths["length"] == 1) | stays).all()
+        assert set(paths["relation"][~stays]) <= {relation}
+        assert found.score == pytest.approx(found.item_bias + 12 * paths["product"].sum(), abs=1e-5)
+
+
+def test_a_walks_paths_are_exact_whatever_else_is_asked(pairs):
+    model = even("graph_walk", pairs)
+    one, other = (why(model, pairs, "aca", "b", method=method)[0] for method in ("contribution", "leave_one_out"))
+    assert sorted(one.paths()["item_id"]) == ["a", "c"]
+    assert 4 * one.paths()["product"].sum() == pytest.approx(one.values.sum())  # of 4 items
+    pd.testing.assert_frame_equal(other.paths(), one.paths())
+
+
+def test_a_walk_steps_only_from_items_that_have_a_neighbour(pairs):
+    paths = why(even("graph_walk", pairs), pairs, "ea", "b")[0].paths()
+    assert paths["item_id"].tolist() == ["a"]
+    assert paths["listens"].tolist() == ["history"]
+    assert paths["through"].tolist() == paths["other_relation"].tolist() == [None]
+    assert paths["step"].tolist() == pytest.approx([1])  # b is a's only neighbour
+    assert why(even("graph_walk", pairs), pairs, "a", "c")[0].paths().empty  # it goes no further than one step
+
+
+def test_paths_of_a_sequence_model_beside_a_walk_are_a_view(pairs):
+    model = even("attnrec", pairs, **SEQUENCE, walk="items")
+    paths = why(model, pairs, "a", "b", method="leave_one_out")[0].paths()
+    assert paths["listens"].tolist() == ["history", "recommended"]
+    assert paths["step"][0] == 1  # b is a's only neighbour
+    assert not paths["exact"].any()
+
+
+# --- models that have no paths
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("item_knn", {}), ("attnrec", SEQUENCE)])
+def test_a_model_without_a_graph_says_which_have_one(pairs, kind, settings):
+    found = why(even(kind, pairs, **settings), pairs, "ab", "c")[0]
+    assert found.graph is None
+    for ask in (found.paths, found.draw_graph, found.graph_figure):
+        with pytest.raises(ValueError, match=r"paths need a model with a graph, got .*; fit model='gat' or"):
+            ask()
+
+
+def test_a_readout_without_shares_has_no_start(line):
+    model = even("attnrec", line, **TRANSITIONS | {"readout": "last"})
+    found = why(model, line, "ab", "c", method="leave_one_out")[0]
+    with pytest.raises(ValueError, match=r"shares of attention over the history, got .*, which has none; fit with"):
+        found.paths()
+
+
+def loaded(model, histories, folder) -> SavedModel:
+    folder.mkdir()
+    save_model(SavedModel(model, histories.item_ids), folder)
+    return load_whole(folder)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("gat", {"dim": 16}), ("attnrec", TRANSITIONS)])
+def test_a_loaded_model_has_lost_its_graph_until_it_observes_again(pairs, tmp_path, kind, settings):
+    model = even(kind, pairs, **settings)
+    again = loaded(model, pairs, tmp_path / "model").model
+    found = why(again, pairs, "ab", "c")[0]
+    with pytest.raises(ValueError, match="paths need the training graph, which a saved model does not keep; fit, or"):
+        found.paths()
+    again.observe(pairs)
+    pd.testing.assert_frame_equal(found.paths(), why(model, pairs, "ab", "c")[0].paths())
+
+
+def test_a_loaded_walk_has_its_graph(pairs, tmp_path):
+    model = even("graph_walk", pairs)
+    again = loaded(model, pairs, tmp_path / "model").model
+    assert len(why(again, pairs, "ab", "c")[0].paths()) == 1
+    pd.testing.assert_frame_equal(why(again, pairs, "ab", "c")[0].paths(), why(model, pairs, "ab", "c")[0].paths())
+
+
+# --- pictures
+
+
+def edges_of(graph) -> dict[tuple, float]:
+    return {edge: pytest.approx(product) for *edge, product in graph.edges(data="product") for edge in [tuple(edge)]}
+
+
+def test_the_picture_leads_from_who_listens_to_whom(pairs):
+    graph = graph_of(why(even("gat", pairs, dim=16), pairs, "ab", "c")[0], n=10)
+    a, b, end, middle = ("history", "a"), ("history", "b"), ("recommended", "c"), ("neighbour", "b")
+    assert set(graph.nodes) == {a, b, end, middle}
+    assert edges_of(graph) == {
+        (end, b): 1 / 4,
+        (a, middle): 1 / 8,
+        (end, middle): 1 / 8,
+        (b, end): 1 / 8,
+    }
+    assert graph.edges[end, middle]["step"] == pytest.approx(1 / 2)
+    assert graph.edges[end, middle]["relation"] == "by_bipartite"
+    assert graph.nodes[a]["start"] == pytest.approx(1 / 2)
+    assert "start" not in graph.nodes[middle]
+    assert not graph.graph["exact"]
+    assert set(graph_of(why(even("gat", pairs, dim=16), pairs, "ab", "c")[0], n=1).nodes) == {b, end}
+
+
+def test_an_edge_of_several_paths_is_as_wide_as_their_sum(line):
+    graph = graph_of(why(even("attnrec", line, **TRANSITIONS), line, "ada", "c")[0], n=10)
+    a, d, end, b = ("history", "a"), ("history", "d"), ("recommended", "c"), ("neighbour", "b")
+    assert edges_of(graph) == {(a, b): 2 / 3, (d, b): 1 / 3, (end, b): 1}
+
+
+def test_columns_stand_from_left_to_right_and_edges_past_the_middle_have_a_place(pairs):
+    graph = graph_of(why(even("gat", pairs, dim=16), pairs, "ab", "c")[0], n=10)
+    places = places_of(graph)
+    a, b, end, middle = ("history", "a"), ("history", "b"), ("recommended", "c"), ("neighbour", "b")
+    bends = [("bend", (end, b)), ("bend", (b, end))]
+    assert {node: x for node, (x, _) in places.items()} == {a: 0, b: 0, end: 2, middle: 1} | dict.fromkeys(bends, 1)
+    assert places[b][1] - places[a][1] == pytest.approx(1)  # the strongest path's item is on top
+    assert sorted(places[node][1] for node in [middle, *bends]) == pytest.approx([-1, 0, 1])
+    assert places[middle][1] == pytest.approx(-1)  # below, as a is: no edges cross
+    walk = graph_of(why(even("graph_walk", pairs), pairs, "ac", "b")[0], n=10)
+    assert {column for column, _ in places_of(walk)} == {"history", "recommended"}
+
+
+def long_world(n: int = 10) -> Explanation:
+    """One path through a middle of its own from each of n items of the history; titles as long as they come."""
+    history, middle = [f"item {number}" for number in range(n)], [f"middle {number}" for number in range(n)]
+    steps = [(item, other, 0.5, 0.0) for item, other in zip(history, middle, strict=True)]
+    steps += [("hat", other, 0.0, 0.25 / n) for other in middle] + [
+        ("hat", "item 0", 0.0, 0.5),
+        ("item 0", "hat", 0.5, 0.0),
+    ]
+    frame = pd.DataFrame({"item_id": history, "contribution": 1.0, "weight": 1 / n})
+    graph = Neighbourhood(pd.DataFrame(steps, columns=["item_id", "neighbour", "by_earlier", "of_the/kind"]))
+    titles = {name: f"{name} has a very long $ title that goes on and on" for name in [*history, *middle, "hat"]}
+    return Explanation("hat", 1.0, 0.0, frame, titles=titles, graph=lambda: graph)
+
+
+def test_no_two_labels_overlap():
+    axes = long_world().draw_graph(n=12)
+    figure = axes.figure
+    figure.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in [*axes.texts, axes.xaxis.label]}
+    boxes |= {"title": axes._left_title.get_window_extent(), "legend": axes.get_legend().get_window_extent()}
+    assert len(boxes) == 10 + 10 + 1 + 2 + 1 + 2  # history, middle, hat, heads of columns, below, title and legend
+    for (name, one), (other_name, other) in combinations(boxes.items(), 2):
+        assert not (one.overlaps(other) and one.width and other.width), (name, other_name)
+    whole = figure.bbox
+    for name, box in boxes.items():
+        assert min(box.x0 - whole.x0, whole.x1 - box.x1, box.y0 - whole.y0, whole.y1 - box.y1) >= 0, name
+
+
+def test_the_picture_says_whether_it_is_exact(pairs):
+    view = why(even("gat", pairs, dim=16), pairs, "ab", "c")[0].draw_graph()
+    # b and c are the strongest: half of the history, half of c's attention
+    assert view.get_xlabel().split("\n") == [
+        VIEW,
+        "arrows: who listens to whom, as wide as the product of shares, at most 25 %",
+    ]
+    assert view.get_title(loc="left") == "paths to c"
+    assert [text.get_text() for text in view.texts] == ["c", "b  50%", "a  50%", "b", "history", "heard by both"]
+    assert view.get_legend() is None  # one relation needs no colours
+    walk = why(even("graph_walk", pairs), pairs, "ab", "c")[0].draw_graph()
+    assert walk.get_xlabel().split("\n")[0] == EXACT
+    assert len(walk.patches) == 1
+
+
+def test_where_there_is_no_path_the_picture_says_so(line, pairs):
+    nowhere = why(even("attnrec", line, **TRANSITIONS), line, "e", "c")[0].draw_graph()
+    assert nowhere.get_xlabel() == NO_PATH
+    assert [text.get_text() for text in nowhere.texts] == ["c"]
+    nobody = why(even("gat", pairs, dim=16), pairs, "", "c")[0].draw_graph()
+    assert nobody.get_xlabel() == "no history: scored by what everyone likes"
+
+
+def test_colours_tell_relations_apart(line):
+    axes = why(even("attnrec", line, **TRANSITIONS), line, "ab", "c")[0].draw_graph()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["to what came before", "to what came after"]
+    assert len({patch.get_edgecolor() for patch in axes.patches}) == 2
+
+
+def test_titles_are_used_also_of_items_that_are_not_in_the_history(pairs):
+    found = why(even("gat", pairs, dim=16), pairs, "a", "c").with_titles({"a": "Tea", "b": "Cup", "c": "Pot"})[0]
+    titles = dict(graph_of(found, n=10).nodes(data="title"))
+    assert titles == {("history", "a"): "Tea", ("neighbour", "b"): "Cup", ("recommended", "c"): "Pot"}
+    axes = found.draw_graph()
+    assert [text.get_text() for text in axes.texts] == ["Pot", "Tea  100%", "Cup", "history", "heard by both"]
+    assert axes.get_title(loc="left") == "paths to Pot"
+    assert found.paths()["through"].tolist() == ["b"]  # frames have ids
+    renamed = replace(found, titles={"c": "Hat"})
+    assert graph_of(renamed, n=10).nodes["recommended", "c"]["title"] == "Hat"
+
+
+def test_axes_may_be_given_and_a_figure_for_saving_is_none_of_pyplots(pairs, tmp_path):
+    found = why(even("gat", pairs, dim=16), pairs, "ab", "c")[0]
+    _, axes = pyplot.subplots()
+    assert found.draw_graph(ax=axes) is axes
+    assert len(axes.patches) == 4
+    pyplot.close("all")
+    figure = found.graph_figure(n=1)
+    figure.savefig(tmp_path / "graph.png")
+    assert (tmp_path / "graph.png").read_bytes().startswith(b"\x89PNG")
+    assert pyplot.get_fignums() == []
+    assert len(figure.axes[0].patches) == 1
+
+
+# --- the picture of a run
+
+
+@pytest.fixture
+def asked(histories_of):
+    """ann's visible history has 3 events, bob's 4, cid's 2."""
+    return split_last(histories_of({"ann": "abcd", "bob": "bcdea", "cid": "dea", "dan": "e"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("gat", {"dim": 16}), ("attnrec", TRANSITIONS), ("graph_walk", {})], ids=str
+)
+def test_a_run_has_the_graph_around_the_best_item_of_the_longest_history_that_has_room(
+    asked, tmp_path, monkeypatch, kind, settings
+):
+    saved = loaded(even(kind, asked.train, **settings), asked.train, tmp_path / "model")
+    drawn = []
+    monkeypatch.setattr(Explanation, "graph_figure", lambda self: drawn.append(self) or self.draw_graph().figure)
+    assert figures.graph_around(saved, asked) is not None
+    assert drawn[0].frame["item_id"].tolist() == list("bcde")  # bob's
+    assert drawn[0].item_id == "a"  # the only item that bob has not seen
+    monkeypatch.setattr(figures, "GRAPH_EVENTS", 4)
+    figures.graph_around(saved, asked)
+    assert drawn[1].frame["item_id"].tolist() == list("abc")  # ann's
+
+
+def test_a_run_without_such_a_user_or_graph_has_no_picture(asked, tmp_path, monkeypatch, histories_of):
+    plain = SavedModel(even("attnrec", asked.train, **SEQUENCE), asked.train.item_ids)
+    assert figures.graph_around(plain, asked) is None
+    no_reasons = SavedModel(even("attnrec", asked.train, **TRANSITIONS | {"readout": "last"}), asked.train.item_ids)
+    assert figures.graph_around(no_reasons, asked) is None
+    all_seen = split_last(histories_of({"ann": "abab", "bob": "ab"}))
+    assert (
+        figures.graph_around(SavedModel(even("gat", all_seen.train, dim=16), all_seen.train.item_ids), all_seen) is None
+    )
+    monkeypatch.setattr(figures, "GRAPH_EVENTS", 2)
+    saved = loaded(even("gat", asked.train, dim=16), asked.train, tmp_path / "model")
+    assert figures.graph_around(saved, asked) is None
+
+
+def test_a_graph_of_attributes_is_described_again_by_the_saved_features(asked, tmp_path):
+    kinds = pd.DataFrame({"item_id": list("abcde"), "kind": pd.Categorical(list("xyxyx")), "title": list("ABCDE")})
+    features = features_from_frame(kinds, asked.train.item_ids)
+    model = even("gat", asked.train, features, dim=16, relations=[], attributes=["kind"])
+    (tmp_path / "model").mkdir()
+    save_model(SavedModel(model, asked.train.item_ids, features=features), tmp_path / "model")
+    figure = figures.graph_around(load_whole(tmp_path / "model"), asked)
+    assert figure.axes[0].get_title(loc="left") == "paths to A"
+
+
+def test_the_graph_of_items_is_whole_only_where_it_has_observed(pairs):
+    graph = GraphItems(model_config("gat", {"dim": 16}), 16, relations=("bipartite",))
+    with pytest.raises(ValueError, match="paths need the training graph"):
+        graph.neighbour_shares(torch.zeros(5, 16), torch.tensor([1]))
+
+
+# --- the page
+
+
+def test_the_page_on_graphs_runs_as_it_stands(monkeypatch, capsys):
+    root = Path(__file__).parents[2]
+    blocks = re.findall(r"^```python\n(.*?)^```", (root / "docs" / "graphs.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(root)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "graphs.md", "exec"), names)
+    said = capsys.readouterr().out
+    added, bias, score = map(float, re.search(r"^([\d.e-]+) \+ ([\d.e-]+) = ([\d.e-]+)$", said, re.MULTILINE).groups())
+    assert added + bias == pytest.approx(score)
+    assert added > 0

@@ -1,0 +1,251 @@
+"""What faithfulness says of methods: tables, paired tests, the verdict, and pictures."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attnrec.attribution import METHODS
+from attnrec.evaluation.comparison import compare
+from attnrec.evaluation.metrics import bootstrap_interval
+from attnrec.faithfulness import DIRECTIONS, Faithfulness, faithful
+from attnrec.tracking.figures.faithfulness import curves_figure, faithfulness_figure
+
+N_USERS = 40
+SMOOTH = ("deletion", "insertion", "comprehensiveness", "sufficiency", "tau", "stability")
+
+
+def noise(seed: int) -> np.ndarray:
+    """With the mean 0."""
+    drawn = np.random.default_rng(seed).normal(0, 0.1, N_USERS)
+    return drawn - drawn.mean()
+
+
+def measured_of(means: dict[str, float], left_out: dict[str, str] | None = None, **columns) -> Faithfulness:
+    """Every metric of a method scatters about its mean; `columns` of one metric by method stand in their place."""
+    users = [f"u{n:02}" for n in range(N_USERS)]
+    frames, curves = [], []
+    for number, (method, mean) in enumerate(means.items()):
+        frame = pd.DataFrame({"user_id": users, "item_id": "i", "n_events": 7, "method": method})
+        values = {name: mean + noise(number) for name in ("pos_at_5", "neg_at_5", "pos_at_10", *SMOOTH)}
+        frames.append(frame.assign(**values | {name: by[method] for name, by in columns.items() if method in by}))
+        for curve in ("deletion", "reverse_deletion", "insertion"):
+            shares = np.arange(5) / 4
+            curves.append(
+                pd.DataFrame({"method": method, "curve": curve, "share": shares, "probability": mean * shares})
+            )
+    permutation = pd.DataFrame({"user_id": users, "n_events": 7, "largest_weight": 0.5, "median_distance": 0.1})
+    permutation.loc[:9, "median_distance"] = 0.04
+    return Faithfulness("attnrec", pd.concat(frames), pd.concat(curves), permutation, left_out or {}, {"few": 3})
+
+
+@pytest.fixture
+def measured() -> Faithfulness:
+    return measured_of({"contribution": 0.2, "weight": 0.15, "random": 0.6, "recency": 0.5, "popularity": 0.7})
+
+
+# --- the summary
+
+
+def test_the_summary_has_means_and_intervals_of_users(measured):
+    table = measured.summary().set_index("method")
+    assert table.index.tolist() == ["contribution", "weight", "random", "recency", "popularity"]
+    assert table["exact"].tolist() == [True, False, False, False, False]
+    assert table["control"].tolist() == [False, False, True, True, True]
+    assert table["n_users"].tolist() == [N_USERS] * 5
+    row = table.loc["random"]
+    assert row["deletion"] == pytest.approx((0.6 + noise(2)).mean())
+    assert (row["pos_at_5_low"], row["pos_at_5_high"]) == pytest.approx(bootstrap_interval(0.6 + noise(2)))
+    with_intervals = {name.removesuffix("_low") for name in table if name.endswith("_low")}
+    assert with_intervals == {"pos_at_5", "neg_at_5", *SMOOTH} - {"stability"}
+
+
+def test_users_without_a_value_are_not_in_a_mean():
+    taus = np.where(np.arange(N_USERS) < 4, 0.5, np.nan)
+    measured = measured_of({"contribution": 0.2, "random": 0.1}, tau={"contribution": taus, "random": np.nan})
+    own, random = (row for _, row in measured.summary().iterrows())
+    assert own[["tau", "tau_low", "tau_high"]].tolist() == pytest.approx([0.5] * 3)
+    assert random[["tau", "tau_low", "tau_high"]].isna().all()
+
+
+def test_what_goes_into_a_manifest_is_small_and_plain(measured):
+    nothing_known = measured_of({"contribution": 0.2}, {"weight": "needs attention"}, tau={"contribution": np.nan})
+    for each in (measured, nothing_known):
+        text = json.dumps(each.to_json(), allow_nan=False)
+        assert len(text) < 5_000
+    found = measured.to_json()
+    assert found["permutation"] == {"n_users": N_USERS, "median_distance": 0.1, "indifferent_share": 10 / N_USERS}
+    assert found["methods"][2]["pos_at_5"] == round((0.6 + noise(2)).mean(), 6)
+    assert nothing_known.to_json()["methods"][0]["tau"] is None
+    assert nothing_known.to_json()["left_out"] == {"weight": "needs attention"}
+    assert found["users_left_out"] == {"few": 3}
+
+
+# --- one method against the others
+
+
+def test_a_method_against_each_other_one(measured):
+    table = measured.against("pos_at_5").set_index("other")
+    assert table.index.tolist() == ["weight", "random", "recency", "popularity"]
+    expected = compare(
+        *(measured.per_user[measured.per_user["method"] == name] for name in ("contribution", "random")),
+        metric="pos_at_5",
+    )
+    row = table.loc["random"]
+    assert row[["difference", "low", "high", "p_value"]].tolist() == [
+        expected.mean, *expected.interval, expected.p_value,
+    ]  # fmt: skip
+    assert row["mean"] - row["other_mean"] == pytest.approx(row["difference"])
+    assert row["n_users"] == N_USERS
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"),
+    [("pos_at_5", "low"), ("pos_at_10", "low"), ("neg_at_5", "high"), ("deletion", "low"), ("insertion", "high")]
+    + [("comprehensiveness", "high"), ("sufficiency", "low"), ("tau", "high"), ("stability", "high")],
+)  # fmt: skip
+def test_which_is_better_follows_the_metrics_direction(metric, better):
+    measured = measured_of({"contribution": 0.2, "random": 0.6})
+    names = {"low": "contribution", "high": "random"}
+    assert measured.against(metric)["better"].tolist() == [names[better]]
+    assert measured.against(metric, method="random")["better"].tolist() == [names[better]]
+
+
+def test_every_metric_has_a_direction(measured):
+    assert {name.partition("_at_")[0] for name in measured.metrics} == {*DIRECTIONS}
+
+
+def test_equal_methods_have_no_better_one():
+    measured = measured_of({"contribution": 0.2, "random": 0.6}, tau={"contribution": 0.5, "random": 0.5})
+    row = measured.against("tau").iloc[0]
+    assert (row["difference"], row["p_value"], row["better"]) == (0, 1, "neither")
+
+
+def test_only_users_with_both_values_are_compared():
+    values = np.arange(N_USERS, dtype=float)
+    measured = measured_of(
+        {"contribution": 0, "random": 0, "recency": 0},
+        tau={
+            "contribution": np.where(values < 30, values, np.nan),
+            "random": np.where(values < 10, np.nan, values - 1),
+            "recency": np.nan,
+        },
+    )
+    random, recency = (row for _, row in measured.against("tau").iterrows())
+    assert (random["n_users"], random["difference"], random["better"]) == (20, 1, "contribution")
+    assert (recency["n_users"], recency["better"]) == (0, "neither")
+    assert np.isnan(recency["p_value"])
+
+
+def test_what_was_not_measured_cannot_be_compared(measured):
+    with pytest.raises(ValueError, match="metric must have been measured, got 'pos_at_3'; take one of pos_at_5, "):
+        measured.against("pos_at_3")
+    with pytest.raises(ValueError, match="got 'shapley'; take one of contribution, weight"):
+        measured.against("tau", method="shapley")
+
+
+# --- the verdict
+
+
+def test_reasons_that_beat_every_control_are_faithful(measured):
+    found = faithful(measured)
+    assert found.faithful
+    assert found.sentence == (
+        "contributions beat every control: pos_at_5 0.200 against random 0.600 (p = 0.0001), recency 0.500 "
+        "(p = 0.0001), popularity 0.700 (p = 0.0001); 40 users"
+    )
+    assert set(found.numbers) == {"random", "recency", "popularity"}, "weights are better, but no control"
+    assert found.numbers["random"]["other_mean"] == pytest.approx((0.6 + noise(2)).mean())
+    assert found.to_json()["faithful"] is True
+
+
+def test_one_control_as_good_is_enough_against_them():
+    found = faithful(measured_of({"contribution": 0.4, "random": 0.9, "recency": 0.42, "popularity": 0.8}))
+    assert not found.faithful
+    assert found.sentence.startswith(
+        "contributions do not beat recency at level 0.01: pos_at_5 0.400 against recency 0.420"
+    )
+    assert "random" not in found.sentence
+    assert json.loads(json.dumps(found.to_json()))["numbers"]["recency"]["p_value"] > 0.01
+
+
+def test_being_clearly_worse_is_not_beating():
+    measured = measured_of({"contribution": 0.9, "random": 0.1})
+    assert not faithful(measured).faithful
+    assert faithful(measured, metric="neg_at_5").faithful
+
+
+def test_a_stricter_level_asks_for_more():
+    measured = measured_of({"contribution": 0.4, "recency": 0.47})
+    p_value = measured.against("pos_at_5")["p_value"].item()
+    assert 0.0005 < p_value < 0.05
+    assert faithful(measured, level=p_value * 1.01).faithful
+    assert not faithful(measured, level=p_value).faithful
+
+
+def test_a_model_without_exact_reasons_is_not_faithful_by_them():
+    measured = measured_of({"random": 0.5}, {"contribution": "contribution needs scores that are sums"})
+    found = faithful(measured)
+    assert not found.faithful
+    assert found.sentence == "attnrec has no exact reasons: contribution needs scores that are sums"
+
+
+def test_a_verdict_needs_contributions_and_a_control():
+    with pytest.raises(ValueError, match="got 'contribution'; take one of random"):
+        faithful(measured_of({"random": 0.5}))
+    for methods in ({"contribution": 0.5}, {"contribution": 0.5, "weight": 0.6}):
+        with pytest.raises(ValueError, match="needs a control to beat, got contribution"):
+            faithful(measured_of(methods))
+
+
+# --- pictures
+
+
+def test_curves_have_a_line_for_each_method_in_both_panels(measured):
+    figure = curves_figure(measured)
+    for axes, curve in zip(figure.axes, ("deletion", "insertion"), strict=True):
+        lines = {line.get_label(): line for line in axes.get_lines()}
+        assert [*lines] == ["contribution", "weight", "random", "recency", "popularity"]
+        assert lines["random"].get_ydata().tolist() == pytest.approx([0.6 * n / 4 for n in range(5)])
+        assert curve in axes.get_title(loc="left").lower()
+        widths = {name: line.get_linewidth() for name, line in lines.items()}
+        assert max(widths, key=widths.get) == "contribution"
+        controls = [lines[name] for name in ("random", "recency", "popularity")]
+        assert len({line.get_color() for line in controls}) == 1
+        assert len({line.get_linestyle() + str(line._dash_pattern) for line in controls}) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*lines]
+
+
+def test_any_choice_of_methods_can_be_told_apart():
+    figure = curves_figure(measured_of(dict.fromkeys(METHODS, 0.5)))
+    looks = [
+        (line.get_color(), line.get_marker(), str(line._dash_pattern), line.get_linewidth())
+        for line in figure.axes[0].get_lines()
+    ]
+    assert len(set(looks)) == len(METHODS)
+
+
+@pytest.mark.parametrize(("metric", "on_top"), [("pos_at_5", "weight"), ("neg_at_5", "popularity")])
+def test_the_best_method_stands_on_top(metric, on_top, measured):
+    figure = faithfulness_figure(measured, metric=metric)
+    axes = figure.axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    table = measured.summary().sort_values(metric, ascending=on_top == "weight")
+    assert names == table["method"].tolist()
+    assert names[0] == on_top
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first is on top"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["exact", "other method", "control"]
+    assert metric[:3].upper() + "@5" in axes.get_xlabel()
+
+
+def test_a_metric_without_an_interval_is_not_drawn(measured):
+    with pytest.raises(ValueError, match="must have an interval, got 'stability'; take one of pos_at_5, neg_at_5"):
+        faithfulness_figure(measured, metric="stability")
+
+
+def test_matplotlib_is_imported_when_a_figure_is_made():
+    code = "import sys, attnrec.tracking.figures.faithfulness; print('matplotlib' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -1,0 +1,361 @@
+"""Models over a graph: sequence models by one setting, GAT by its own, session graphs; training, files, leaks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import attnrec
+from attnrec.attribution import METHODS, attribute, weigh
+from attnrec.config import SettingsError
+from attnrec.dataset import LeakageError, Windows, features_from_frame, histories_from_frame, last_events, split_last
+from attnrec.dataset.graph import item_transitions, user_item_edges
+from attnrec.models import build_model, model_config, observed_graphs
+from attnrec.models.graph import relations as item_relations
+from attnrec.models.saved_model import SavedModel, load_model, load_whole, save_model
+from attnrec.training import TrainConfig, train
+
+SMALL = {"dim": 16, "pooling_heads": 2, "max_length": 8, "dropout": 0.0}
+KINDS = {
+    "attnrec": ("attnrec", SMALL | {"layers": 1, "graph": "transitions"}),
+    "sasrec": ("sasrec", SMALL | {"layers": 1, "graph": "items"}),
+    "gru4rec": ("gru4rec", SMALL | {"graph": "transitions", "graph_settings": {"attention": "gat", "layers": 2}}),
+    "core": ("core", SMALL | {"layers": 1, "graph": "transitions", "graph_settings": {"directed": False}}),
+    "bert4rec": ("bert4rec", SMALL | {"layers": 1, "graph": "transitions"}),
+    "gce_gnn": ("gce_gnn", SMALL),
+    "gat": ("gat", SMALL | {"heads": 2}),
+    "gat_relations": ("gat", SMALL | {"relations": ("bipartite", "transitions"), "neighbours": 4, "combine": "sum"}),
+}
+SEQUENCES = [name for name in KINDS if not name.startswith("gat")]
+QUICK = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-2, "device": "cpu", "progress_bar": False}
+TRAINING = TrainConfig(epochs=2, batch_size=16, learning_rate=1e-2, warmup_steps=0, device="cpu", seed=1)
+
+
+def built(name: str, n_items: int, **settings):
+    kind, own = KINDS[name]
+    torch.manual_seed(5)
+    return build_model(model_config(kind, own | settings), n_items)
+
+
+def shaken(name: str, histories, **settings):
+    """A model that adds all that its items receive, with large random weights."""
+    model = built(name, histories.n_items, **settings)
+    model.observe(histories)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.0 if "norm" in key else 0.3))
+        if model.graph.share is not None:
+            model.graph.share.fill_(1.0)
+    model.refresh()
+    return model.eval()
+
+
+def asked(model, histories):
+    (batch, *_) = Windows(histories, max_length=8, batch_size=16, next_item=model.asks_next).epoch(0)
+    torch.manual_seed(2)
+    return model.questions(batch)
+
+
+@pytest.fixture(params=KINDS)
+def name(request) -> str:
+    return request.param
+
+
+# --- the model without a graph, and where a graph begins
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_a_graph_without_layers_is_the_plain_model(name, checkerboard):
+    histories = checkerboard.seen
+    same = {"graph_settings": {"layers": 0}, "graph": "transitions"}
+    plain, flat = (
+        built(name, histories.n_items, graph="none", graph_settings={}),
+        built(name, histories.n_items, **same),
+    )
+    losses = [train(one, histories, config=TRAINING, progress_bar=False).epochs[-1] for one in (plain, flat)]
+    assert losses[0]["train/loss"] == losses[1]["train/loss"]
+    for key, weight in plain.named_parameters():
+        assert torch.equal(flat.get_parameter(key), weight), key
+    batch = last_events(histories, np.arange(9), max_length=8)
+    assert torch.equal(flat.eval().score(batch), plain.eval().score(batch))
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_training_begins_with_the_plain_model(name, checkerboard):
+    histories = checkerboard.seen
+    plain, graph = built(name, histories.n_items, graph="none", graph_settings={}), built(name, histories.n_items)
+    graph.observe(histories)
+    batch = asked(plain, histories)
+    assert graph.eval().loss(batch).item() == plain.eval().loss(batch).item()
+
+
+def test_gradients_reach_the_graph_and_what_it_makes_changes_the_loss(name, checkerboard):
+    model = shaken(name, checkerboard.seen).train()
+    batch = asked(model, checkerboard.seen)
+    loss = model.loss(batch)
+    loss.backward()
+    layers = [weight.grad for key, weight in model.graph.named_parameters() if "project_source.weight" in key]
+    assert layers
+    assert all(gradient.abs().max() > 0 for gradient in layers)
+    assert model.graph.share.grad != 0
+    with torch.no_grad():
+        model.graph.share.fill_(0.0)
+    assert model.loss(batch).item() != pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_a_model_is_named_by_its_graph():
+    names = {
+        "sasrec-graph-transitions-last-d64-L200": ("sasrec", {"graph": "transitions"}),
+        "gru4rec-graph-items-last-d64-L200": ("gru4rec", {"graph": "items"}),
+        "gce_gnn-global_local-d64-L200": ("gce_gnn", {}),
+        "gce_gnn-graph-none-global_local-d64-L200": ("gce_gnn", {"graph": "none"}),
+        "gat-d64-h4": ("gat", {}),
+        "gat-bipartite-items-d64-h4": ("gat", {"relations": ["bipartite", "items"], "neighbours": 10}),
+    }
+    for name, (kind, settings) in names.items():
+        assert build_model(model_config(kind, settings), 3).description == name
+
+
+# --- users, scores, reasons
+
+
+def test_users_with_the_same_history_score_alike_though_the_graph_knew_one_of_them(name, checkerboard):
+    model, seen = shaken(name, checkerboard.seen), checkerboard.seen
+    known = last_events(seen, np.array([0]), max_length=8)
+    stranger = replace(known, items=known.items.clone(), times=known.times + 5)
+    assert torch.equal(model.score(stranger), model.score(known))
+
+
+def test_scores_are_sums_of_contributions_over_enriched_items(name, checkerboard):
+    model = shaken(name, checkerboard.seen)
+    if not model.exact_reasons:
+        pytest.skip("this readout has no contributions")
+    batch = last_events(checkerboard.seen, np.arange(5), max_length=8)
+    items = torch.arange(13).expand(5, -1)
+    with torch.inference_mode():
+        parts, scores = model.contributions(batch, items), model.score(batch)
+        weighed = weigh(model, batch)
+        torch.testing.assert_close(weighed.parts(weighed.weights).sum(1), model.read(batch).users)
+    torch.testing.assert_close(parts.sum(1) + model.item_bias(), scores, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(model.item_vectors(), model.catalogue.embedding.weight, atol=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_way_to_say_why_works_on_enriched_items(method, name, checkerboard):
+    model = shaken(name, checkerboard.seen)
+    if not METHODS[method].works_for(model):
+        pytest.skip("it says what it needs")
+    batch, items = last_events(checkerboard.seen, np.arange(3), max_length=8), torch.tensor([[1, 2], [3, 4], [5, 6]])
+    found = attribute(model, batch, items, method=method, counts=torch.from_numpy(checkerboard.seen.item_counts()))
+    assert found.shape == (3, batch.items.shape[1], 2)
+    assert found.isfinite().all()
+    assert found.any()
+
+
+# --- files and warm starts
+
+
+@pytest.mark.parametrize("name", ["attnrec", "gce_gnn", "gat_relations"])
+def test_a_loaded_model_scores_without_the_graph_and_learns_on_with_one(name, checkerboard, tmp_path):
+    model, seen = shaken(name, checkerboard.seen), checkerboard.seen
+    save_model(SavedModel(model, seen.item_ids), tmp_path)
+    batch = last_events(seen, np.arange(8), max_length=8)
+    for loaded in (load_model(tmp_path).model, load_whole(tmp_path).model):
+        loaded.refresh()
+        assert not loaded.graph.observed
+        assert torch.equal(loaded.score(batch), model.score(batch))
+        loaded.observe(seen)
+        loaded.refresh()
+        torch.testing.assert_close(loaded.score(batch), model.score(batch))
+
+
+def log_of(world: dict[str, str]) -> pd.DataFrame:
+    rows = [(user, item, second) for user, items in world.items() for second, item in enumerate(items)]
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"])
+
+
+OLD = {
+    f"{user}{n}": items for n in range(3) for user, items in {"ann": "mnopq", "bob": "nopqm", "cid": "pqmno"}.items()
+}
+MORE = OLD | {"eve": "mAnBo", "fay": "AmBnz", "gus": "zmAn"}
+
+
+@pytest.mark.parametrize("name", ["attnrec", "gce_gnn", "gat"])
+def test_fit_goes_on_from_an_earlier_model_in_a_larger_catalogue(name):
+    kind, settings = KINDS[name]
+    settings = settings if kind == "gat" else settings | {"graph": "transitions"}
+    first = attnrec.fit(log_of(OLD), model=kind, settings=settings, **QUICK)
+    second = attnrec.fit(log_of(MORE), init=first, **QUICK | {"epochs": 1, "learning_rate": 1e-9})
+    for key, weight in first.model.named_parameters():
+        if key.startswith("graph."):
+            torch.testing.assert_close(second.model.get_parameter(key), weight)
+    rows = second.item_ids.encode(list("mnopq"))
+    own = second.model.catalogue.embedding.weight[torch.from_numpy(rows)]
+    torch.testing.assert_close(own, first.model.catalogue.embedding.weight[1:])
+    assert set(second.recommend(history=["m", "A"], k=2)) >= {"item_id", "reasons"}
+    other = {"relations": ["items"], "neighbours": 3} if kind == "gat" else {"graph": "items", "graph_settings": {}}
+    with pytest.raises(ValueError, match="init must have the settings of the model it starts"):
+        attnrec.fit(log_of(MORE), init=first, settings=other, **QUICK)
+
+
+# --- attributes and features
+
+
+@pytest.fixture(scope="module")
+def shop():
+    """Users stay with one of two colours; red-9 and blue-9 are in the catalogue and have no history."""
+    random = np.random.default_rng(0)
+    rows = [
+        (f"user-{user}", f"{('red', 'blue')[user % 2]}-{item}", time)
+        for user in range(60)
+        for time, item in enumerate(random.permutation(9)[:6])
+    ]
+    rows += [("late", "red-9", 99), ("late", "blue-9", 99)]
+    whole = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
+    seen = whole.up_to(whole.lengths * (np.array(whole.user_ids.ids) != "late"))
+    colours = pd.Categorical([name.split("-")[0] for name in whole.item_ids.ids])
+    items = pd.DataFrame({"item_id": whole.item_ids.ids, "colour": colours})
+    return seen, features_from_frame(items, whole.item_ids)
+
+
+ATTRIBUTES = {
+    "gat": ("gat", {"heads": 2, "relations": ("bipartite",), "attributes": ("colour",), "residual": "sum"}),
+    "gat alone": ("gat", {"heads": 2, "relations": (), "attributes": ("colour",), "residual": "sum"}),
+    "attnrec": (
+        "attnrec",
+        {"layers": 1, "graph": "transitions", "graph_settings": {"attributes": ("colour",), "residual": "sum"}},
+    ),
+    "attnrec, fused": (
+        "attnrec",
+        {"layers": 1, "graph": "items", "features": ("colour",), "graph_settings": {"attributes": ("colour",)}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ATTRIBUTES)
+def test_an_item_without_history_is_scored_through_the_items_of_its_value(case, shop, tmp_path):
+    (seen, features), (kind, settings) = shop, ATTRIBUTES[case]
+    torch.manual_seed(0)
+    model = build_model(model_config(kind, SMALL | {"dropout": 0.1} | settings), seen.n_items, features)
+    train(model, seen, config=TRAINING.model_copy(update={"epochs": 25}), progress_bar=False)
+    model.eval()
+    new = {colour: seen.item_ids.row(f"{colour}-9") for colour in ("red", "blue")}
+    assert model.rankable[list(new.values())].all()
+    users = seen.user_ids.encode([f"user-{n}" for n in range(60)])
+    batch = last_events(seen, users, max_length=8)
+    scores = model.score(batch)
+    likes_red = torch.arange(60) % 2 == 0
+    assert ((scores[:, new["red"]] > scores[:, new["blue"]]) == likes_red).float().mean() > 0.95
+    save_model(SavedModel(model, seen.item_ids, {}, {}, features), tmp_path)
+    assert torch.equal(load_model(tmp_path).model.score(batch), scores)
+    whole = load_whole(tmp_path).model
+    whole.observe(seen)
+    whole.refresh()
+    torch.testing.assert_close(whole.score(batch), scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["gat", "attnrec"])
+def test_attributes_without_the_items_are_refused(case, shop):
+    (seen, features), (kind, settings) = shop, ATTRIBUTES[case]
+    model = build_model(model_config(kind, SMALL | settings), seen.n_items)
+    with pytest.raises(
+        ValueError, match=r"attributes = \['colour'\] needs the items' features, got none; give the exp"
+    ):
+        train(model, seen, config=TRAINING, progress_bar=False)
+    brand = {"attributes": ("brand",)}
+    other = settings | (brand if kind == "gat" else {"graph_settings": brand})
+    with pytest.raises(ValueError, match="attributes must be categories of the items, got 'brand'; there are colour"):
+        build_model(model_config(kind, SMALL | other), seen.n_items, features)
+
+
+# --- leaks
+
+
+def whole_of(histories):
+    """All events of a log, whatever of it a view shows: what a leaking graph is made of."""
+    return histories.up_to(np.diff(histories.offsets))
+
+
+LEAKS = {
+    "transitions": ("item_transitions", lambda histories, **made: item_transitions(whole_of(histories), **made)),
+    "edges": ("user_item_edges", lambda histories: user_item_edges(whole_of(histories))),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_graph_that_sees_what_is_asked_ends_the_fit_before_it_trains(leak, name, monkeypatch):
+    kind, settings = KINDS[name]
+    function, leaking = LEAKS[leak]
+    made_of = observed_graphs(built(name, 5), histories_from_frame(log_of(OLD)))
+    monkeypatch.setattr(item_relations, function, leaking)
+    monkeypatch.setattr(attnrec.fitting, "train", None)
+    # what came last of each user joins nothing that training joins
+    log = log_of({f"{user}{n}": f"{path}{n}" for n in range(4) for user, path in (("a", "mno"), ("b", "pqm"))})
+    if made_of[leak] is None:
+        with pytest.raises(TypeError, match="not callable"):  # this graph is made of something else: it gets to train
+            attnrec.fit(log, model=kind, settings=settings, **QUICK)
+    else:
+        with pytest.raises(LeakageError, match=r"graph edges must be training events|made of training events"):
+            attnrec.fit(log, model=kind, settings=settings, **QUICK)
+
+
+def test_graphs_are_of_what_the_model_is_shown_and_a_model_without_has_none(histories_of):
+    split = split_last(histories_of({"ann": "abcde", "bob": "edcba"}))
+    shown = observed_graphs(built("gat_relations", 5), split.train)
+    assert shown["edges"].items.tolist() == [1, 2, 3, 3, 4, 5]
+    edges = zip(shown["transitions"].sources.tolist(), shown["transitions"].targets.tolist(), strict=True)
+    assert set(edges) == {(1, 2), (2, 3), (5, 4), (4, 3)}
+    assert observed_graphs(build_model(model_config("attnrec", SMALL), 5), split.train) == {}
+    assert observed_graphs(build_model(model_config("ease", {}), 5), split.train) == {}
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("sasrec", {"graph": "friends"}, "graph: Input should be 'none', 'transitions' or 'items', got 'friends'"),
+        ("sasrec", {"graph_settings": {"layers": 2}}, "graph_settings need a graph, got .* set graph = 'transitions'"),
+        ("sasrec", {"graph": "items", "graph_settings": {"reach": 2}}, "reach is a setting of transitions"),
+        ("sasrec", {"graph": "items", "graph_settings": {"lyers": 2}}, r"lyers: unknown key; did you mean layers\?"),
+        ("sasrec", {"graph": "items", "dim": 18}, "dim must be a multiple of the graph's heads, got 18 and 4"),
+        ("gat", {"relations": ["items"]}, "items by common users need a bound on neighbours"),
+        ("gat", {"relations": ["friends"]}, "relations.0: Input should be 'bipartite', 'items' or 'transitions'"),
+        ("gat", {"sample": True}, "sample = true needs a number of neighbours to draw"),
+        ("gce_gnn", {"objective": "next_item"}, "a session graph can't be causal: .* set objective = 'last_item'"),
+        (
+            "gce_gnn",
+            {"older_events": 9},
+            "older_events are vectors without items, got 9 with encoder = 'session_graph'",
+        ),
+        ("gce_gnn", {"layers": 3}, "layers is a setting of encoders that attend, .*set encoder_settings"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_one_line(kind, settings, said):
+    with pytest.raises(SettingsError, match=said) as caught:
+        model_config(kind, settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_graph_leaves_the_settings_of_the_presets_graph_behind():
+    assert model_config("gce_gnn", {}).graph_settings["reach"] == 3
+    assert model_config("gce_gnn", {"graph": "items"}).graph_settings == {}
+    assert model_config("gce_gnn", {"graph": "transitions"}).graph_settings["reach"] == 3
+    config = model_config("gce_gnn", {"graph": "none"})
+    assert type(config)(**config.model_dump()) == config
+
+
+def test_a_session_graph_reads_an_item_that_comes_back_as_one(batch_of, checkerboard):
+    # without positions a, b, a, b is the graph of a, b, a: the same two nodes and edges
+    model = shaken("gce_gnn", checkerboard.seen, readout="item_sum")
+    with torch.no_grad():
+        model.encoder.embedding.weight.zero_()
+    vectors = model.item_vectors()
+    one, two = batch_of([3, 5, 3]), batch_of([3, 5, 3, 5])
+    states = [model.states(vectors[batch.items], batch, vectors)[0] for batch in (one, two)]
+    torch.testing.assert_close(states[1][:3], states[0])
+    torch.testing.assert_close(states[1][3], states[1][1])

@@ -1,0 +1,219 @@
+"""EASE and V-SKNN against references written out here, on worlds small enough for both."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from attnrec.dataset import histories_from_frame, last_events, split_last
+from attnrec.evaluation.evaluator import evaluate
+from attnrec.models import EASE, VSKNN, EASEConfig, PopularityConfig, VSKNNConfig, build_model
+from attnrec.models.distinct_items import last_occurrences
+from attnrec.models.saved_model import SavedModel, load_model, save_model
+
+N_ITEMS = 12
+
+
+@pytest.fixture
+def crowd():
+    """40 users with 1 to 12 events among 12 items, repeats and equal times among them."""
+    random = np.random.default_rng(4)
+    rows = [
+        (f"user-{user}", int(random.integers(N_ITEMS) * random.random()), int(random.integers(30)))
+        for user in range(40)
+        for _ in range(random.integers(1, 13))
+    ]
+    rows += [("all", item, item) for item in range(N_ITEMS)]  # so that every item is there
+    return histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
+
+
+def fitted(config, histories):
+    model = build_model(config, histories.n_items).eval()
+    model.observe(histories)
+    return model
+
+
+def scores_of(model, histories, users):
+    return model.score(last_events(histories, np.asarray(users), max_length=model.max_length))
+
+
+def test_an_item_stands_where_it_is_last(batch_of):
+    batch = batch_of([1, 3, 1, 5, 3], [2], [], [4, 4, 4])
+    expected = [[0, 0, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
+    assert last_occurrences(batch.items).int().tolist() == expected
+
+
+# --- EASE
+
+
+def ease_reference(histories, regularization):
+    seen = np.zeros((histories.n_users, histories.n_items + 1))
+    for user in range(histories.n_users):
+        seen[user, histories.items_of(user)] = 1
+    inverse = np.linalg.inv(seen.T @ seen + regularization * np.eye(seen.shape[1]))
+    weights = np.eye(len(inverse)) - inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    return seen, weights
+
+
+@pytest.mark.parametrize("regularization", [0.5, 500.0])
+def test_ease_equals_a_float64_reference(crowd, regularization):
+    model = fitted(EASEConfig(regularization=regularization), crowd)
+    seen, weights = ease_reference(crowd, regularization)
+    np.testing.assert_allclose(model.item_weights.numpy(), weights, rtol=1e-5, atol=1e-7)
+    scores = scores_of(model, crowd, range(crowd.n_users))
+    np.testing.assert_allclose(scores.numpy(), seen @ weights, rtol=1e-4, atol=1e-6)
+
+
+def test_ease_in_float32_differs_by_rounding_alone(crowd):
+    model, (_, weights) = fitted(EASEConfig(precision="float32"), crowd), ease_reference(crowd, 500.0)
+    np.testing.assert_allclose(model.item_weights.numpy(), weights, rtol=1e-3, atol=1e-5)
+    assert model.item_weights.dtype == torch.float32
+
+
+def test_ease_of_two_items_by_hand(histories_of, batch_of):
+    # X'X + 2 I = [[4, 1], [1, 3]], its inverse [[3, -1], [-1, 4]] / 11: b gets 1 / 4 from a, a gets 1 / 3 from b
+    model = fitted(EASEConfig(regularization=2.0), histories_of({"ann": "ab", "bob": "a"}))
+    np.testing.assert_allclose(model.score(batch_of([1], [2])).numpy(), [[0, 0, 1 / 4], [0, 1 / 3, 0]], rtol=1e-6)
+
+
+def test_no_item_of_ease_speaks_for_itself_and_padding_says_nothing(crowd):
+    weights = fitted(EASEConfig(), crowd).item_weights
+    assert (weights.diagonal() == 0).all()
+    assert (weights[0] == 0).all()
+    assert (weights[:, 0] == 0).all()
+
+
+def test_ease_in_several_blocks_equals_one(monkeypatch, crowd):
+    found = []
+    for block in (5, 256):
+        monkeypatch.setattr("attnrec.models.distinct_items.BLOCK", block)
+        found.append(fitted(EASEConfig(), crowd).item_weights)
+    assert torch.equal(*found)
+
+
+def test_a_repeated_item_counts_once_where_it_is_last(crowd, batch_of):
+    items = torch.arange(N_ITEMS + 1)[None]
+    for config in (EASEConfig(), VSKNNConfig()):
+        parts = fitted(config, crowd).contributions(batch_of([3, 1, 3, 3, 2]), items)[0]
+        assert (parts[[0, 2]] == 0).all()
+        assert parts[[1, 3, 4]].any(-1).all()
+    ease = fitted(EASEConfig(), crowd)
+    torch.testing.assert_close(ease.score(batch_of([3, 1, 3, 3, 2])), ease.score(batch_of([1, 2, 3])))
+
+
+def test_ease_is_blind_to_order(crowd, batch_of):
+    model = fitted(EASEConfig(), crowd)
+    torch.testing.assert_close(model.score(batch_of([1, 5, 9])), model.score(batch_of([9, 1, 5])))
+
+
+def test_ease_refuses_a_catalogue_whose_table_would_be_too_large():
+    said = r"up to max_items = 20,000, got 50,000 \(10\.0 GB, and 60\.0 GB to fit it\); leave rare items out"
+    with pytest.raises(ValueError, match=said):
+        EASE(EASEConfig(), 50_000)
+    EASE(EASEConfig(max_items=10), 10)
+    with pytest.raises(ValueError, match="max_items = 10, got 11"):
+        EASE(EASEConfig(max_items=10), 11)
+
+
+@pytest.mark.parametrize("config", [EASEConfig(), VSKNNConfig()], ids=["ease", "v_sknn"])
+def test_held_out_events_of_the_shop_rank_above_what_popularity_gives(shop, config):
+    split = split_last(histories_from_frame(shop.interactions))
+    found = [
+        evaluate(fitted(tried, split.train), split.validation, ks=(10,), intervals=False).summary["ndcg_at_10"]
+        for tried in (config, PopularityConfig())
+    ]
+    assert found[0] > 1.5 * found[1]
+
+
+# --- V-SKNN
+
+
+def v_sknn_reference(histories, history, *, n_neighbours, sample_size):
+    """The docstring of the module again, in plain Python."""
+    sessions = [
+        (int(histories.times[histories.offsets[user] + histories.lengths[user] - 1]), user, set(items.tolist()))
+        for user in range(histories.n_users)
+        if len(items := histories.items_of(user))
+    ]
+    n, scores = len(history), [0.0] * (histories.n_items + 1)
+    place = {item: position for position, item in enumerate(history, start=1)}  # a later place replaces an earlier
+    sharing = sorted((session for session in sessions if session[2] & place.keys()), reverse=True)[:sample_size]
+    likeness = [(sum(place[item] for item in items & place.keys()), items) for _, _, items in sharing]
+    likeness.sort(key=lambda pair: -pair[0])
+    for similarity, items in likeness[:n_neighbours]:
+        step = n - max(place[item] for item in items & place.keys()) + 1
+        for item in items:
+            scores[item] += similarity / n / step
+    return scores
+
+
+@pytest.mark.parametrize(("n_neighbours", "sample_size"), [(100, 1000), (5, 1000), (5, 12), (3, 3), (1, 1)])
+def test_v_sknn_equals_a_plain_reference(crowd, n_neighbours, sample_size):
+    settings = {"n_neighbours": n_neighbours, "sample_size": sample_size}
+    model = fitted(VSKNNConfig(**settings, max_length=8), crowd)
+    scores = scores_of(model, crowd, range(crowd.n_users))
+    for user in range(crowd.n_users):
+        history = crowd.items_of(user)[-8:].tolist()
+        np.testing.assert_allclose(scores[user].numpy(), v_sknn_reference(crowd, history, **settings), rtol=1e-5)
+
+
+def test_v_sknn_by_hand(histories_of, batch_of):
+    # history a, b: weights 1/2 and 1. ann shares both: 3/2, latest shared at place 1; bob shares a: 1/2, at place 2
+    model = fitted(VSKNNConfig(), histories_of({"ann": "abc", "bob": "ad", "cid": "e"}))
+    expected = [0, 3 / 2 + 1 / 2 / 2, 3 / 2, 3 / 2, 1 / 2 / 2, 0]
+    np.testing.assert_allclose(model.score(batch_of([1, 2]))[0].numpy(), expected, rtol=1e-6)
+    parts = model.contributions(batch_of([1, 2]), torch.tensor([[3, 4, 1]]))[0]
+    # of what ann says of c, 1/2 is due to a and 1 to b; all that bob says of d is due to a
+    np.testing.assert_allclose(parts.numpy(), [[1 / 2, 1 / 4, 1 / 2 + 1 / 4], [1, 0, 1]], rtol=1e-6)
+
+
+def test_among_equally_similar_sessions_those_that_ended_last_speak(histories_of, batch_of):
+    # the times of events are their places: cid's session of one event ended first, bob's of three last
+    histories = histories_of({"bob": "xay", "ann": "ab", "cid": "a"})
+    rows = {item: row for row, item in enumerate("abxy", start=1)}
+    model = fitted(VSKNNConfig(n_neighbours=1), histories)
+    scores = model.score(batch_of([rows["a"]]))[0]
+    assert [scores[rows[item]].item() for item in "axyb"] == [1, 1, 1, 0]
+
+
+def test_only_the_latest_sessions_are_compared(histories_of, batch_of):
+    # ann shares two items, but bob and cid ended later
+    histories = histories_of({"ann": "ab", "bob": "xxb", "cid": "xxxb"})
+    rows = {item: row for row, item in enumerate("abx", start=1)}
+    history = batch_of([rows["a"], rows["b"]])
+    assert fitted(VSKNNConfig(), histories).score(history)[0, rows["a"]] > 0
+    assert fitted(VSKNNConfig(sample_size=2), histories).score(history)[0, rows["a"]] == 0
+
+
+def test_sessions_see_no_more_than_the_training_part(histories_of, batch_of):
+    view = histories_of({"ann": "abc", "bob": "bd"}).up_to(np.array([2, 0]))
+    scores = fitted(VSKNNConfig(), view).score(batch_of([2]))[0]
+    assert scores.tolist() == [0, 1, 1, 0, 0]
+
+
+def test_v_sknn_without_any_training_event_scores_zero(histories_of, batch_of):
+    view = histories_of({"ann": "ab"}).up_to(np.array([0]))
+    for model in (fitted(VSKNNConfig(), view), VSKNN(VSKNNConfig(), 2)):
+        batch, items = batch_of([1, 2], [2], []), torch.tensor([[1, 2]] * 3)
+        assert (model.score(batch) == 0).all()
+        assert (model.score(batch, items) == 0).all()
+        assert (model.contributions(batch, items) == torch.zeros(3, 2, 2)).all()
+
+
+def test_a_saved_v_sknn_takes_its_sessions_along_and_no_user_ids(crowd, tmp_path):
+    model = fitted(VSKNNConfig(), crowd)
+    save_model(SavedModel(model, crowd.item_ids), tmp_path)
+    loaded = load_model(tmp_path).model
+    users = list(range(crowd.n_users))
+    assert torch.equal(scores_of(loaded, crowd, users), scores_of(model, crowd, users))
+    assert not any(b"user-" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_sessions_of_another_log_replace_those_that_were_there(crowd, histories_of):
+    letters = "abcdefghijkl"
+    other = fitted(VSKNNConfig(), histories_of({"ann": letters}))
+    model = fitted(VSKNNConfig(), crowd)
+    model.load_state_dict(other.state_dict())
+    assert model.pairs.tolist() == other.pairs.tolist()
+    assert model.sessions.tolist() == [0] * len(letters)

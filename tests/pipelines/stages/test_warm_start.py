@@ -1,0 +1,103 @@
+"""`pipeline.init`: a second day that starts from the champion of the first."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from attnrec.models.saved_model import load_whole
+from attnrec.storage import read_json
+from attnrec.tracking.tracker import download_model
+from attnrec_pipelines.flows.daily import daily_flow
+from attnrec_pipelines.job import PipelineError, make_job
+from attnrec_pipelines.stages.warm_start import find_start, start_folder
+
+FILES = ["config.json", "vocabulary.parquet", "weights.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def second_day(first_day, tmp_path_factory):
+    """More users and a new item on the next day, started from the champion, which the new model replaces."""
+    toml, home, first = first_day
+    folder = tmp_path_factory.mktemp("second-day")
+    shutil.copytree(home, folder / "home", symlinks=True)
+    log = pd.read_csv(toml.with_name("log.csv"))
+    more = log[log["user_id"] < "user-0040"].assign(user_id=lambda frame: "new-" + frame["user_id"])
+    more["item_id"] = more["item_id"].replace("tea-010", "aaa-new")
+    pd.concat([log, more]).to_csv(folder / "log.csv", index=False)
+    overrides = ("pipeline.init=champion", f"interactions.path={folder / 'log.csv'}", "train.epochs=4")
+    overrides += ("promote.metric=recall_at_20", "promote.tolerance=0.99")
+    arguments = (str(toml), overrides, str(folder / "home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attnrec_pipelines.stages.register.BASELINES", ())
+        return arguments, first, daily_flow(*arguments)
+
+
+def test_the_next_day_starts_from_the_champion_as_it_was_judged(second_day):
+    (_, _, home), first, second = second_day
+    assert read_json(second.trained / "manifest.json")["start"] == read_json(first.trained / "manifest.json")["key"]
+    before, after = load_whole(first.trained / "model"), load_whole(second.trained / "model")
+    steps = [saved.moments["catalogue.embedding.weight/step"] for saved in (before, after)]
+    assert steps[1] > steps[0] > 0
+    assert second.model_version == "tiny/2"
+    version = MlflowClient(f"sqlite:///{home}/mlflow.db").get_model_version_by_alias("tiny", "champion")
+    refit = load_whole(Path(home) / "stages" / version.tags["attnrec.served"] / "model")
+    assert refit.moments["catalogue.embedding.weight/step"] > steps[0]
+
+
+def test_the_same_day_again_does_nothing_although_the_champion_is_another(second_day, stage_times):
+    arguments, _, second = second_day
+    before = stage_times(Path(arguments[2]))
+    again = daily_flow(*arguments)
+    assert stage_times(Path(arguments[2])) == before
+    assert (again.trained, again.model_version) == (second.trained, "tiny/2")
+
+
+def test_a_registered_model_is_what_serves_and_nothing_more(second_day):
+    _, _, home = second_day[0]
+    folder = download_model("models:/tiny@champion", store=f"sqlite:///{home}/mlflow.db")
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
+def test_a_machine_without_the_champions_stages_starts_from_the_copy_in_mlflow(first_day, tmp_path):
+    toml, home, first = first_day
+    shutil.copytree(home, tmp_path / "home", symlinks=True)
+    job = make_job(str(toml), ("pipeline.init=champion",), str(tmp_path / "home"))
+    start = find_start(job, lambda start: "another key")
+    shutil.rmtree(job.home.stages / f"train-{start}")
+    folder = start_folder(job, start)
+    assert folder.parent.name.startswith("start-")
+    found, expected = load_whole(folder), load_whole(first.trained / "model")
+    assert found.moments.keys() == expected.moments.keys()
+    assert all(torch.equal(found.moments[name], value) for name, value in expected.moments.items())
+
+
+def test_a_champion_that_may_have_seen_the_questions_is_no_start(first_day):
+    toml, home, _ = first_day
+    job = make_job(str(toml), ("pipeline.init=champion", "dataset.min_user_events=2"), str(home))
+    assert find_start(job, lambda start: "another key") == ""
+
+
+def test_without_a_champion_training_starts_from_scratch(first_day, tmp_path, caplog):
+    job = make_job(str(first_day[0]), ("pipeline.init=champion",), str(tmp_path / "home"))
+    with caplog.at_level("INFO", logger="attnrec_pipelines.stages.warm_start"):
+        assert find_start(job, lambda start: "a key") == ""
+    assert "there is no champion yet, training starts from scratch" in caplog.text
+    assert start_folder(job, "") is None
+
+
+def test_a_folder_is_known_by_its_content(first_day, tmp_path):
+    toml, home, first = first_day
+    model = tmp_path / "model"
+    shutil.copytree(first.trained / "model", model)
+    job = make_job(str(toml), (f"pipeline.init={model}",), str(home))
+    start = find_start(job, lambda start: "a key")
+    assert start_folder(job, start) == model
+    (model / "moments.safetensors").unlink()
+    assert find_start(job, lambda start: "a key") != start
+    (model / "config.json").unlink()
+    with pytest.raises(PipelineError, match=r"pipeline\.init must be 'champion' or the folder of a model"):
+        find_start(job, lambda start: "a key")
