@@ -21,7 +21,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def checked(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Settings from a person's hand.
 
         Raises:
@@ -30,10 +30,10 @@ class Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise SettingsError(first_problem(error, of=cls)) from None
+            raise SettingsError(first_error(error, of=cls)) from None
 
 
-def first_problem(error: ValidationError, *, of: type[BaseModel], left_out: frozenset[str] = frozenset()) -> str:
+def first_error(error: ValidationError, *, of: type[BaseModel], left_out: frozenset[str] = frozenset()) -> str:
     """One line for a person: where, what, and how many more.
 
     Args:

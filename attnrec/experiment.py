@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from attnrec.config import Config, first_problem
+from attnrec.config import Config, first_error
 from attnrec.evaluation import EvaluateConfig
 from attnrec.evaluation.metrics import RANK_METRICS, metric_name
 from attnrec.evaluation.promotion import PromoteConfig
@@ -139,7 +139,7 @@ def load_experiment(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Exp
     try:
         return Experiment(**content)
     except ValidationError as error:
-        raise ExperimentError(f"{path}: {first_problem(error, of=Experiment, left_out=frozenset(MODELS))}") from None
+        raise ExperimentError(f"{path}: {first_error(error, of=Experiment, left_out=frozenset(MODELS))}") from None
     except TypeError as error:
         raise ExperimentError(f"{path}: {error}") from None
 

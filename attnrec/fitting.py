@@ -55,7 +55,7 @@ def fit(
         check_window(chosen.max_length, histories)
     split = split_last(histories)
     audit_split(split)
-    config = TrainConfig.checked(training)
+    config = TrainConfig.from_dict(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         like = None if previous is None else previous.features
@@ -67,9 +67,9 @@ def fit(
     start = None
     if previous is not None:
         start = WarmStart(previous.model, previous.item_ids, previous.moments, previous.features, features)
-    fitted = train(built, seen, validation=asked, config=config, init=start, progress_bar=progress_bar)
-    facts = {"epoch": fitted.best_epoch, "seed": config.seed, "data": histories.content_hash}
-    return Recommender(built.cpu(), histories.item_ids, histories, facts, fitted.moments or {}, features)
+    result = train(built, seen, validation=asked, config=config, init=start, progress_bar=progress_bar)
+    facts = {"epoch": result.best_epoch, "seed": config.seed, "data": histories.content_hash}
+    return Recommender(built.cpu(), histories.item_ids, histories, facts, result.moments or {}, features)
 
 
 def _chosen(kind: str | None, settings: dict[str, Any], previous: Recommender | None) -> AnyModelConfig:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnrec.precision import rounded_products, rounds
+from attnrec.precision import rounded_matmul, should_round
 
 LARGEST, SMALLEST = 1024, 64  # rows of a rounded product
 LEVELS = 1 << 16  # of a dropout rate: four elements share one 64-bit draw
@@ -21,7 +21,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if input.device.type != "cpu" or not rounds(input):
+        if input.device.type != "cpu" or not should_round(input):
             return super().forward(input)
         flat = _RoundedLinear.apply(input.reshape(-1, self.in_features), self.weight, self.bias)
         return flat.view(*input.shape[:-1], self.out_features)
@@ -48,7 +48,7 @@ class _RoundedLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
         out = x.new_empty(len(x), len(weight))
-        with rounded_products():
+        with rounded_matmul():
             for rows in _blocks(len(x)):
                 _product(_filled(x[rows]), weight.mT, out=out[rows])
         return out if bias is None else out.add_(bias)
@@ -57,7 +57,7 @@ class _RoundedLinear(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
-        with rounded_products():
+        with rounded_matmul():
             for rows in _blocks(len(x)):
                 part = _filled(d_out[rows])
                 _product(part, weight, out=d_x[rows])

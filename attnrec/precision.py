@@ -41,15 +41,15 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def rounds(tensor: torch.Tensor) -> bool:
-    """Whether a layer should round the products it makes of `tensor` (see `rounded_products`)."""
+def should_round(tensor: torch.Tensor) -> bool:
+    """Whether a layer should round the products it makes of `tensor` (see `rounded_matmul`)."""
     if tensor.device.type == "cuda":
         return torch.is_autocast_enabled("cuda")
     return _wanted and tensor.dtype == torch.float32
 
 
 @contextmanager
-def rounded_products(on: bool = True) -> Iterator[None]:
+def rounded_matmul(on: bool = True) -> Iterator[None]:
     """Float32 matrix products inside the block round their inputs: to bfloat16 on a CPU, to TF32 on CUDA.
 
     Sums and results stay float32.

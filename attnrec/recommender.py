@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnrec.dataset import Features, Histories, Vocabulary, histories_from_frame, visitor
+from attnrec.dataset import Features, Histories, Vocabulary, anonymous_history, histories_from_frame
 from attnrec.explanation import Explanation, Explanations, Titles, explain_items, one_history
 from attnrec.explanation.titles import TITLE
 from attnrec.models import Model
@@ -77,21 +77,21 @@ class Recommender:
 
         Args:
             users: user ids; default all known users.
-            history: instead of users, what one visitor did; unknown items are ignored.
+            history: instead of users, the events of an anonymous user; unknown items are ignored.
             k: items per user.
             filter_viewed: never recommend what is in the history.
 
         Returns:
-            user_id, rank, item_id, score, source ("history" or "popular"), reasons (dicts of item_id, contribution and
-            weight, largest first), covered, rest, item_bias; score = sum of the reasons' contributions + rest +
+            user_id, rank, item_id, score, source ("history" or "popularity"), reasons (dicts of item_id, contribution and
+            weight, largest first), explained_share, other_events, item_bias; score = sum of the reasons' contributions + other_events +
             item_bias.
 
         Raises:
             UnknownIdError: for an unknown user.
         """
-        histories = visitor(history, self.item_ids) if history is not None else self._known()
+        histories = anonymous_history(history, self.item_ids) if history is not None else self._known()
         rows = self._user_rows(histories, users if history is None else None)
-        config = ScoreConfig.checked({"k": k, "filter_viewed": filter_viewed})
+        config = ScoreConfig.from_dict({"k": k, "filter_viewed": filter_viewed})
         return recommendations_frame(recommend(self.model, histories, rows, config=config), histories)
 
     def explain(

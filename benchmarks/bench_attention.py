@@ -1,6 +1,6 @@
-"""What every attention core costs by length: python benchmarks/bench_attention.py run|figure [--threads 1].
+"""What every attention kernel costs by length: python benchmarks/bench_attention.py run|figure [--threads 1].
 
-run: seconds and peak memory of a call, each core and length in a process of its own; what stands in the results is
+run: seconds and peak memory of a call, each kernel and length in a process of its own; what stands in the results is
 not measured again unless --again. "read" is a forward pass without gradients, "train" forward and backward.
 figure: docs/attention-costs.png and docs/attention-costs.md from the newest lines of a device and number of threads.
 A call is 8,192 positions however long the sequences are, so that costs compare by position. Needs Linux.
@@ -32,17 +32,17 @@ POSITIONS = LENGTHS[-1]
 HEADS, CHANNELS = 2, 32
 LONG_CALL_SECONDS, MANY_CALLS = 5, 15
 
-Key = tuple[str, int, str]  # core, length, what
+Key = tuple[str, int, str]  # kernel, length, what
 Line = dict[str, Any]
 
 
 def main() -> None:
     """Measure, or draw what was measured."""
-    from attnrec.attention import CORES
+    from attnrec.attention import ATTENTION_KERNELS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("run", "figure"))
-    parser.add_argument("--cores", nargs="+", choices=CORES, default=list(CORES), metavar="CORE")
+    parser.add_argument("--kernels", nargs="+", choices=ATTENTION_KERNELS, default=list(ATTENTION_KERNELS), metavar="KERNEL")
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, metavar="LENGTH")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def known_lines(options: argparse.Namespace) -> dict[Key, Line]:
-    """The newest line of each core, length and what, on this device with as many threads."""
+    """The newest line of each kernel, length and what, on this device with as many threads."""
     path = RESULTS / "attention.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     asked = {"device": options.device, "threads": options.threads}
@@ -65,23 +65,23 @@ def known_lines(options: argparse.Namespace) -> dict[Key, Line]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what is missing, shortest first; a core that gives up at a length is not asked for longer ones."""
+    """Measure what is missing, shortest first; a kernel that gives up at a length is not asked for longer ones."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     known = {} if options.again else known_lines(options)
     given_up = set()
-    for length, core, what in product(sorted(options.lengths), options.cores, WHATS):
-        if (core, what) not in given_up:
-            line = known.get((core, length, what)) or measured(core, length, what, options)
+    for length, kernel, what in product(sorted(options.lengths), options.kernels, WHATS):
+        if (kernel, what) not in given_up:
+            line = known.get((kernel, length, what)) or measured(kernel, length, what, options)
             if line and line["outcome"] != "measured":
-                given_up.add((core, what))
+                given_up.add((kernel, what))
 
 
-def measured(core: str, length: int, what: str, options: argparse.Namespace) -> Line | None:
-    """Append a line, from a process of its own; None if the core itself fails."""
+def measured(kernel: str, length: int, what: str, options: argparse.Namespace) -> Line | None:
+    """Append a line, from a process of its own; None if the kernel itself fails."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "attnrec.attention"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(core, length, what, options, sender))
+    process = context.Process(target=measure, args=(kernel, length, what, options, sender))
     process.start()
     sender.close()
     nothing = {"outcome": "too slow", "seconds": None, "peak_mb": None, "tokens_per_second": None}
@@ -91,27 +91,27 @@ def measured(core: str, length: int, what: str, options: argparse.Namespace) -> 
         found = nothing
     process.join()
     if process.exitcode not in (0, -signal.SIGALRM, -signal.SIGPROF):
-        print(f"{core} {length:5} {what} FAILED, exit {process.exitcode}: see above", flush=True)
+        print(f"{kernel} {length:5} {what} FAILED, exit {process.exitcode}: see above", flush=True)
         return None
     batch = max(1, POSITIONS // length)
-    line: Line = {"data": "random", "model": core, "readout": "-", "split": "-", "seed": 0, "metrics": {}}
+    line: Line = {"data": "random", "model": kernel, "readout": "-", "split": "-", "seed": 0, "metrics": {}}
     line |= {"length": length, "what": what, "shape": [batch, HEADS, length, CHANNELS]}
     line |= {"device": options.device, "threads": options.threads, "memory_cap_gb": options.memory_gb}
     line |= nothing | found
     if line["seconds"]:
         line["tokens_per_second"] = batch * length / line["seconds"]
     append("attention", line)
-    print(f"{core:14} {length:5} {what:5} {_said(line)}", flush=True)
+    print(f"{kernel:14} {length:5} {what:5} {_said(line)}", flush=True)
     return line
 
 
-def measure(core: str, length: int, what: str, options: argparse.Namespace, sender: Connection) -> None:
+def measure(kernel: str, length: int, what: str, options: argparse.Namespace, sender: Connection) -> None:
     """Send what is found, or that memory was not enough; the alarm ends a call that is too slow, and the process."""
     import torch
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    call, causal = prepared(core, length, train=what == "train", device=torch.device(options.device))
+    call, causal = prepared(kernel, length, train=what == "train", device=torch.device(options.device))
     if options.device == "cpu":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         cap = pages * resource.getpagesize() + int(options.memory_gb * 2**30)
@@ -125,16 +125,16 @@ def measure(core: str, length: int, what: str, options: argparse.Namespace, send
         sender.send(facts | {"outcome": "out of memory"})
 
 
-def prepared(core: str, length: int, *, train: bool, device: Any) -> tuple[Callable[[], None], bool]:
-    """A call of the core on random states, and whether it is causal."""
+def prepared(kernel: str, length: int, *, train: bool, device: Any) -> tuple[Callable[[], None], bool]:
+    """A call of the kernel on random states, and whether it is causal."""
     import torch
 
-    from attnrec.attention import CoreShape, build_core
+    from attnrec.attention import KernelShape, build_kernel
 
     try:
-        built, causal = build_core(core, CoreShape(HEADS, CHANNELS, length, causal=True)), True
+        built, causal = build_kernel(kernel, KernelShape(HEADS, CHANNELS, length, causal=True)), True
     except ValueError:
-        built, causal = build_core(core, CoreShape(HEADS, CHANNELS, length, causal=False)), False
+        built, causal = build_kernel(kernel, KernelShape(HEADS, CHANNELS, length, causal=False)), False
     built = built.to(device).train(train)
     size = (max(1, POSITIONS // length), HEADS, length, CHANNELS)
     q, k, v, gradient = (torch.randn(size, device=device) for _ in range(4))
@@ -236,7 +236,7 @@ LINEAR_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00")  # Okab
 OTHER_COLOURS = ("#CC6677", "#332288", "#999933", "#117733", "#88CCEE", "#882255", "#44AA99", "#AA4499", "#661100")
 OTHER_COLOURS += ("#777777", "#B8960C")  # Tol's muted, its yellow darkened
 HEAD = """\
-| core | time | memory | µs at 256 | µs at {0:,} | MB at 256 | MB at {0:,} | reading: µs at {0:,} | MB at {0:,} |
+| kernel | time | memory | µs at 256 | µs at {0:,} | MB at 256 | MB at {0:,} | reading: µs at {0:,} | MB at {0:,} |
 |---|---|---|---|---|---|---|---|---|"""
 LOCAL_HEAD = """\
 | length | local_global: µs | MB | scaled_dot: µs | MB |
@@ -245,7 +245,7 @@ PAGE = """\
 <!-- made by python benchmarks/bench_attention.py figure -->
 # What attention costs by length
 
-![Time and memory of every core by length](attention-costs.png)
+![Time and memory of every kernel by length](attention-costs.png)
 
 Training is forward and backward, reading forward alone; µs are per position, MB (of peak memory) per 1,000 positions.
 "time" and "memory" are the power of its length that training on one history costs from 1,024 on: 1 is linear, 2
@@ -260,13 +260,13 @@ linear. Training, beside `scaled_dot`:
 
 Measured: {source}.
 A call is 8,192 positions of random states, as 8,192 / length histories without padding, 2 heads of 32 channels,
-float32, each core's default settings, causal where the core can be. The median of 3 to 15 calls after a first one, of a
+float32, each kernel's default settings, causal where the kernel can be. The median of 3 to 15 calls after a first one, of a
 single call where it takes over 5 s. Each number is from a process of its own; its memory is the most that a call adds
 to the process with its inputs. CPU time leaves out waiting for neighbours on the machine, not the caches they share:
 the same call took up to half more beside other work, which was there for lengths up to 2,048 and not beyond.
 """
 
-Curve = dict[int, float]  # length -> cost by position, as far as the core went
+Curve = dict[int, float]  # length -> cost by position, as far as the kernel went
 
 
 def figure(options: argparse.Namespace) -> None:
@@ -288,11 +288,11 @@ def cost(line: Line, value: str) -> float:
 
 
 def curves(lines: dict[Key, Line], value: str) -> dict[str, Curve]:
-    """What training costs with each core."""
+    """What training costs with each kernel."""
     found: dict[str, Curve] = {}
-    for (core, length, what), line in sorted(lines.items()):
+    for (kernel, length, what), line in sorted(lines.items()):
         if what == "train" and line["outcome"] == "measured":
-            found.setdefault(core, {})[length] = cost(line, value)
+            found.setdefault(kernel, {})[length] = cost(line, value)
     return found
 
 
@@ -314,15 +314,15 @@ def draw(lines: dict[Key, Line], path: Path) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     times, memory = curves(lines, "seconds"), curves(lines, "peak_mb")
-    ordered = sorted(times, key=lambda core: not is_linear(times[core]))
+    ordered = sorted(times, key=lambda kernel: not is_linear(times[kernel]))
     n_linear = sum(is_linear(curve) for curve in times.values())
     colours = dict(zip(ordered, [*LINEAR_COLOURS[:n_linear], *OTHER_COLOURS, *LINEAR_COLOURS[n_linear:]], strict=False))
     picture, panels = pyplot.subplots(1, 2, figsize=(13, 6.2), dpi=110, layout="constrained")
     titles = ("Time: µs per position", "Peak memory: MB per 1,000 positions")
     for panel, title, found in zip(panels, titles, (times, memory), strict=True):
-        for core, curve in found.items():
+        for kernel, curve in found.items():
             style = {"linewidth": 2.2} if is_linear(curve) else {"linewidth": 1.3, "linestyle": (0, (4, 1.5))}
-            panel.loglog([*curve], [*curve.values()], color=colours[core], marker="o", markersize=3, **style)
+            panel.loglog([*curve], [*curve.values()], color=colours[kernel], marker="o", markersize=3, **style)
         lengths = sorted({length for curve in found.values() for length in curve})
         panel.set_xticks(lengths, [f"{length:,}" for length in lengths])
         panel.xaxis.set_minor_locator(NullLocator())
@@ -343,30 +343,30 @@ def draw(lines: dict[Key, Line], path: Path) -> None:
 def label_ends(panel: Any, found: dict[str, Curve], colours: dict[str, str], *, gap: float = 0.038) -> None:
     """Name each line beside its end; names stand `gap` of the panel's height apart."""
     bottom, top = map(math.log, panel.get_ylim())
-    ends = {core: [*curve.items()][-1] for core, curve in found.items()}
-    places = {core: (math.log(y) - bottom) / (top - bottom) for core, (_, y) in ends.items()}
-    order = sorted(places, key=lambda core: places[core])
+    ends = {kernel: [*curve.items()][-1] for kernel, curve in found.items()}
+    places = {kernel: (math.log(y) - bottom) / (top - bottom) for kernel, (_, y) in ends.items()}
+    order = sorted(places, key=lambda kernel: places[kernel])
     for lower, upper in [*pairwise(order)] * 300:  # neighbours push each other until all have room
         short = max(0.0, gap - places[upper] + places[lower]) / 2
         places[lower], places[upper] = places[lower] - short, places[upper] + short
-    for core, end in ends.items():
-        line = {"arrowstyle": "-", "color": colours[core], "linewidth": 0.7, "shrinkB": 2, "relpos": (0, 0.5)}
-        where = {"xytext": (1.05, places[core]), "textcoords": "axes fraction", "va": "center", "fontsize": 9}
-        panel.annotate(core, end, color="#222222", arrowprops=line, annotation_clip=False, **where)
+    for kernel, end in ends.items():
+        line = {"arrowstyle": "-", "color": colours[kernel], "linewidth": 0.7, "shrinkB": 2, "relpos": (0, 0.5)}
+        where = {"xytext": (1.05, places[kernel]), "textcoords": "axes fraction", "va": "center", "fontsize": 9}
+        panel.annotate(kernel, end, color="#222222", arrowprops=line, annotation_clip=False, **where)
 
 
 def table(lines: dict[Key, Line]) -> str:
-    """One row per core, cheapest at the longest length first."""
+    """One row per kernel, cheapest at the longest length first."""
     times, memory = curves(lines, "seconds"), curves(lines, "peak_mb")
     longest = max(length for length in LENGTHS if sum(length in curve for curve in times.values()) > len(times) / 2)
     rows = [HEAD.format(longest)]
-    for core in sorted(times, key=lambda core: times[core].get(longest, math.inf)):
-        cells = [core if lines[core, min(times[core]), "train"]["causal"] else f"{core} (not causal)"]
+    for kernel in sorted(times, key=lambda kernel: times[kernel].get(longest, math.inf)):
+        cells = [kernel if lines[kernel, min(times[kernel]), "train"]["causal"] else f"{kernel} (not causal)"]
         for found in (times, memory):
-            cells.append(f"{growth({length: y for length, y in found[core].items() if length >= 1024}):.2f}")
+            cells.append(f"{growth({length: y for length, y in found[kernel].items() if length >= 1024}):.2f}")
         for value, length in product(("seconds", "peak_mb"), (256, longest)):
-            cells.append(_cell(lines, (core, length, "train"), value))
-        cells += [_cell(lines, (core, longest, "read"), value) for value in ("seconds", "peak_mb")]
+            cells.append(_cell(lines, (kernel, length, "train"), value))
+        cells += [_cell(lines, (kernel, longest, "read"), value) for value in ("seconds", "peak_mb")]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -376,16 +376,16 @@ def local_table(lines: dict[Key, Line]) -> str:
     rows = [LOCAL_HEAD]
     for length in LENGTHS[LENGTHS.index(256) :]:
         pairs = product(("local_global", "scaled_dot"), ("seconds", "peak_mb"))
-        cells = [_cell(lines, (core, length, "train"), value) for core, value in pairs]
+        cells = [_cell(lines, (kernel, length, "train"), value) for kernel, value in pairs]
         rows.append("| " + " | ".join([f"{length:,}", *cells]) + " |")
     return "\n".join(rows)
 
 
 def _cell(lines: dict[Key, Line], key: Key, value: str) -> str:
     """What it costs, or why it gave up there or before."""
-    core, length, what = key
+    kernel, length, what = key
     for shorter in LENGTHS[: LENGTHS.index(length) + 1]:
-        line = lines.get((core, shorter, what))
+        line = lines.get((kernel, shorter, what))
         if line and line["outcome"] != "measured":
             return line["outcome"]
     if key not in lines:

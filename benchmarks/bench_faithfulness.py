@@ -22,9 +22,9 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from attnrec.faithfulness import faithful, measure
+    from attnrec.faithfulness import faithfulness_verdict, measure
     from attnrec.tracking.figures.faithfulness import curves_figure
-    from attnrec.tracking.figures.run import fixed_users
+    from attnrec.tracking.examples import fixed_users
     from attnrec_pipelines.job import make_job
 
     torch.set_num_threads(1)
@@ -37,11 +37,11 @@ def main() -> None:
     started = time.process_time()
     measured = measure(saved.model, seen, users, counts=counts, methods=options.methods)
     seconds = time.process_time() - started
-    verdict, summary = faithful(measured), measured.summary()
-    against = measured.against("pos_at_5")
+    verdict, summary = faithfulness_verdict(measured), measured.summary()
+    against = measured.compare_method("pos_at_5")
     print(summary.to_string(index=False, float_format="%.4f"))
     print(against.to_string(index=False, float_format="%.4f"))
-    print(f"attention that could be otherwise: {measured.indifferent_share:.1%} of users; {verdict.sentence}")
+    print(f"attention that could be otherwise: {measured.interchangeable_share:.1%} of users; {verdict.sentence}")
     if options.figure is not None:
         curves_figure(measured).savefig(options.figure, dpi=110)
     facts: dict[str, Any] = {"data": job.experiment.name, "model": saved.model.kind, "split": job.experiment.split.kind}

@@ -1,11 +1,11 @@
 """One model on Gowalla, LightGCN's split: python benchmarks/bench_gowalla.py MODEL [--minutes 30] [--part choosing].
 
-MODEL is ours (graph_walk, gat, ease, item_knn, popularity) or a peer (lightgcn, gf_cf, cheby_cf). On the part
+MODEL is ours (random_walk, gat, ease, item_knn, popularity) or a peer (lightgcn, gf_cf, cheby_cf). On the part
 "choosing" a model that learns may train for so many minutes, and validation picks the epoch; on "final", where the
 questions are the test's, it trains for exactly --epochs. All times are the processor's, of all threads.
 
     bench_gowalla.py lightgcn --batch 8192 --set learning_rate=0.01
-    bench_gowalla.py graph_walk --part final --epochs 12 --batch 192 --set heads=4 --set train.learning_rate=0.003
+    bench_gowalla.py random_walk --part final --epochs 12 --batch 192 --set heads=4 --set train.learning_rate=0.003
 """
 
 import argparse
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from attnrec.training import TrainConfig
 
 COUNTED = ("ease", "item_knn", "popularity")
-LEARNED = ("graph_walk", "gat")
+LEARNED = ("random_walk", "gat")
 FILTERS = ("gf_cf", "cheby_cf")
 VALIDATION_USERS = 5000
 MOST_EPOCHS = 1000
@@ -113,14 +113,14 @@ def run_learned(part: "Part", options: argparse.Namespace) -> Run:
     def tell(epoch: int, report: dict[str, float]) -> None:
         print(epoch, {name: round(value, 4) for name, value in report.items()}, flush=True)
 
-    fitted = train(model, part.train, validation=validation, config=config, on_epoch=tell, progress_bar=False)
-    more |= {"best_epoch": fitted.best_epoch, "epochs": len(fitted.epochs)}
-    asked, name = _asked(model, part, fitted.seconds), f"val/{config.metric}"
+    result = train(model, part.train, validation=validation, config=config, on_epoch=tell, progress_bar=False)
+    more |= {"best_epoch": result.best_epoch, "epochs": len(result.epochs)}
+    asked, name = _asked(model, part, result.seconds), f"val/{config.metric}"
     return Run(
         *asked,
         settings | {"train": config.model_dump(mode="json")},
-        fitted.epochs[-1]["train/tokens"] / fitted.seconds,
-        [(report["train/seconds"], report[name]) for report in fitted.epochs if name in report],
+        result.epochs[-1]["train/tokens"] / result.seconds,
+        [(report["train/seconds"], report[name]) for report in result.epochs if name in report],
         more,
     )
 
@@ -129,7 +129,7 @@ def run_lightgcn(part: "Part", options: argparse.Namespace) -> Run:
     """LightGCN; its vectors are made, and it validates, with the clock standing still."""
     from peers.lightgcn import LightGCNConfig, train
 
-    from attnrec.training.validation import Questions
+    from attnrec.training.validation import ValidationSet
 
     given, _ = parse_settings(options.set)
     limits = {"seed": options.seed, "epochs": options.epochs or MOST_EPOCHS}
@@ -137,8 +137,8 @@ def run_lightgcn(part: "Part", options: argparse.Namespace) -> Run:
     validation = None
     if options.part == "choosing":
         limits["max_minutes"] = options.minutes
-        validation = Questions.sample(part.holdout, _train_config(options), filter_viewed=True).holdout
-    config = LightGCNConfig.checked(limits | given)
+        validation = ValidationSet.sample(part.holdout, _train_config(options), filter_viewed=True).holdout
+    config = LightGCNConfig.from_dict(limits | given)
     trained = train(part.train, config, validation=validation, on_check=lambda *check: print(*check, flush=True))
     more = {"best_epoch": trained.vectors.epoch, "epochs": trained.epochs}
     more |= {"step_milliseconds": round(trained.step_milliseconds)}
@@ -151,7 +151,7 @@ def run_filter(part: "Part", options: argparse.Namespace) -> Run:
     from peers.graph_filters import GFCF, ChebyCF, ChebyCFConfig, GFCFConfig
 
     kind, settings = {"gf_cf": (GFCF, GFCFConfig), "cheby_cf": (ChebyCF, ChebyCFConfig)}[options.model]
-    config = settings.checked({"seed": options.seed} | parse_settings(options.set)[0])
+    config = settings.from_dict({"seed": options.seed} | parse_settings(options.set)[0])
     started = time.process_time()
     fitted = kind(part.train, config)
     return Run(*_ranked(fitted.score, part, time.process_time() - started), config.model_dump(mode="json"))
@@ -197,11 +197,11 @@ def _train_config(options: argparse.Namespace) -> "TrainConfig":
     """Of ours; the same questions validate LightGCN."""
     from attnrec.training import TrainConfig
 
-    fixed = {"device": "cpu", "clock": "processor", "threads": options.threads, "seed": options.seed}
+    fixed = {"device": "cpu", "clock": "cpu_time", "threads": options.threads, "seed": options.seed}
     chosen: dict[str, Any] = {"metric": "recall_at_20", "validation_users": VALIDATION_USERS}
     chosen |= {"epochs": options.epochs or MOST_EPOCHS} | ({"batch_size": options.batch} if options.batch else {})
     limit = {"max_minutes": options.minutes} if options.part == "choosing" else {}
-    return TrainConfig.checked(chosen | parse_settings(options.set)[1] | fixed | limit)
+    return TrainConfig.from_dict(chosen | parse_settings(options.set)[1] | fixed | limit)
 
 
 def _options() -> argparse.Namespace:

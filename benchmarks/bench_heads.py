@@ -92,12 +92,12 @@ def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"
 def answers_as_in_training(folder: Path, saved: "SavedModel", split: "Split", job: "Job") -> bool:
     """Whether validation says what it said in training; on another split, whose test part leaks, it would not."""
     from attnrec.storage import read_json
-    from attnrec.training.validation import Questions
+    from attnrec.training.validation import ValidationSet
 
     report = read_json(folder / "epochs.json")[read_json(folder / "manifest.json")["best_epoch"] - 1]
     said = {name.removeprefix("val/"): value for name, value in report.items() if name.startswith("val/")}
     config = job.experiment.train.model_copy(update={"seed": saved.facts["seed"]})
-    asked = Questions.sample(split.validation, config, filter_viewed=job.experiment.evaluate.filter_viewed)
+    asked = ValidationSet.sample(split.validation, config, filter_viewed=job.experiment.evaluate.filter_viewed)
     now = asked.ask(saved.model, config.metric)
     # 1 %: a GPU rounds otherwise than this CPU
     return now.keys() == said.keys() and all(math.isclose(now[name], said[name], rel_tol=0.01) for name in now)
@@ -105,15 +105,15 @@ def answers_as_in_training(folder: Path, saved: "SavedModel", split: "Split", jo
 
 def price(model: "Model", split: "Split", importance: Any, job: "Job") -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Test metrics of the whole model, and how much those without some heads are better, user by user."""
-    from attnrec.analysis.head_pruning import least_important, prune
+    from attnrec.analysis.head_pruning import least_important_heads, prune_heads
     from attnrec.evaluation.comparison import compare
     from attnrec.evaluation.evaluator import evaluate
 
     settings = {"ks": job.experiment.evaluate.ks, "filter_viewed": job.experiment.evaluate.filter_viewed}
     whole, rows = evaluate(model, split.test, **settings, intervals=False), []
     for share in SHARES:
-        heads = least_important(importance, max(1, int(share * len(importance))))
-        pruned = evaluate(prune(model, heads), split.test, **settings, intervals=False)
+        heads = least_important_heads(importance, max(1, int(share * len(importance))))
+        pruned = evaluate(prune_heads(model, heads), split.test, **settings, intervals=False)
         found = compare(pruned.per_user, whole.per_user, metric=job.experiment.promote.metric)
         row = {"share": share, "n_removed": len(heads), "heads": heads, "change": found.mean}
         row |= {"interval": found.interval, "p_value": found.p_value, "n_users": found.n_users}

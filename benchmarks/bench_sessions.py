@@ -1,4 +1,4 @@
-"""One model on Diginetica: python benchmarks/bench_sessions.py KIND [--part final --epochs 8] [--set walk=items].
+"""One model on Diginetica: python benchmarks/bench_sessions.py KIND [--part final --epochs 8] [--set random_walk=items].
 
 On the part "choosing" validation on the last tenth of the sessions picks the epoch; on "final", where the questions are
 the test's, the model is trained on all sessions for exactly --epochs. Seconds are the processor's.
@@ -36,9 +36,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = build_model(config, train_part.n_items)
     limit = {} if options.part == "final" else {"max_minutes": options.minutes}
-    fixed = {"device": "cpu", "clock": "processor", "threads": options.threads, "seed": options.seed}
+    fixed = {"device": "cpu", "clock": "cpu_time", "threads": options.threads, "seed": options.seed}
     asked = {"metric": "recall_at_20", "epochs": options.epochs or MOST_EPOCHS}
-    trained_as = TrainConfig.checked(asked | training | fixed | limit)
+    trained_as = TrainConfig.from_dict(asked | training | fixed | limit)
 
     def tell(epoch: int, report: dict[str, float]) -> None:
         print(epoch, {name: round(value, 4) for name, value in report.items()}, flush=True)
@@ -46,7 +46,7 @@ def main() -> None:
     started = time.process_time()
     model.observe(train_part)
     observed = time.process_time() - started
-    fitted = train(
+    result = train(
         model,
         train_part,
         validation=None if options.part == "final" else holdout,
@@ -66,19 +66,19 @@ def main() -> None:
         "metrics": {name: float(mean) for name, mean in values.mean().items()},
         "intervals": mean_intervals(values),
         "n_questions": len(values),
-        "seconds": round(fitted.seconds, 1),
+        "seconds": round(result.seconds, 1),
         "observe_seconds": round(observed, 1),
         "scoring_seconds": round(time.process_time() - started, 1),
         "peak_mb": round(peak_memory_mb(torch.device("cpu"))),
-        "tokens_per_second": round(fitted.epochs[-1]["train/tokens"] / fitted.seconds),
+        "tokens_per_second": round(result.epochs[-1]["train/tokens"] / result.seconds),
         "device": "cpu",
         "threads": options.threads,
-        "best_epoch": fitted.best_epoch,
-        "curve": [[round(e["train/seconds"], 1), *(e.get(f"val/{name}") for name in METRICS)] for e in fitted.epochs],
+        "best_epoch": result.best_epoch,
+        "curve": [[round(e["train/seconds"], 1), *(e.get(f"val/{name}") for name in METRICS)] for e in result.epochs],
         "settings": config.model_dump(mode="json") | {"train": trained_as.model_dump(mode="json")},
     }
     path = append("sessions", facts)
-    print(f"{options.model}: {facts['metrics']}, {fitted.seconds:,.0f} s, {facts['peak_mb']:,} MB -> {path.name}")
+    print(f"{options.model}: {facts['metrics']}, {result.seconds:,.0f} s, {facts['peak_mb']:,} MB -> {path.name}")
 
 
 def _options() -> argparse.Namespace:

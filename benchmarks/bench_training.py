@@ -135,9 +135,9 @@ def outside(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     model = build_model(model_config("sasrec", {"dim": DIM, "max_length": 100}), histories.n_items)
     config = TrainConfig(epochs=1, batch_size=128, device="cpu", threads=options.threads)
-    fitted = train(model, histories, config=config, progress_bar=False)
-    seconds = fitted.epochs[0]["train/epoch_seconds"]
-    tokens = round(fitted.epochs[0]["train/tokens_per_second"] * seconds)
+    result = train(model, histories, config=config, progress_bar=False)
+    seconds = result.epochs[0]["train/epoch_seconds"]
+    tokens = round(result.epochs[0]["train/tokens_per_second"] * seconds)
     facts = {"model": "sasrec", "share_outside": 1 - inside[0] / seconds}
     _append("outside the step", facts, seconds=seconds, tokens=tokens, options=options)
 

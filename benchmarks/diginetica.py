@@ -57,14 +57,14 @@ def load_diginetica(folder: Path = FOLDER) -> Sessions:
     answers = item_ids.encode(targets.set_index("session_id").item_id.loc[order].to_numpy())
     return Sessions(
         choosing=Part(
-            histories_of(items[:cut], lengths[:n_kept], item_ids),
+            make_histories(items[:cut], lengths[:n_kept], item_ids),
             all_prefixes(items[cut:], lengths[n_kept:], item_ids),
         ),
-        final=Part(histories_of(items, lengths, item_ids), _questions(histories_of(asked, shown, item_ids), answers)),
+        final=Part(make_histories(items, lengths, item_ids), _questions(make_histories(asked, shown, item_ids), answers)),
     )
 
 
-def histories_of(items: Rows, lengths: Rows, item_ids: Vocabulary) -> Histories:
+def make_histories(items: Rows, lengths: Rows, item_ids: Vocabulary) -> Histories:
     """Sessions laid end to end, (n_events,) item rows, of so many events each, a second from one to the next."""
     began = (np.arange(len(lengths)) * (DAY_SECONDS / SESSIONS_A_DAY)).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -88,7 +88,7 @@ def all_prefixes(items: Rows, lengths: Rows, item_ids: Vocabulary) -> Holdout:
     places = (
         np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - shown, shown) + np.repeat(starts[session], shown)
     )
-    return _questions(histories_of(items[places], shown, item_ids), items[starts[session] + shown])
+    return _questions(make_histories(items[places], shown, item_ids), items[starts[session] + shown])
 
 
 def _questions(histories: Histories, answers: Rows) -> Holdout:

@@ -156,7 +156,7 @@ def _batch_values(
     lengths = torch.from_numpy(histories.lengths[users])
     seen[_owners(lengths), torch.from_numpy(histories.items[histories.positions(users)].astype(np.int64))] = True
     answers = torch.zeros(shape, dtype=torch.bool)
-    part = holdout.only(chosen)
+    part = holdout.select(chosen)
     answers[_owners(torch.from_numpy(np.diff(part.offsets))), torch.from_numpy(part.targets)] = True
     answers &= ~seen
     scores = torch.as_tensor(score_batch(users)).detach().float()

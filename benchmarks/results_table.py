@@ -86,7 +86,7 @@ def _graphs_row(line: dict[str, Any]) -> str:
 
 def _walk(line: dict[str, Any]) -> str:
     settings = line["settings"]
-    walk, hops = settings.get("walk", "none"), settings.get("hops", 1)
+    walk, hops = settings.get("random_walk", "none"), settings.get("hops", 1)
     return (", two hops" if hops == 2 else "") + ("" if walk == "none" else f" + walk over {walk}")
 
 

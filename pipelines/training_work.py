@@ -15,7 +15,7 @@ from attnrec.experiment import Experiment
 from attnrec.models import build_model, observed_graphs
 from attnrec.models.saved_model import SavedModel, load_whole, save_model
 from attnrec.storage import read_json, write_json, write_text
-from attnrec.training import DivergenceError, Fitted, WarmStart, train
+from attnrec.training import DivergenceError, TrainingResult, WarmStart, train
 from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 from attnrec.training.loop import OnEpoch
 from attnrec_pipelines.settings import Home, prepare
@@ -55,10 +55,10 @@ def _train(spec: dict[str, Any]) -> None:
     started = time.monotonic()
     if spec["mode"] == "refit":
         config = config.model_copy(update={"epochs": max(1, spec["epochs"]), "max_minutes": None})
-        fitted = train(model, histories, config=config, **common)
+        result = train(model, histories, config=config, **common)
     else:
         with _tracked(experiment, home, spec["run_id"]) as on_epoch:
-            fitted = train(
+            result = train(
                 model,
                 split.train,
                 validation=split.validation,
@@ -70,11 +70,11 @@ def _train(spec: dict[str, Any]) -> None:
     if not _first():
         return
     model.refresh()
-    facts = {"epoch": fitted.best_epoch, "seed": config.seed, "data": histories.content_hash, "mode": spec["mode"]}
+    facts = {"epoch": result.best_epoch, "seed": config.seed, "data": histories.content_hash, "mode": spec["mode"]}
     (target / "model").mkdir()
-    save_model(SavedModel(model, histories.item_ids, facts, fitted.moments or {}, features), target / "model")
-    write_json(target / "epochs.json", fitted.epochs)
-    write_json(target / "fitted.json", _summary(fitted, config.processes, time.monotonic() - started))
+    save_model(SavedModel(model, histories.item_ids, facts, result.moments or {}, features), target / "model")
+    write_json(target / "epochs.json", result.epochs)
+    write_json(target / "training.json", _summary(fitted, config.processes, time.monotonic() - started))
 
 
 def _start(folder: str | None, features: Features | None) -> WarmStart | None:
@@ -103,20 +103,20 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _summary(fitted: Fitted, n_processes: int, wall_seconds: float) -> dict[str, Any]:
+def _summary(result: TrainingResult, n_processes: int, wall_seconds: float) -> dict[str, Any]:
     def of_epochs(name: str) -> list[float]:
-        return [epoch[name] for epoch in fitted.epochs] or [0.0]
+        return [epoch[name] for epoch in result.epochs] or [0.0]
 
     return {
-        "best_epoch": fitted.best_epoch,
-        "n_epochs": len(fitted.epochs),
-        "seconds": fitted.seconds,
+        "best_epoch": result.best_epoch,
+        "n_epochs": len(result.epochs),
+        "seconds": result.seconds,
         "wall_seconds": wall_seconds,
-        "stopped": fitted.stopped,
+        "stop_reason": result.stop_reason,
         "tokens_per_second": median(of_epochs("train/tokens_per_second")),
         "padding": median(of_epochs("train/padding")),
-        "peak_mb": max(of_epochs("train/peak_mb")) or peak_memory_mb(torch.device(fitted.device)),
-        "device": fitted.device,
+        "peak_mb": max(of_epochs("train/peak_mb")) or peak_memory_mb(torch.device(result.device)),
+        "device": result.device,
         "threads": torch.get_num_threads(),
         "processes": n_processes,
     }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # --- the library core: worlds, batches, a trained shop -------------------------------------------------
 
-N_COLOUR = 6
+N_STEPS = 6
 N_COPIES = 5
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -49,7 +49,7 @@ def tiny_log() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def histories_of():
+def make_histories():
     """Histories from {user: letters}: each letter an item, its place the time in seconds; rows a = 1, b = 2, ..."""
     from attnrec.dataset import Histories, histories_from_frame
 
@@ -61,7 +61,7 @@ def histories_of():
 
 
 @pytest.fixture(scope="session")
-def batch_of():
+def make_batch():
     """A batch from lists of item rows; `length` pads further than needed."""
     import torch
 
@@ -78,7 +78,7 @@ def batch_of():
 
 
 @pytest.fixture(scope="session")
-def with_large_weights():
+def with_random_weights():
     """Lets a model observe a log, and adds large random numbers to its weights: nothing is small by training."""
     import torch
 
@@ -96,39 +96,40 @@ def with_large_weights():
 
 @dataclass(frozen=True, eq=False)
 class Checkerboard:
-    """Who sees an even item next sees the next even item, and so with odd ones, round and round.
+    """A log with one rule: an even item is followed by the next even item, an odd one by the next odd one, cyclically.
 
     Attributes:
-        seen: 12 items, 72 users: of the first 60 each saw five of the six items of their colour, in turn;
-            the others went round and saw all six.
-        answers: the sixth item of those 60, item rows: the next one, and the only one of the colour not seen.
+        histories: 12 items, 72 users. Each of the first 60 users has five of the six items of one parity, in order;
+            the other 12 users have all six.
+        targets: item rows (60,): for each of the first 60 users the next item, which is also the only item of that
+            parity missing from the history.
     """
 
-    seen: "Histories"
-    answers: "NDArray[np.int64]"
+    histories: "Histories"
+    targets: "NDArray[np.int64]"
 
     @property
-    def asked(self) -> "NDArray[np.int64]":
-        """The 60 users."""
-        return np.arange(len(self.answers))
+    def users(self) -> "NDArray[np.int64]":
+        """Row numbers of the 60 users that have a target, (60,)."""
+        return np.arange(len(self.targets))
 
 
 @pytest.fixture(scope="session")
 def checkerboard() -> Checkerboard:
     from attnrec.dataset import histories_from_frame
 
-    users = [f"asked-{copy}" for copy in range(N_COPIES)] + ["went-round"]
+    users = [f"target-{copy}" for copy in range(N_COPIES)] + ["without-target"]  # sorted after the others
     rows = [
-        (f"{user}-{colour}-{start}", 2 * ((start + step) % N_COLOUR) + colour, step)
+        (f"{user}-{parity}-{start}", 2 * ((start + step) % N_STEPS) + parity, step)
         for user in users
-        for colour in range(2)
-        for start in range(N_COLOUR)
-        for step in range(N_COLOUR)
+        for parity in range(2)
+        for start in range(N_STEPS)
+        for step in range(N_STEPS)
     ]
     histories = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
-    n_asked = N_COPIES * 2 * N_COLOUR
-    answers = histories.items[histories.offsets[1 : n_asked + 1] - 1].astype(np.int64)
-    return Checkerboard(histories.up_to(histories.lengths - (np.arange(histories.n_users) < n_asked)), answers)
+    n_targets = N_COPIES * 2 * N_STEPS
+    targets = histories.items[histories.offsets[1 : n_targets + 1] - 1].astype(np.int64)
+    return Checkerboard(histories.up_to(histories.lengths - (np.arange(histories.n_users) < n_targets)), targets)
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +150,7 @@ def shop_recommender(shop):
 
 
 @pytest.fixture
-def holds_pickle() -> Callable[[Path], bool]:
+def contains_pickle() -> Callable[[Path], bool]:
     """Whether a file is a pickle, or a zip of pickles as torch.save writes."""
 
     def search(path: Path) -> bool:

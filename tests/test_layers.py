@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attnrec.layers import LARGEST, SMALLEST, Dropout, Linear
-from attnrec.precision import has_bfloat16, reduced_precision, rounded_products
+from attnrec.precision import has_bfloat16, reduced_precision, rounded_matmul
 
 CPU = torch.device("cpu")
 
@@ -132,7 +132,7 @@ def test_a_product_that_fails_leaves_torch_as_it_was():
         own(wrong.expand(2, 2 * LARGEST, 23)[..., :12])
     assert torchs_settings() == UNCHANGED, "also while the traceback is looked at"
     del failed
-    with pytest.raises(KeyError), rounded_products():
+    with pytest.raises(KeyError), rounded_matmul():
         raise KeyError
     x = torch.randn(LARGEST, 24)
     assert torch.equal(own(x), plain(x))

@@ -26,7 +26,7 @@ def test_the_python_block_prints_what_the_readme_shows(monkeypatch, capsys):
     said, shown = capsys.readouterr().out, dict(BLOCKS)["text"]
     assert len(said.splitlines()) == len(shown.splitlines())
     assert re.search(r"^0 +1 +desk-072", said, re.MULTILINE)
-    assert said.splitlines()[-1].startswith("because of: bike-076 +")
+    assert said.splitlines()[-1].startswith("because: bike-076 +")
 
 
 def test_the_second_python_block_goes_on_from_an_earlier_model(monkeypatch):
@@ -34,7 +34,7 @@ def test_the_second_python_block_goes_on_from_an_earlier_model(monkeypatch):
     names = {}
     exec(compile(PYTHON[1], "README.md", "exec"), names)
     yesterday, today = names["yesterday"], names["today"]
-    assert today.moments["catalogue.embedding.weight/step"] > yesterday.moments["catalogue.embedding.weight/step"]
+    assert today.moments["item_scorer.embedding.weight/step"] > yesterday.moments["item_scorer.embedding.weight/step"]
     assert today.features.n_rows == len(today.item_ids) + 1
 
 
@@ -45,7 +45,7 @@ def test_the_third_python_block_explains(monkeypatch):
     exec(compile(PYTHON[2], "README.md", "exec"), names)
     why = names["why"]
     assert [one.item_id for one in why] == ["desk-072", "yarn-089"]
-    said = re.search(r'"(because you had .*) \(\+', PYTHON[2])[1]
+    said = re.search(r'"(because you interacted with .*) \(\+', PYTHON[2])[1]
     assert why[0].sentences()[0].startswith(said)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import attnrec
-from attnrec.dataset import HERE
+from attnrec.dataset import ANONYMOUS_USER
 from attnrec.fitting import fit
 from attnrec.models import ReasonsError
 from attnrec.recommender import Recommender, UnknownIdError, explain, load_folder
@@ -44,7 +44,7 @@ def sequence(log) -> Recommender:
 
 def test_all_known_users_get_their_lists(neighbours):
     frame = neighbours.recommend(k=2)
-    reasons = ["source", "reasons", "covered", "rest", "item_bias"]
+    reasons = ["source", "reasons", "explained_share", "other_events", "item_bias"]
     assert list(frame.columns) == ["user_id", "rank", "item_id", "score", *reasons]
     assert frame["user_id"].drop_duplicates().tolist() == ["ann", "bob", "cid", "dan", "eve"]
     assert set(frame["rank"]) <= {1, 2}
@@ -74,11 +74,11 @@ def test_reasons_are_dicts_of_what_the_user_did(sequence):
 def test_a_score_is_the_sum_of_its_row(sequence):
     frame = sequence.recommend(filter_viewed=False)
     told = frame["reasons"].map(lambda reasons: sum(reason["contribution"] for reason in reasons))
-    np.testing.assert_allclose(frame["score"], told + frame["rest"] + frame["item_bias"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(frame["score"], told + frame["other_events"] + frame["item_bias"], rtol=1e-5, atol=1e-5)
     for row in frame.itertuples():  # the rest is what the events that are no reason made of it
         parts = sequence.explain(row.user_id, row.item_id).frame.groupby("item_id")["contribution"].sum()
         others = parts.drop([reason["item_id"] for reason in row.reasons])
-        assert row.rest == pytest.approx(others.sum(), abs=1e-4)
+        assert row.other_events == pytest.approx(others.sum(), abs=1e-4)
 
 
 def test_a_model_without_attention_gives_no_weight(neighbours):
@@ -87,7 +87,7 @@ def test_a_model_without_attention_gives_no_weight(neighbours):
 
 def test_a_visitor_is_recommended_from_a_list_of_items(neighbours):
     frame = neighbours.recommend(history=["tea"], k=1)
-    assert frame["user_id"].tolist() == [HERE]
+    assert frame["user_id"].tolist() == [ANONYMOUS_USER]
     assert frame["item_id"].tolist() == ["cup"]
 
 

@@ -159,7 +159,7 @@ def test_a_cause_alone_brings_its_effect_to_the_top(shop, shop_recommender):
     assert found > 30  # of 40
 
 
-def test_the_shops_recommendations_keep_the_sum_law(shop_recommender):
+def test_scores_of_the_shop_are_the_sums_of_their_contributions(shop_recommender):
     frame = shop_recommender.recommend(["user-0000", "user-0500"], k=5)
     for row in frame.itertuples():
         explanation = shop_recommender.explain(row.user_id, row.item_id)

@@ -42,7 +42,7 @@ def attention_spread(model: Model, histories: Histories, users: NDArray[np.int64
 
     Returns:
         One row per layer ("layer 1" is next to the items, "readout" is the last) and group of lengths: layer, length
-        (the mean of the events read), n_users, entropy (nats), effective_events, share_of_even (entropy as a part of
+        (the mean of the events read), n_users, entropy (nats), effective_events, normalised_entropy (entropy as a part of
         that of even attention; NaN for single events). The readout's heads are averaged before, other layers' after.
         Empty for a model without attention that is shares.
     """
@@ -51,7 +51,7 @@ def attention_spread(model: Model, histories: Histories, users: NDArray[np.int64
     model.eval()
     with torch.inference_mode():
         for _, batch in user_batches(
-            histories, users, max_length=model.max_length, batch_size=BATCH_SIZE, older=model.older_events
+            histories, users, max_length=model.max_length, batch_size=BATCH_SIZE, memory_events=model.memory_events
         ):
             batch = batch.to(model.rankable.device)
             lengths = batch.lengths.cpu().numpy()
@@ -60,7 +60,7 @@ def attention_spread(model: Model, histories: Histories, users: NDArray[np.int64
                 for number, shares in enumerate(model.shares(batch), start=1)
                 if shares is not None
             ]
-            weights = model.read(batch).weights
+            weights = model.encode(batch).weights
             if weights is not None:
                 found.append(Spread(READOUT, entropy_of(weights)))
             rows += [
@@ -80,8 +80,8 @@ def _grouped(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(
         group=np.searchsorted(LENGTHS, frame["length"], side="right"),
         effective_events=np.exp(frame["entropy"]),
-        share_of_even=frame["entropy"] / np.log(frame["length"].where(frame["length"] > 1)),
+        normalised_entropy=frame["entropy"] / np.log(frame["length"].where(frame["length"] > 1)),
     )
     grouped = frame.groupby(["layer", "group"], sort=True)
-    means = grouped[["length", "entropy", "effective_events", "share_of_even"]].mean()
+    means = grouped[["length", "entropy", "effective_events", "normalised_entropy"]].mean()
     return means.assign(n_users=grouped.size()).reset_index().drop(columns="group")

@@ -83,7 +83,7 @@ def pruning_curve(
     Raises:
         ValueError: when `importance` is not of this model's heads, and as `head_importance`.
     """
-    order, known = least_important(importance, len(importance)), heads_of(model)
+    order, known = least_important_heads(importance, len(importance)), heads_of(model)
     if sorted(order) != sorted(known):
         rule = "importance must name every head of the model once"
         raise ValueError(f"{rule}, got {order} for {known}; measure it on this model")
@@ -95,18 +95,18 @@ def pruning_curve(
     return curve
 
 
-def least_important(importance: pd.DataFrame, n: int) -> list[Head]:
+def least_important_heads(importance: pd.DataFrame, n: int) -> list[Head]:
     """The n last heads of an importance table, the least important first."""
     last = importance[::-1].head(n)
     return [(str(layer), int(head)) for layer, head in zip(last["layer"], last["head"], strict=True)]
 
 
-def prune(model: Model, heads: Iterable[Head]) -> Model:
+def prune_heads(model: Model, heads: Iterable[Head]) -> Model:
     """A copy of the model without some of its heads, which scores bit for bit as the `silenced` one does.
 
     It is no smaller and no faster: config and shapes stay, so that it is saved and loaded like any other, and the
     weights of the removed heads are zeros. Trained further, they would come to life again.
-    A readout's shares of attention (`Reading.weights`) still count a removed head; contributions do not.
+    A readout's shares of attention (`EncodedHistories.weights`) still count a removed head; contributions do not.
 
     Raises:
         ValueError: for a model without heads, or a head that it does not have.
@@ -126,7 +126,7 @@ def silenced(model: Model, heads: Iterable[Head]) -> Iterator[None]:
     The user's length is that of the channels left. The biases of output projections are no head's and stay.
 
     Raises:
-        ValueError: as `prune`.
+        ValueError: as `prune_heads`.
     """
     weights = _silencing(model, heads)
     kept = [weight.clone() for weight in weights]
@@ -186,7 +186,7 @@ def _before_norm(layer: MultiHeadAttention | HSTUBlock, head: int, own: slice) -
     dim = layer.project_out.in_features
     values = slice(dim + own.start, dim + own.stop)  # behind the gates u; silu(0) is 0
     weights = [layer.project_in.weight[values], layer.project_in.bias[values]]
-    return [*weights, layer.core.slot_values[head]] if isinstance(layer.core, Memory) else weights
+    return [*weights, layer.kernel.slot_values[head]] if isinstance(layer.kernel, Memory) else weights
 
 
 def _of_values(worth: ItemValues, heads: int) -> dict[Head, list[Tensor]]:

@@ -1,4 +1,4 @@
-"""The shelf of attention mechanisms: one file each, one interface (`core.Core`), one registry."""
+"""The shelf of attention mechanisms: one file each, one interface (`kernel.AttentionKernel`), one registry."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from attnrec.attention.entmax import Entmax15
 from attnrec.attention.global_query import GlobalQuery
 from attnrec.attention.hstu import HSTU
 from attnrec.attention.hstu_block import HSTUBlock
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.linformer import Linformer
 from attnrec.attention.linrec import LinRec
 from attnrec.attention.local_global import LocalGlobal
@@ -23,7 +23,7 @@ from attnrec.attention.scaled_dot import ScaledDot
 from attnrec.attention.sparsemax import Sparsemax
 from attnrec.attention.top_k import TopK
 
-CORES: dict[str, type[Core]] = {
+ATTENTION_KERNELS: dict[str, type[AttentionKernel]] = {
     "adaptive_span": AdaptiveSpan,
     "additive": Additive,
     "bilinear": Bilinear,
@@ -40,36 +40,36 @@ CORES: dict[str, type[Core]] = {
     "sparsemax": Sparsemax,
     "top_k": TopK,
 }
-"""Name in the TOML -> core. A new core is one file and one line here."""
+"""Name in the TOML -> kernel. A new kernel is one file and one line here."""
 
 
-def build_core(kind: str, shape: CoreShape, settings: Mapping[str, Any] | None = None) -> Core:
-    """Make a core by its name in the TOML.
+def build_kernel(kind: str, shape: KernelShape, settings: Mapping[str, Any] | None = None) -> AttentionKernel:
+    """Make a kernel by its name in the TOML.
 
     Args:
-        kind: a name in `CORES`.
+        kind: a name in `ATTENTION_KERNELS`.
         shape: what it is built for.
-        settings: the core's own, such as {"window": 64}.
+        settings: the kernel's own, such as {"window": 64}.
 
     Raises:
-        ValueError: for an unknown core (the known ones are listed), an unknown or wrong setting, or a core that
+        ValueError: for an unknown kernel (the known ones are listed), an unknown or wrong setting, or a kernel that
             cannot be what the shape asks for.
     """
-    if kind not in CORES:
-        raise ValueError(f"core must be one of {', '.join(sorted(CORES))}, got {kind!r}")
-    return CORES[kind](shape, CORES[kind].Settings.checked(settings or {}))
+    if kind not in ATTENTION_KERNELS:
+        raise ValueError(f"attention must be one of {', '.join(sorted(ATTENTION_KERNELS))}, got {kind!r}")
+    return ATTENTION_KERNELS[kind](shape, ATTENTION_KERNELS[kind].Settings.from_dict(settings or {}))
 
 
 __all__ = [
-    "CORES",
+    "ATTENTION_KERNELS",
     "Attended",
     "AttentionPooling",
-    "Core",
-    "CoreShape",
+    "AttentionKernel",
+    "KernelShape",
     "HSTUBlock",
     "ItemValues",
     "MultiHeadAttention",
     "ScaledDot",
-    "build_core",
+    "build_kernel",
     "last_position",
 ]

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.positions import offsets
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
@@ -23,7 +23,7 @@ class AdaptiveSpanSettings(Config):
     span_weight: float = Field(default=0.0, ge=0)
 
 
-class AdaptiveSpan(Core):
+class AdaptiveSpan(AttentionKernel):
     """Shares m(distance) exp(q k' / sqrt(C)), normalised, with m(d) = clamp((R + z - d) / R, 0, 1) and z per head.
 
     z = max_length * sigmoid(span_logit), which starts at half of max_length: a span of everything would have no
@@ -35,7 +35,7 @@ class AdaptiveSpan(Core):
     Settings = AdaptiveSpanSettings
     settings: AdaptiveSpanSettings
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         self.span_logit = nn.Parameter(torch.zeros(shape.heads))
 
@@ -59,7 +59,7 @@ class AdaptiveSpan(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Query i stands at key i; a single query stands at the last key that it may see."""
+        """See `kernel.AttentionKernel`. Query i stands at key i; a single query stands at the last key that it may see."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         distance = offsets(q.shape[-2], k.shape[-2], pairs).abs()
         ramp = self.settings.ramp

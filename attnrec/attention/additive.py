@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
 BLOCK = 2**21  # hidden units at a time: 8 MB stay in cache; blocks of 100 MB were 4x slower on a CPU
 
 
-class Additive(Core):
+class Additive(AttentionKernel):
     """softmax(u' tanh(Wq q + Wk k)) v, with Wq, Wk (C, C) and u (C) per head, no biases, as in the paper.
 
     The hidden units of all pairs would take B * H * Q * K * C numbers. Blocks of queries are gone through instead,
@@ -28,7 +28,7 @@ class Additive(Core):
     paper = "Bahdanau et al. 2015, arXiv:1409.0473"
     weights_are = "shares"
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         heads, channels = shape.heads, shape.channels
         self.project_query = nn.Parameter(torch.randn(heads, channels, channels) * channels**-0.5)
@@ -46,7 +46,7 @@ class Additive(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights no (B, H, Q, K) tensor is made."""
+        """See `kernel.AttentionKernel`. Without weights no (B, H, Q, K) tensor is made."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         pairs = pairs.broadcast_to(torch.broadcast_shapes(pairs.shape, (q.shape[-2], k.shape[-2])))
         queries, keys = q @ self.project_query, k @ self.project_key

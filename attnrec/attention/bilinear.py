@@ -6,12 +6,12 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.scaled_dot import attend
 from attnrec.config import Config
 
 
-class Bilinear(Core):
+class Bilinear(AttentionKernel):
     """softmax(q W k') v, with one learned W (C, C) per head.
 
     W starts at I / sqrt(C), which is scaled dot-product attention; the paper has no such scale and a random W.
@@ -20,7 +20,7 @@ class Bilinear(Core):
     paper = "Luong et al. 2015, arXiv:1508.04025"
     weights_are = "shares"
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         start = torch.eye(shape.channels) * shape.channels**-0.5
         self.weight = nn.Parameter(start.repeat(shape.heads, 1, 1))
@@ -36,5 +36,5 @@ class Bilinear(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights and mask tensor the fused kernel runs, on queries q W."""
+        """See `kernel.AttentionKernel`. Without weights and mask tensor the fused kernel runs, on queries q W."""
         return attend(q @ self.weight, k, v, scale=1.0, allowed=allowed, causal=causal, need_weights=need_weights)

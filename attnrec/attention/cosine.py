@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.scaled_dot import attend
 from attnrec.config import Config
 
 SMALLEST_NORM = 1e-6  # a zero vector has cosine 0 to everything, and a gradient that float32 holds
 
 
-class Cosine(Core):
+class Cosine(AttentionKernel):
     """softmax(g cos(q, k)) v, with one learned g per head: no score can leave -g to g, however large the states.
 
     g starts at log2(L^2 - L), as in the paper, with the longest history for L.
@@ -25,7 +25,7 @@ class Cosine(Core):
     paper = "Henry et al. 2020, arXiv:2010.04245"
     weights_are = "shares"
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         length = max(2, shape.max_length)
         self.scale = nn.Parameter(torch.full((shape.heads,), math.log2(length**2 - length)))
@@ -41,7 +41,7 @@ class Cosine(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights and mask tensor the fused kernel runs, on queries of length g."""
+        """See `kernel.AttentionKernel`. Without weights and mask tensor the fused kernel runs, on queries of length g."""
         q = F.normalize(q, dim=-1, eps=SMALLEST_NORM) * self.scale[:, None, None]
         k = F.normalize(k, dim=-1, eps=SMALLEST_NORM)
         return attend(q, k, v, scale=1.0, allowed=allowed, causal=causal, need_weights=need_weights)

@@ -7,14 +7,14 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
 BLOCK = 64  # keys at a time in `prefix_pool`
 
 
-class GlobalQuery(Core):
+class GlobalQuery(AttentionKernel):
     """softmax(u' tanh(k)) v over the keys that a query may see, with one learned u (C) per head.
 
     The queries passed in are not looked at: only which keys they may see. Cheap, linear in the length; what it
@@ -24,7 +24,7 @@ class GlobalQuery(Core):
     paper = "Yang et al. 2016, doi:10.18653/v1/N16-1174"
     weights_are = "shares"
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         self.query = nn.Parameter(torch.randn(shape.heads, shape.channels) * shape.channels**-0.5)
 
@@ -39,7 +39,7 @@ class GlobalQuery(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights, and with a mask that is the same for all queries, linear in Q + K."""
+        """See `kernel.AttentionKernel`. Without weights, and with a mask that is the same for all queries, linear in Q + K."""
         logits = (torch.tanh(k) @ self.query[:, :, None]).mT
         same_for_all = allowed is None or allowed.dim() < 2 or allowed.shape[-2] == 1
         if causal and same_for_all and not need_weights:

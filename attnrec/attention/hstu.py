@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.positions import by_distance
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.config import Config
@@ -26,7 +26,7 @@ class HSTUSettings(Config):
     n_buckets: int = Field(default=128, ge=1)
 
 
-class HSTU(Core):
+class HSTU(AttentionKernel):
     """silu(q k' + position bias + time bias) / max_length; both biases are shared among heads, as in the paper's code.
 
     Without `times` the time bias is left out.
@@ -37,7 +37,7 @@ class HSTU(Core):
     needs_times = True
     Settings = HSTUSettings
 
-    def __init__(self, shape: CoreShape, settings: HSTUSettings | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: HSTUSettings | None = None) -> None:
         settings = settings or HSTUSettings()
         super().__init__(shape, settings)
         self.position_bias = nn.Parameter(torch.empty(2 * shape.max_length - 1))
@@ -56,7 +56,7 @@ class HSTU(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`; there must be a query for each key, and no more than max_length of them."""
+        """See `kernel.AttentionKernel`; there must be a query for each key, and no more than max_length of them."""
         length = q.shape[-2]
         if length != k.shape[-2] or length > self.shape.max_length:
             raise ValueError(

@@ -7,7 +7,7 @@ Shapes: B users, L positions, D = H * C channels.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Core
+from attnrec.attention.kernel import AttentionKernel
 from attnrec.attention.multi_head import from_heads, to_heads
 
 
@@ -17,19 +17,19 @@ class HSTUBlock(nn.Module):
     Args:
         dim: D, width of the states.
         heads: number of heads.
-        core: the mechanism, in the paper `HSTU`.
+        kernel: the mechanism, in the paper `HSTU`.
         dropout: share of gated channels dropped in training.
     """
 
-    def __init__(self, dim: int, *, heads: int, core: Core, dropout: float) -> None:
+    def __init__(self, dim: int, *, heads: int, kernel: AttentionKernel, dropout: float) -> None:
         super().__init__()
-        if (core.shape.heads, core.shape.heads * core.shape.channels) != (heads, dim):
+        if (kernel.shape.heads, kernel.shape.heads * kernel.shape.channels) != (heads, dim):
             raise ValueError(
-                f"the core must be built for the block, got {core.shape.heads} heads of {core.shape.channels} channels "
+                f"the kernel must be built for the block, got {kernel.shape.heads} heads of {kernel.shape.channels} channels "
                 f"in a block of dim={dim} and heads={heads}; build it for channels = dim / heads"
             )
         self.heads = heads
-        self.core = core
+        self.kernel = kernel
         self.norm_in = nn.LayerNorm(dim)
         self.project_in = nn.Linear(dim, 4 * dim)
         self.norm_attended = nn.LayerNorm(dim)
@@ -37,8 +37,8 @@ class HSTUBlock(nn.Module):
         self.project_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, *, causal: bool, allowed: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        """States (B, L, D) -> states (B, L, D); `allowed` and `times` as in `core.Core`."""
+        """States (B, L, D) -> states (B, L, D); `allowed` and `times` as in `kernel.AttentionKernel`."""
         u, *vqk = F.silu(self.project_in(self.norm_in(x))).chunk(4, dim=-1)
         v, q, k = (to_heads(part, self.heads) for part in vqk)
-        attended = from_heads(self.core(q, k, v, allowed=allowed, causal=causal, times=times).output)
+        attended = from_heads(self.kernel(q, k, v, allowed=allowed, causal=causal, times=times).output)
         return x + self.project_out(self.dropout(self.norm_attended(attended) * u))

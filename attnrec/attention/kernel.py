@@ -19,7 +19,7 @@ class Attended:
     """What attention gives, always of this type.
 
     Attributes:
-        output: (B, H, Q, C) from a core, (B, Q, dim) from `MultiHeadAttention`.
+        output: (B, H, Q, C) from a kernel, (B, Q, dim) from `MultiHeadAttention`.
         weights: (B, H, Q, K), aligned with the keys passed in; None unless asked for and exact.
     """
 
@@ -28,13 +28,13 @@ class Attended:
 
 
 @dataclass(frozen=True)
-class CoreShape:
-    """What a core is built for.
+class KernelShape:
+    """What a kernel is built for.
 
     Attributes:
         heads, channels: H and C.
         max_length: most keys there will be; sizes tables of positions and projections of the history.
-        causal: whether queries must never see later keys; a core that can't keep that refuses.
+        causal: whether queries must never see later keys; a kernel that can't keep that refuses.
     """
 
     heads: int
@@ -43,7 +43,7 @@ class CoreShape:
     causal: bool = True
 
 
-class Core(nn.Module, ABC):
+class AttentionKernel(nn.Module, ABC):
     """One mechanism: a module between heads, without projections of its own unless they are the mechanism.
 
     Attributes:
@@ -51,7 +51,7 @@ class Core(nn.Module, ABC):
         weights_are: "shares" (>= 0, sum <= 1), "signed" (finite, aligned), or None: there are no exact weights.
         needs_times: whether it looks at `times`.
         one_query: whether a query asked alone (Q = 1, its keys `allowed`) gets what it gets among all.
-        Settings: what a person may set, from `core_settings` in the TOML.
+        Settings: what a person may set, from `attention_settings` in the TOML.
     """
 
     paper: ClassVar[str]
@@ -60,17 +60,17 @@ class Core(nn.Module, ABC):
     one_query: ClassVar[bool] = False
     Settings: ClassVar[type[Config]] = Config
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__()
         self.shape = shape
         self.settings = settings or self.Settings()
 
     def penalty(self) -> Tensor | None:
-        """What a model adds to its loss for this core, whatever the data: a scalar, or None for most."""
+        """What a model adds to its loss for this kernel, whatever the data: a scalar, or None for most."""
         return None
 
     def surrogate(self, losses: Tensor, *, real: Tensor) -> Tensor | None:
-        """What a model adds to its loss after a forward pass in which this core drew: a scalar, or None if it did not.
+        """What a model adds to its loss after a forward pass in which this kernel drew: a scalar, or None if it did not.
 
         Args:
             losses: of each history, (B,), without a gradient.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.masks import mask_of_keys
 from attnrec.config import Config
 
@@ -21,14 +21,14 @@ class LinformerSettings(Config):
     rank: int = Field(default=32, ge=1)
 
 
-class Linformer(Core):
+class Linformer(AttentionKernel):
     """softmax(q (E' k)' / sqrt(C)) F' v with learned E and F, (max_length, R)."""
 
     paper = "Wang et al. 2020, arXiv:2006.04768"
     weights_are = None
     Settings = LinformerSettings
 
-    def __init__(self, shape: CoreShape, settings: LinformerSettings | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: LinformerSettings | None = None) -> None:
         settings = settings or LinformerSettings()
         super().__init__(shape, settings)
         if shape.causal:
@@ -52,7 +52,7 @@ class Linformer(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`; `allowed` must be the same for every query. Keys not allowed are not projected."""
+        """See `kernel.AttentionKernel`; `allowed` must be the same for every query. Keys not allowed are not projected."""
         self._check(k, allowed=allowed, causal=causal)
         if (keys := mask_of_keys(allowed, k)) is not None:
             k, v = (x.masked_fill(~keys[..., None], 0) for x in (k, v))

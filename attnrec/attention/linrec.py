@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnrec.attention.blocks import to_blocks
-from attnrec.attention.kernel import Attended, Core
+from attnrec.attention.kernel import Attended, AttentionKernel
 from attnrec.attention.masks import mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs
 
@@ -23,7 +23,7 @@ SMALLEST_NORM = 1e-3
 """Columns shorter than this are divided by it, so that gradients stay finite where the norm is 0."""
 
 
-class LinRec(Core):
+class LinRec(AttentionKernel):
     """weights = norm(elu(q)) (elu(k) / |columns of elu(k)|)' / sqrt(C): signed, and not summing to 1."""
 
     paper = "Liu et al. 2023, doi:10.1145/3539618.3591717"
@@ -40,7 +40,7 @@ class LinRec(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Linear without weights, and with a mask that is the same for every query."""
+        """See `kernel.AttentionKernel`. Linear without weights, and with a mask that is the same for every query."""
         q, k = F.normalize(F.elu(q), dim=-1) / q.shape[-1] ** 0.5, F.elu(k)
         keys = mask_of_keys(allowed, k)
         if need_weights or (allowed is not None and keys is None):

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attnrec.attention.blocks import to_bands, to_blocks
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.masks import attend_where, mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs, attend
 from attnrec.config import Config
@@ -33,14 +33,14 @@ class LocalGlobalSettings(Config):
     n_global: int = Field(default=4, ge=0)
 
 
-class LocalGlobal(Core):
+class LocalGlobal(AttentionKernel):
     """Scaled dot-product attention to near keys and to the sequence's first ones."""
 
     paper = "Beltagy et al. 2020, arXiv:2004.05150"
     weights_are = "shares"
     Settings = LocalGlobalSettings
 
-    def __init__(self, shape: CoreShape, settings: LocalGlobalSettings | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: LocalGlobalSettings | None = None) -> None:
         settings = settings or LocalGlobalSettings()
         super().__init__(shape, settings)
         self.window = settings.window
@@ -57,7 +57,7 @@ class LocalGlobal(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Linear without weights, and with a mask that is the same for every query."""
+        """See `kernel.AttentionKernel`. Linear without weights, and with a mask that is the same for every query."""
         length = q.shape[-2]
         if length != k.shape[-2]:
             raise ValueError(

@@ -25,7 +25,7 @@ def attend_where(
     Such rows are let through and zeroed after, because not every kernel keeps them free of NaN.
 
     Args:
-        q, k, v, allowed: as for `core.Core`.
+        q, k, v, allowed: as for `kernel.AttentionKernel`.
         scale: of the products; None is 1 / sqrt(C).
         bias: added to the scores, broadcastable to (B, H, Q, K). Where it learns, torch's plain kernel runs instead.
     """

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.masks import attend_where
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
@@ -21,14 +21,14 @@ class MemorySettings(Config):
     n_slots: int = Field(default=16, ge=1)
 
 
-class Memory(Core):
+class Memory(AttentionKernel):
     """softmax(q [slots, k]' / sqrt(C)) [slot values, v]. A query without any key in the history gets zeros."""
 
     paper = "Sukhbaatar et al. 2019, arXiv:1907.01470"
     weights_are = "shares"
     Settings = MemorySettings
 
-    def __init__(self, shape: CoreShape, settings: MemorySettings | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: MemorySettings | None = None) -> None:
         settings = settings or MemorySettings()
         super().__init__(shape, settings)
         self.n_slots = settings.n_slots
@@ -48,7 +48,7 @@ class Memory(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights one fused kernel attends to slots and history together."""
+        """See `kernel.AttentionKernel`. Without weights one fused kernel attends to slots and history together."""
         learned = (slots.expand(len(q), -1, -1, -1) for slots in (self.slot_keys, self.slot_values))
         keys, values = (torch.cat(parts, dim=-2) for parts in zip(learned, (k, v), strict=True))
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)

@@ -1,4 +1,4 @@
-"""Multi-head self-attention around any core (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2).
+"""Multi-head self-attention around any kernel (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2).
 
 Shapes: B users, L positions, H heads, C = dim / H channels per head.
 """
@@ -7,27 +7,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core
+from attnrec.attention.kernel import Attended, AttentionKernel
 from attnrec.attention.positions import RotaryPositions
 from attnrec.layers import Linear
 
 
 class MultiHeadAttention(nn.Module):
-    """Project to heads, attend with `core`, project back.
+    """Project to heads, attend with `kernel`, project back.
 
     Args:
         dim: width of the states; a multiple of `heads`.
         heads: number of heads.
-        core: the mechanism.
-        rotary: whether queries and keys are turned by their places before the core sees them.
+        kernel: the mechanism.
+        rotary: whether queries and keys are turned by their places before the kernel sees them.
     """
 
-    def __init__(self, dim: int, *, heads: int, core: Core, rotary: bool = False) -> None:
+    def __init__(self, dim: int, *, heads: int, kernel: AttentionKernel, rotary: bool = False) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim={dim} and heads={heads}; change one")
         self.heads = heads
-        self.core = core
+        self.kernel = kernel
         self.rotary = RotaryPositions(dim // heads) if rotary else None
         self.project_in = Linear(dim, 3 * dim)
         self.project_out = Linear(dim, dim)
@@ -45,7 +45,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (to_heads(part, self.heads) for part in self.project_in(x).chunk(3, dim=-1))
         if self.rotary is not None:
             q, k = self.rotary(q, k)
-        attended = self.core(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
+        attended = self.kernel(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
         return Attended(self.project_out(from_heads(attended.output)), attended.weights)
 
     def at_end(self, x: Tensor, *, lengths: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class MultiHeadAttention(nn.Module):
             places = (lengths - 1).clamp(min=0)[:, None, None]
             q, k = self.rotary.rotate(q, places=places), self.rotary.rotate(k)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        return self.project_out(from_heads(self.core(q, k, v, allowed=real[:, None, None]).output))
+        return self.project_out(from_heads(self.kernel(q, k, v, allowed=real[:, None, None]).output))
 
 
 def last_position(x: Tensor, lengths: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Weights may look at everything (contextual states); the value of an event looks at its own item alone, so
 `user = sum_j weight_j * value_j` splits exactly. After attention pooling as in NAIS (He et al. 2018,
-arXiv:1809.07053) with contextual weights; the sum law as a constraint is this project's.
+arXiv:1809.07053) with contextual weights; additivity as a constraint is this project's.
 
 Shapes: B users, L positions, H heads, C = dim / H channels per head.
 """
@@ -10,7 +10,7 @@ Shapes: B users, L positions, H heads, C = dim / H channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, CoreShape
+from attnrec.attention.kernel import Attended, KernelShape
 from attnrec.attention.multi_head import from_heads, last_position, to_heads
 from attnrec.attention.scaled_dot import ScaledDot
 from attnrec.layers import Dropout, Linear
@@ -33,20 +33,20 @@ class AttentionPooling(nn.Module):
         self.heads = heads
         self.query = Linear(dim, dim)
         self.key = Linear(dim, dim)
-        self.core = ScaledDot(CoreShape(heads=heads, channels=dim // heads, max_length=0))
+        self.kernel = ScaledDot(KernelShape(heads=heads, channels=dim // heads, max_length=0))
         self.project_out = Linear(dim, dim, bias=False) if projection else nn.Identity()
 
     def everywhere(self, states: Tensor, values: Tensor) -> Tensor:
         """User vectors at every position from what came up to it: (B, L, dim), for training."""
         q, k, v = (to_heads(x, self.heads) for x in (self.query(states), self.key(states), values))
-        return self.project_out(from_heads(self.core(q, k, v, causal=True).output))
+        return self.project_out(from_heads(self.kernel(q, k, v, causal=True).output))
 
     def weights(self, states: Tensor, *, lengths: Tensor) -> Tensor:
         """Shares of each event at the end of the history, (B, H, L), 0 at padding; see `at_end`."""
         q = to_heads(self.query(last_position(states, lengths)), self.heads)
         k = to_heads(self.key(states), self.heads)
         real = torch.arange(states.shape[1], device=states.device) < lengths[:, None]
-        weights = self.core(q, k, k, allowed=real[:, None, None], need_weights=True).weights
+        weights = self.kernel(q, k, k, allowed=real[:, None, None], need_weights=True).weights
         assert weights is not None, "scaled dot-product gives weights when asked"
         return weights.squeeze(2)
 

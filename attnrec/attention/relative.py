@@ -7,21 +7,21 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 
 from torch import Tensor
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.masks import attend_where
 from attnrec.attention.positions import RelativeBias, offsets
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
 
-class RelativeDot(Core):
+class RelativeDot(AttentionKernel):
     """softmax(q k' / sqrt(C) + b) v with one learned b for each head and bucket of distance, 0 at the start."""
 
     paper = "Raffel et al. 2020, arXiv:1910.10683"
     weights_are = "shares"
     one_query = True
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         self.by_distance = RelativeBias(shape.heads, shape.max_length)
 
@@ -36,7 +36,7 @@ class RelativeDot(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Query i stands at key i; a single query stands at the last key that it may see."""
+        """See `kernel.AttentionKernel`. Query i stands at key i; a single query stands at the last key that it may see."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         bias = self._biases(q.shape[-2], k.shape[-2], pairs)
         if not need_weights:

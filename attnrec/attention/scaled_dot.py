@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.attention.kernel import Attended, Core
+from attnrec.attention.kernel import Attended, AttentionKernel
 from attnrec.attention.masks import attend_where
 
 
-class ScaledDot(Core):
+class ScaledDot(AttentionKernel):
     """softmax(q k' / sqrt(C)) v. A query that may attend to nothing gets zeros, not NaN."""
 
     paper = "Vaswani et al. 2017, arXiv:1706.03762"
@@ -29,7 +29,7 @@ class ScaledDot(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`. Without weights the fused kernel runs, and no (Q, K) tensor is made but a mask's own."""
+        """See `kernel.AttentionKernel`. Without weights the fused kernel runs, and no (Q, K) tensor is made but a mask's own."""
         scale = q.shape[-1] ** -0.5
         return attend(q, k, v, scale=scale, allowed=allowed, causal=causal, need_weights=need_weights)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from attnrec.attention.kernel import Attended, Core
+from attnrec.attention.kernel import Attended, AttentionKernel
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.attention.sparse_softmax import sparsemax
 
 
-class Sparsemax(Core):
+class Sparsemax(AttentionKernel):
     """sparsemax(q k' / sqrt(C)) v: a key further than 1 below the best has no share, nor a gradient.
 
     A sort of the keys for every query is its price: K log K time, and (B, H, Q, K) memory with or without weights.
@@ -33,7 +33,7 @@ class Sparsemax(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`."""
+        """See `kernel.AttentionKernel`."""
         logits = q @ k.mT * q.shape[-1] ** -0.5
         weights = self.shares(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
         return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, Core, CoreShape
+from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
@@ -27,7 +27,7 @@ class TopKSettings(Config):
     estimator: Literal["straight_through", "reinforce"] = "straight_through"
 
 
-class TopK(Core):
+class TopK(AttentionKernel):
     """Softmax over the k keys of the largest scaled dot-products; every other share is exactly 0.
 
     Attributes:
@@ -41,18 +41,18 @@ class TopK(Core):
     Settings = TopKSettings
     settings: TopKSettings
 
-    def __init__(self, shape: CoreShape, settings: Config | None = None) -> None:
+    def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
         self.log_probability: Tensor | None = None
         self.baseline = MovingBaseline() if self.settings.estimator == "reinforce" else None
 
     @property
     def draws(self) -> bool:
-        """See `core.Core`."""
+        """See `kernel.AttentionKernel`."""
         return self.log_probability is not None
 
     def surrogate(self, losses: Tensor, *, real: Tensor) -> Tensor | None:
-        """See `core.Core`: `reinforce_loss`, where every draw in a history answers for the loss of all of it."""
+        """See `kernel.AttentionKernel`: `reinforce_loss`, where every draw in a history answers for the loss of all of it."""
         if self.log_probability is None or self.baseline is None:
             return None
         of_history = (self.log_probability * real).sum(1)
@@ -69,7 +69,7 @@ class TopK(Core):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `core.Core`."""
+        """See `kernel.AttentionKernel`."""
         logits = q @ k.mT * q.shape[-1] ** -0.5
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 has too many ties
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal).broadcast_to(logits.shape)

@@ -14,8 +14,8 @@ from attnrec.attribution.gradients import GRADIENT_X_INPUT, INTEGRATED_GRADIENTS
 from attnrec.attribution.lime import LIME
 from attnrec.attribution.method import Method, Need
 from attnrec.attribution.model_reasons import CONTRIBUTION, WEIGHT
-from attnrec.attribution.readout_weights import Weighed, weigh
-from attnrec.attribution.removal import LEAVE_ONE_OUT, scores_without, without
+from attnrec.attribution.readout_weights import ReadoutWeights, weigh
+from attnrec.attribution.removal import LEAVE_ONE_OUT, score_without_events, without
 from attnrec.attribution.renormalized import RENORMALIZED
 from attnrec.attribution.shapley import SHAPLEY
 from attnrec.dataset import Batch
@@ -71,4 +71,4 @@ def attribute(
         return asked.function(model, batch.to(device), items.to(device), seed=seed, **more)
 
 
-__all__ = ["METHODS", "Method", "Need", "Weighed", "attribute", "scores_without", "weigh", "without"]
+__all__ = ["METHODS", "Method", "Need", "ReadoutWeights", "attribute", "score_without_events", "weigh", "without"]

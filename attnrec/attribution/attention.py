@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.attention import Core
+from attnrec.attention import AttentionKernel
 from attnrec.attention.multi_head import from_heads, to_heads
 from attnrec.attribution.method import Method, Need, same_for_all
 from attnrec.dataset import Batch
@@ -64,8 +64,8 @@ def value_norm(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -> T
     """
     del seed
     if _sums_events(model):
-        reading = model.read(batch)
-        parts = getattr(reading, "parts", None)
+        encoded = model.encode(batch)
+        parts = getattr(encoded, "parts", None)
         assert isinstance(parts, Tensor), "what sums over the history has parts"
         return same_for_all(items, parts.norm(dim=-1) * batch.real)
     assert isinstance(model, SequenceModel), "a method is asked only of models that have what it needs"
@@ -76,7 +76,7 @@ def value_norm(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -> T
 def _start(model: SequenceModel, batch: Batch, seen: Seen) -> Tensor:
     """Where the user is read, as shares of the states that the encoder gives, (B, S)."""
     states = torch.zeros(seen.vectors.shape[:2], device=seen.vectors.device)
-    weights = model.read(batch).weights
+    weights = model.encode(batch).weights
     if weights is None:
         return states.scatter(1, (seen.lengths - 1).clamp(min=0)[:, None], 1.0)
     return weights if seen.at is None else states.scatter(1, seen.at, weights)
@@ -119,7 +119,7 @@ def _attends_by_shares(model: Model) -> bool:
         isinstance(model, SequenceModel) and isinstance(model.encoder, SelfAttention) and len(model.encoder.blocks)
     ):
         return False
-    return all(core.weights_are == "shares" for core in model.encoder.modules() if isinstance(core, Core))
+    return all(kernel.weights_are == "shares" for kernel in model.encoder.modules() if isinstance(kernel, AttentionKernel))
 
 
 def _sums_events(model: Model) -> bool:

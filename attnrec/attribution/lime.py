@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution.method import Method
-from attnrec.attribution.removal import scores_without
+from attnrec.attribution.removal import score_without_events
 from attnrec.attribution.seeding import generator, histories
 from attnrec.dataset import Batch
 from attnrec.models import Model
@@ -42,7 +42,7 @@ def lime(
     """
     kept = _samples(batch, n_samples, seed=seed)
     rows = torch.arange(len(items), device=items.device).repeat_interleave(n_samples)
-    scores = scores_without(model, batch, items, rows=rows, removed=~kept.flatten(0, 1))
+    scores = score_without_events(model, batch, items, rows=rows, removed=~kept.flatten(0, 1))
     return _ridge(kept.double(), scores.unflatten(0, kept.shape[:2]).double(), closeness(kept, batch), ridge).float()
 
 

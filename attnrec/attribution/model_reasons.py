@@ -34,7 +34,7 @@ def weight(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -> Tenso
     """The readout's share of attention for each event, mean over heads: the same for every item.
 
     Args:
-        model: whose reading has weights.
+        model: whose encoded histories have weights.
         batch: B users.
         items: item rows, (B, n).
         seed: nothing is drawn.
@@ -43,7 +43,7 @@ def weight(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -> Tenso
         (B, L, n), shares that sum to at most 1 over L, 0 at padding.
     """
     del seed
-    weights = model.read(batch).weights
+    weights = model.encode(batch).weights
     assert weights is not None, "a method is asked only of models that have what it needs"
     return same_for_all(items, weights)
 
@@ -52,8 +52,8 @@ def weight(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -> Tenso
 def reads_with_weights(model: Model) -> bool:
     """Whether the model's readings have weights: one of a single event is made and looked at."""
     one = torch.ones(1, 1, dtype=torch.long, device=model.rankable.device)
-    reading = model.read(Batch(one, one[0], one, weights=one.float(), events=one))
-    return reading.weights is not None
+    encoded = model.encode(Batch(one, one[0], one, weights=one.float(), events=one))
+    return encoded.weights is not None
 
 
 CONTRIBUTION = Method(

@@ -15,7 +15,7 @@ from attnrec.models.sequence.readouts import ItemSum, Pooling
 
 
 @dataclass(frozen=True, eq=False)
-class Weighed:
+class ReadoutWeights:
     """Histories as a readout weighs them.
 
     Attributes:
@@ -36,16 +36,16 @@ class Weighed:
         return heads
 
 
-def weigh(model: Model, batch: Batch) -> Weighed | None:
+def weigh(model: Model, batch: Batch) -> ReadoutWeights | None:
     """What the model's readout does with these histories; None where the user is no sum of weighted values."""
     if isinstance(model, GAT):
         vectors = model.item_vectors()[batch.items]
         values, pooling = model.values(vectors), model.pooling
-        return Weighed(pooling.weights(model.norm(vectors), lengths=batch.lengths), lambda w: pooling.parts(w, values))
+        return ReadoutWeights(pooling.weights(model.norm(vectors), lengths=batch.lengths), lambda w: pooling.parts(w, values))
     if isinstance(model, SequenceModel) and isinstance(model.readout, (Pooling, ItemSum)):
         table, readout = model.item_vectors(), model.readout
         vectors = F.embedding(batch.items, table, padding_idx=0)
         values = readout.values(vectors)
         weights = readout.weights(model.states(vectors, batch, table), lengths=batch.lengths)
-        return Weighed(weights, lambda w: readout.parts(w, values))
+        return ReadoutWeights(weights, lambda w: readout.parts(w, values))
     return None

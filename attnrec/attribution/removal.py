@@ -21,7 +21,7 @@ OF_EVENTS = ("items", "times", "targets", "weights", "events")
 """Columns of a batch that have one place per event."""
 
 
-def without(batch: Batch, places: Tensor) -> Batch:
+def remove_events(batch: Batch, places: Tensor) -> Batch:
     """The histories without the events at `places`; what is left closes up and keeps its order and its times.
 
     Args:
@@ -49,7 +49,7 @@ def chosen(batch: Batch, rows: Tensor) -> Batch:
 
 
 @torch.no_grad()
-def scores_without(model: Model, batch: Batch, items: Tensor, *, rows: Tensor, removed: Tensor) -> Tensor:
+def score_without_events(model: Model, batch: Batch, items: Tensor, *, rows: Tensor, removed: Tensor) -> Tensor:
     """Score shortened histories, in chunks of at most `POSITIONS` positions (and of one history at least).
 
     Args:
@@ -67,7 +67,7 @@ def scores_without(model: Model, batch: Batch, items: Tensor, *, rows: Tensor, r
     scores = torch.zeros(len(rows), items.shape[1], device=items.device)
     for some in longest_first.split(max(1, POSITIONS // max(1, removed.shape[1]))):
         if len(some):
-            left = without(chosen(batch, rows[some]), removed[some]).rows(0, len(some))
+            left = remove_events(chosen(batch, rows[some]), removed[some]).slice(0, len(some))
             scores[some] = model.score(left, items[rows[some]]).float()
     return scores
 
@@ -93,7 +93,7 @@ def leave_one_out(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -
     rows, places = batch.real.nonzero(as_tuple=True)
     removed = places[:, None] == torch.arange(batch.items.shape[1], device=places.device)
     effects = full.new_zeros(*batch.items.shape, items.shape[1])
-    effects[rows, places] = full[rows] - scores_without(model, batch, items, rows=rows, removed=removed)
+    effects[rows, places] = full[rows] - score_without_events(model, batch, items, rows=rows, removed=removed)
     return effects
 
 

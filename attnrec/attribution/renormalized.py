@@ -13,7 +13,7 @@ from attnrec.attribution.method import Method, Need
 from attnrec.attribution.readout_weights import weigh
 from attnrec.dataset import Batch
 from attnrec.models import GAT, Model, SequenceModel
-from attnrec.models.item_scores import VectorReading
+from attnrec.models.item_scores import VectorEncoding
 
 LEFT = 1e-6
 """A share of at least 1 less this leaves nothing to deal out: what remains is the user without events."""
@@ -48,7 +48,7 @@ def renormalized(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) ->
 
 
 def _scores(model: SequenceModel | GAT, users: Tensor, items: Tensor) -> Tensor:
-    return VectorReading(model.catalogue, model.item_vectors(), users, None, None).scores(items)
+    return VectorEncoding(model.item_scorer, model.item_vectors(), users, None, None).scores(items)
 
 
 RENORMALIZED = Method(

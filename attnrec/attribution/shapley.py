@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnrec.attribution.method import Method
-from attnrec.attribution.removal import scores_without
+from attnrec.attribution.removal import score_without_events
 from attnrec.attribution.seeding import generator, histories
 from attnrec.dataset import Batch
 from attnrec.models import Model
@@ -45,7 +45,7 @@ def shapley(
     rows = torch.arange(len(items), device=items.device)
     with torch.no_grad():
         full = model.score(batch, items)
-    ends = scores_without(model, batch, items, rows=rows, removed=batch.real), full
+    ends = score_without_events(model, batch, items, rows=rows, removed=batch.real), full
     joins, n_orders = _orders(batch, n_permutations, seed=seed)
     total = full.new_zeros(*batch.items.shape, items.shape[1])
     for number, order in enumerate(joins):
@@ -68,7 +68,7 @@ def _gains(
     rows, size = ((sizes > 0) & (sizes < batch.lengths[:, None]) & asked[:, None]).nonzero(as_tuple=True)
     worth = ends[1][:, None].repeat(1, len(sizes) + 1, 1)  # by size of the coalition, (B, L + 1, n)
     worth[:, 0] = ends[0]
-    worth[rows, size] = scores_without(model, batch, items, rows=rows, removed=joins[rows] >= size[:, None])
+    worth[rows, size] = score_without_events(model, batch, items, rows=rows, removed=joins[rows] >= size[:, None])
     gains = worth.diff(dim=1).gather(1, joins[..., None].expand(-1, -1, items.shape[1]))
     return gains * (batch.real & asked[:, None])[..., None]
 

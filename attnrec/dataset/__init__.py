@@ -1,6 +1,6 @@
 """From interactions to what models read: vocabulary, histories, batches, splits, features, graph."""
 
-from attnrec.dataset.anonymous import HERE, visitor
+from attnrec.dataset.anonymous import ANONYMOUS_USER, anonymous_history
 from attnrec.dataset.batches import Batch, Windows, last_events, user_batches
 from attnrec.dataset.features import Features, features_from_frame, load_features, save_features
 from attnrec.dataset.graph import (
@@ -10,13 +10,13 @@ from attnrec.dataset.graph import (
     NeighbourTable,
     Transitions,
     attribute_edges,
-    common_users,
+    item_co_occurrence,
     graph_from_edges,
     item_transitions,
     sample_blocks,
     sampled_neighbours,
     strongest_neighbours,
-    two_hops,
+    two_hop_graph,
     user_item_edges,
 )
 from attnrec.dataset.histories import Histories, histories_from_frame, histories_from_parts
@@ -25,15 +25,15 @@ from attnrec.dataset.split import (
     LeakageError,
     Split,
     audit_split,
-    join_given,
+    join_predefined,
     split_by_time,
-    split_given,
+    split_predefined,
     split_last,
 )
 from attnrec.dataset.vocabulary import Vocabulary
 
 __all__ = [
-    "HERE",
+    "ANONYMOUS_USER",
     "Batch",
     "Block",
     "Edges",
@@ -49,24 +49,24 @@ __all__ = [
     "Windows",
     "attribute_edges",
     "audit_split",
-    "common_users",
+    "item_co_occurrence",
     "features_from_frame",
     "graph_from_edges",
     "histories_from_frame",
     "histories_from_parts",
     "item_transitions",
-    "join_given",
+    "join_predefined",
     "last_events",
     "load_features",
     "sample_blocks",
     "sampled_neighbours",
     "save_features",
     "split_by_time",
-    "split_given",
+    "split_predefined",
     "split_last",
     "strongest_neighbours",
-    "two_hops",
+    "two_hop_graph",
     "user_batches",
     "user_item_edges",
-    "visitor",
+    "anonymous_history",
 ]

@@ -8,12 +8,12 @@ import numpy as np
 from attnrec.dataset.histories import Histories
 from attnrec.dataset.vocabulary import Vocabulary
 
-HERE = "(history)"
+ANONYMOUS_USER = "(history)"
 """The user_id of a history that was given as a list."""
 
 
-def visitor(history: Sequence[Any], item_ids: Vocabulary) -> Histories:
-    """One visitor's history, in the item rows of `item_ids`; an item id that is unknown is left out.
+def anonymous_history(history: Sequence[Any], item_ids: Vocabulary) -> Histories:
+    """One anonymous_history's history, in the item rows of `item_ids`; an item id that is unknown is left out.
 
     Raises:
         ValueError: for a text instead of a list.
@@ -23,7 +23,7 @@ def visitor(history: Sequence[Any], item_ids: Vocabulary) -> Histories:
     rows = item_ids.encode(history)
     rows = rows[rows > 0].astype(np.int32)
     return Histories(
-        user_ids=Vocabulary([HERE]),
+        user_ids=Vocabulary([ANONYMOUS_USER]),
         item_ids=item_ids,
         items=rows,
         times=np.arange(len(rows)),

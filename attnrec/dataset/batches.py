@@ -27,7 +27,7 @@ class Batch:
         weights: (B, L) float32, where the log has them.
         events: kind of event + 1, (B, L) int64, where the log has them.
         older: item rows of events before these, oldest first, (B, M) int64, where a model asked for them.
-        older_lengths: how many there are, (B,) int64.
+        memory_lengths: how many there are, (B,) int64.
         users: rows in the training part, (B,) int64: what a graph was made of without them; never a parameter's rows.
     """
 
@@ -38,7 +38,7 @@ class Batch:
     weights: Tensor | None = None
     events: Tensor | None = None
     older: Tensor | None = None
-    older_lengths: Tensor | None = None
+    memory_lengths: Tensor | None = None
     users: Tensor | None = None
 
     @property
@@ -62,9 +62,9 @@ class Batch:
         part = self._each(lambda column: column[first:end])
         width, older = _width(part.lengths), part.older
         part = part._each(lambda column: column[:, :width] if column.ndim == 2 else column)
-        if older is None or part.older_lengths is None:
+        if older is None or part.memory_lengths is None:
             return part
-        return replace(part, older=older[:, : _width(part.older_lengths)])
+        return replace(part, older=older[:, : _width(part.memory_lengths)])
 
     def of(self, rows: Tensor) -> "Batch":
         """The histories of some rows, (n,); not trimmed."""
@@ -121,8 +121,8 @@ class EventTable:
             targets=column(self.items, torch.int64, shift=1) if with_targets else None,
             weights=None if self.weights is None else column(self.weights, torch.float32),
             events=None if self.events is None else column(self.events, torch.int64, add=1),
-            older=None if older is None else older.items,
-            older_lengths=None if older is None else older.lengths,
+            memory_items=None if older is None else older.items,
+            memory_lengths=None if older is None else older.lengths,
         )
 
     def _put(self, values: NDArray[np.generic]) -> Tensor:

@@ -92,7 +92,7 @@ class Histories:
 
     def recode(self, item_ids: Vocabulary) -> "Histories":
         """The same histories in another catalogue's item rows; events of items unknown there are left out."""
-        row_of = item_ids.rows_in(self.item_ids).astype(np.int32)
+        row_of = item_ids.rows_for(self.item_ids).astype(np.int32)
         positions = self.positions()
         users = np.repeat(np.arange(self.n_users), self.lengths)
         items = row_of[self.items[positions]]

@@ -89,7 +89,7 @@ def split_by_time(
     """
     if histories.time_kind != "datetime":
         kind = {"order": "the order of arrival only", "none": "an unordered set"}[histories.time_kind]
-        raise ValueError(f"split_by_time needs times, got {kind}; use split_last or split_given")
+        raise ValueError(f"split_by_time needs times, got {kind}; use split_last or split_predefined")
     visible = histories.times[histories.positions()]
     latest = int(visible.max()) + 1
     if cutoff is not None and cutoff.tzinfo is None:
@@ -116,14 +116,14 @@ def split_by_time(
     )
 
 
-def split_given(histories: Histories, n_test: NDArray[np.int64], *, validation_fraction: float = 0.1) -> Split:
-    """A split that was given: each user's last `n_test` events are test, as joined by `join_given`.
+def split_predefined(histories: Histories, n_test: NDArray[np.int64], *, validation_fraction: float = 0.1) -> Split:
+    """A split that was given: each user's last `n_test` events are test, as joined by `join_predefined`.
 
     Args:
         histories: train and test events, test last in every history.
         n_test: test events of each user, (n_users,).
         validation_fraction: share of each user's train events kept for validation, the last ones
-            (`join_given` puts an unordered set in random order first), rounded down.
+            (`join_predefined` puts an unordered set in random order first), rounded down.
     """
     given = histories.lengths - n_test
     train = given - np.floor(given * validation_fraction).astype(np.int64)
@@ -134,7 +134,7 @@ def split_given(histories: Histories, n_test: NDArray[np.int64], *, validation_f
     )
 
 
-def join_given(train: Histories, test: Histories, *, seed: int = 0) -> tuple[Histories, NDArray[np.int64]]:
+def join_predefined(train: Histories, test: Histories, *, seed: int = 0) -> tuple[Histories, NDArray[np.int64]]:
     """Put a given test log behind its train log, user by user; unordered train events are shuffled once.
 
     Returns:

@@ -13,7 +13,7 @@ from attnrec.encoders.identity import Plain
 from attnrec.encoders.session_graph import SessionGraph
 
 ENCODERS: dict[str, type[Encoder]] = {
-    "attention": SelfAttention,
+    "self_attention": SelfAttention,
     "dilated_conv": DilatedConv,
     "gated_conv": GatedConv,
     "gru": GRU,
@@ -49,7 +49,7 @@ def build_encoder(
     if kind not in ENCODERS:
         raise ValueError(f"encoder must be one of {', '.join(sorted(ENCODERS))}, got {kind!r}")
     encoder = ENCODERS[kind]
-    own = encoder.Settings.checked(settings or {})
+    own = encoder.Settings.from_dict(settings or {})
     return encoder(dim, max_length=max_length, dropout=dropout, causal=causal, settings=own)
 
 

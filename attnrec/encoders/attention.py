@@ -1,4 +1,4 @@
-"""Self-attention blocks around any core, after SASRec (Kang & McAuley 2018, arXiv:1808.09781) and BERT4Rec
+"""Self-attention blocks around any kernel, after SASRec (Kang & McAuley 2018, arXiv:1808.09781) and BERT4Rec
 (Sun et al. 2019, arXiv:1904.06690).
 
 Causal as in the first, or both ways as in the second. Blocks are pre-norm with GELU in both, which trains without
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnrec.attention import Attended, Core, CoreShape, MultiHeadAttention, build_core, last_position
+from attnrec.attention import Attended, AttentionKernel, KernelShape, MultiHeadAttention, build_kernel, last_position
 from attnrec.config import Config
 from attnrec.encoders.encoder import Encoder, real_positions, without_padding
 from attnrec.layers import Dropout, Linear
@@ -26,38 +26,38 @@ class AttentionSettings(Config):
     Attributes:
         layers, heads: of them.
         expansion: width of the position-wise networks, as a multiple of D (1 in SASRec's paper, 4 in BERT4Rec's).
-        core: the mechanism, a name in `attnrec.attention.CORES`.
-        core_settings: its own.
+        kernel: the mechanism, a name in `attnrec.attention.ATTENTION_KERNELS`.
+        attention_settings: its own.
         positions: "learned" vectors, "rotary" (queries and keys are turned), "relative" (a learned bias by distance,
-            for core = "scaled_dot"; hstu has its own), or "none".
+            for attention = "scaled_dot"; hstu has its own), or "none".
     """
 
     layers: int = Field(default=2, ge=0)
     heads: int = Field(default=2, gt=0)
     expansion: int = Field(default=4, gt=0)
-    core: str = "scaled_dot"
-    core_settings: dict[str, Any] = Field(default_factory=dict)
+    attention: str = "scaled_dot"
+    attention_settings: dict[str, Any] = Field(default_factory=dict)
     positions: Positions = "learned"
 
     @model_validator(mode="after")
     def _check_positions(self) -> "AttentionSettings":
-        if self.positions == "relative" and self.core != "scaled_dot":
+        if self.positions == "relative" and self.attention != "scaled_dot":
             raise ValueError(
-                f"relative positions are a bias on the scores of core = 'scaled_dot', got core = {self.core!r}; "
+                f"relative positions are a bias on the scores of attention = 'scaled_dot', got attention = {self.attention!r}; "
                 "set positions = 'rotary' or 'learned' (hstu has relative positions of its own)"
             )
         return self
 
-    def build_core(self, dim: int, *, max_length: int, causal: bool) -> Core:
-        """A new core as these settings ask for.
+    def build_kernel(self, dim: int, *, max_length: int, causal: bool) -> AttentionKernel:
+        """A new kernel as these settings ask for.
 
         Raises:
-            ValueError: when D does not divide by heads, and as `attention.build_core`.
+            ValueError: when D does not divide by heads, and as `attention.build_kernel`.
         """
         if dim % self.heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {self.heads}; change one")
-        shape = CoreShape(heads=self.heads, channels=dim // self.heads, max_length=max_length, causal=causal)
-        return build_core("relative" if self.positions == "relative" else self.core, shape, self.core_settings)
+        shape = KernelShape(heads=self.heads, channels=dim // self.heads, max_length=max_length, causal=causal)
+        return build_kernel("relative" if self.positions == "relative" else self.attention, shape, self.attention_settings)
 
 
 class Placed(nn.Module):
@@ -97,7 +97,7 @@ class SelfAttention(Encoder):
         learned = settings.positions == "learned"
         self.placed = Placed(dim, max_length=max_length, dropout=dropout, learned=learned)
         self.blocks = nn.ModuleList(
-            Block(dim, settings, settings.build_core(dim, max_length=max_length, causal=causal), dropout=dropout)
+            Block(dim, settings, settings.build_kernel(dim, max_length=max_length, causal=causal), dropout=dropout)
             for _ in range(settings.layers)
         )
         self.norm_out = nn.LayerNorm(dim)
@@ -110,9 +110,9 @@ class SelfAttention(Encoder):
         return without_padding(self.norm_out(x), lengths)
 
     def at_end(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        """See `encoder.Encoder`: the last block is asked at the last position alone, where its core can be."""
+        """See `encoder.Encoder`: the last block is asked at the last position alone, where its kernel can be."""
         last = self.blocks[-1] if len(self.blocks) else None
-        if not (self.causal and isinstance(last, Block) and last.attention.core.one_query):
+        if not (self.causal and isinstance(last, Block) and last.attention.kernel.one_query):
             return super().at_end(vectors, lengths=lengths, times=times)
         x = self.placed(vectors)
         for block in self.blocks[:-1]:
@@ -126,7 +126,7 @@ class SelfAttention(Encoder):
             assert isinstance(block, Block), "the stack is made of blocks"
             attended = block(x, causal=self.causal, allowed=allowed, times=times, need_weights=True)
             x = attended.output
-            found.append(attended.weights if block.attention.core.weights_are == "shares" else None)
+            found.append(attended.weights if block.attention.kernel.weights_are == "shares" else None)
         return found
 
     def _allowed(self, vectors: Tensor, lengths: Tensor) -> Tensor | None:
@@ -137,11 +137,11 @@ class SelfAttention(Encoder):
 class Block(nn.Module):
     """Attention and a position-wise network, each behind a norm and around a residual."""
 
-    def __init__(self, dim: int, settings: AttentionSettings, core: Core, *, dropout: float) -> None:
+    def __init__(self, dim: int, settings: AttentionSettings, kernel: AttentionKernel, *, dropout: float) -> None:
         super().__init__()
         width, rotary = settings.expansion * dim, settings.positions == "rotary"
         self.norm_attention = nn.LayerNorm(dim)
-        self.attention = MultiHeadAttention(dim, heads=settings.heads, core=core, rotary=rotary)
+        self.attention = MultiHeadAttention(dim, heads=settings.heads, kernel=kernel, rotary=rotary)
         self.norm_network = nn.LayerNorm(dim)
         self.network = nn.Sequential(Linear(dim, width), nn.GELU(), Dropout(dropout), Linear(width, dim))
         self.dropout = Dropout(dropout)

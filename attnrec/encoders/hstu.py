@@ -13,7 +13,7 @@ from attnrec.encoders.encoder import Encoder, real_positions, without_padding
 class HSTUSettings(AttentionSettings):
     """Settings of `HSTU`; the blocks have no position-wise network, so `expansion` means nothing."""
 
-    core: str = "hstu"
+    attention: str = "hstu"
 
 
 class HSTU(Encoder):
@@ -35,7 +35,7 @@ class HSTU(Encoder):
             HSTUBlock(
                 dim,
                 heads=settings.heads,
-                core=settings.build_core(dim, max_length=max_length, causal=causal),
+                kernel=settings.build_kernel(dim, max_length=max_length, causal=causal),
                 dropout=dropout,
             )
             for _ in range(settings.layers)

@@ -67,7 +67,7 @@ def compare(one: pd.DataFrame, other: pd.DataFrame, *, metric: str, seed: int = 
     )
 
 
-def against_best(per_user: Mapping[str, pd.DataFrame], *, metric: str, seed: int = 0) -> pd.DataFrame:
+def compare_with_best(per_user: Mapping[str, pd.DataFrame], *, metric: str, seed: int = 0) -> pd.DataFrame:
     """Order models by their mean and compare each with the best of them.
 
     The best is chosen on these same users, which flatters it, and Holm's correction counts the comparisons, not

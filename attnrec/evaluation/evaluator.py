@@ -94,7 +94,7 @@ def evaluate(
         if on_batch is not None:
             on_batch(len(ranked.chosen))
     if item_ids is not None:
-        recommended = holdout.histories.item_ids.rows_in(item_ids)[recommended]
+        recommended = holdout.histories.item_ids.rows_for(item_ids)[recommended]
     ranks = _ranks(recommended, relevant, asked, width=holdout.histories.n_items + 1)
     per_user = pd.DataFrame(
         {USER: holdout.histories.user_ids.decode(holdout.users[asked]), "n_relevant": n_relevant[asked]}

@@ -93,7 +93,7 @@ def planted_causes(holdout: Holdout, log: SampleLog) -> NDArray[np.int64]:
         {
             USER: histories.user_ids.decode(holdout.users),
             ITEM: histories.item_ids.decode(holdout.targets[first]),
-            DATETIME: histories.moments(holdout.target_times[first]),
+            DATETIME: histories.to_datetime(holdout.target_times[first]),
         }
     )
     truth = log.truth.drop_duplicates([USER, ITEM, DATETIME]).astype({DATETIME: answers[DATETIME].dtype})

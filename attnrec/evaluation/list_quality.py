@@ -36,7 +36,7 @@ class BeyondAccuracy:
     """What the lists of one evaluation are like, right or wrong.
 
     Attributes:
-        evaluation: with more columns, means and intervals than it had (see `beyond`).
+        evaluation: with more columns, means and intervals than it had (see `measure_beyond_accuracy`).
         exposure: decile of popularity (1 has the least popular items), n_items in it, share of the places (mean over
             users), low, high (95 % bootstrap); 0.1 everywhere is exposure as use has it (see `exposure_by_decile`). No
             rows where nobody has a list.
@@ -48,7 +48,7 @@ class BeyondAccuracy:
     popularity_groups: pd.DataFrame
 
 
-def beyond(
+def measure_beyond_accuracy(
     evaluation: Evaluation,
     holdout: Holdout,
     *,
@@ -79,7 +79,7 @@ def beyond(
     histories = holdout.histories
     _check_k(k, evaluation)
     lists, counts = evaluation.lists[:, :k], histories.item_counts()
-    profiles = profiles_of(histories, holdout.users[evaluation.asked])
+    profiles = profiles_of(histories, holdout.users[evaluation.user_indices])
     values = {"novelty": novelty(lists, counts), "popularity_lift": user_popularity_lift(lists, profiles, counts)}
     if vectors is not None:
         _check_rows("vectors", len(vectors), histories)
@@ -96,7 +96,7 @@ def beyond(
         intervals=evaluation.intervals | mean_intervals(per_user[list(known)], seed=seed),
     )
     # all users of the holdout are grouped, as segments are, whoever of them was left without an answer
-    groups = user_groups(profiles_of(histories, holdout.users), counts)[evaluation.asked]
+    groups = user_groups(profiles_of(histories, holdout.users), counts)[evaluation.user_indices]
     return BeyondAccuracy(
         evaluation=more,
         exposure=_exposure(lists, counts, seed=seed),

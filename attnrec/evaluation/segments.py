@@ -16,7 +16,7 @@ from attnrec.schema import USER
 Rows = NDArray[np.int64]
 Values = NDArray[np.float64]
 
-EVERYONE = "everyone"
+ALL_USERS = "all users"
 UNKNOWN, OTHER = "(unknown)", "(other)"
 MOST_GROUPS = 20
 N_PARTS = 4
@@ -48,7 +48,7 @@ def segments_of(holdout: Holdout, users_features: Features | None = None) -> pd.
         segments["activity"] = _quartiles(_events_per_active_week(histories, users))
     groups = user_groups(profiles_of(histories, users), histories.item_counts())
     segments["popularity_group"] = _ordered(groups, [*GROUPS, NO_HISTORY])
-    taken = {USER, EVERYONE, "activity", *segments}
+    taken = {USER, ALL_USERS, "activity", *segments}
     if users_features is not None:
         if users_features.n_rows != histories.n_users:
             raise ValueError(
@@ -64,11 +64,11 @@ def segments_of(holdout: Holdout, users_features: Features | None = None) -> pd.
 def by_segment(per_user: pd.DataFrame, segments: pd.DataFrame, *, metric: str, seed: int = 0) -> pd.DataFrame:
     """Mean of a metric in each group of each segment, against that of everyone.
 
-    A group is lagging when it is more than 20 % behind, its interval lies below the mean of everyone, and as many
+    A group is underperforming when it is more than 20 % behind, its interval lies below the mean of everyone, and as many
     users drawn from everyone would hardly be that low: with the standard error of everyone's values, in 5 % of
     tables whose groups are all alike (Bonferroni). The interval alone is not enough, because that of a few
     users who all have 0 is a point: of simulated tables of 25 groups of 500 to 3,000 equally served users it
-    found one lagging in 38 to 95 %, and both together in none of 240.
+    found one underperforming in 38 to 95 %, and both together in none of 240.
 
     Args:
         per_user: user_id and the metric, of which more is better; NaN is left out.
@@ -78,7 +78,7 @@ def by_segment(per_user: pd.DataFrame, segments: pd.DataFrame, *, metric: str, s
 
     Returns:
         segment, group, n_users, mean, low, high (95 % bootstrap), behind (-0.23 is 23 % less than the mean of
-        everyone; NaN where that is 0) and lagging. The first row is everyone, in segment and group "everyone".
+        everyone; NaN where that is 0) and underperforming. The first row is everyone, in segment and group "all users".
     """
     (table,) = _tables(_values(per_user, metric).to_frame(), segments, seed=seed)
     return table
@@ -122,7 +122,7 @@ def _tables(values: pd.DataFrame, segments: pd.DataFrame, *, seed: int) -> list[
             "make them with segments_of the same holdout"
         )
     groups = segments.set_index(USER).reindex(values.index)
-    parts = [(EVERYONE, EVERYONE, values.to_numpy())]
+    parts = [(ALL_USERS, ALL_USERS, values.to_numpy())]
     for name in groups:
         parts += [(name, str(group), part.to_numpy()) for group, part in values.groupby(groups[name], observed=True)]
     facts = pd.DataFrame([(name, group, len(x)) for name, group, x in parts], columns=["segment", "group", "n_users"])
@@ -137,17 +137,17 @@ def _held_against_everyone(facts: pd.DataFrame, found: Values, spread: float) ->
     overall, error = table["mean"].iloc[0], spread / np.sqrt(table["n_users"])
     table["behind"] = table["mean"] / overall - 1 if overall else np.nan
     chance = NormalDist().inv_cdf(1 - LEVEL / max(1, len(table) - 1)) * error
-    table["lagging"] = (table["behind"] < BEHIND) & (table["high"] < overall) & (table["mean"] < overall - chance)
+    table["underperforming"] = (table["behind"] < BEHIND) & (table["high"] < overall) & (table["mean"] < overall - chance)
     return table
 
 
-def lagging_sentences(table: pd.DataFrame, metric: str) -> list[str]:
-    """A line for each group of `by_segment` that is lagging, the worst first."""
+def underperforming_sentences(table: pd.DataFrame, metric: str) -> list[str]:
+    """A line for each group of `by_segment` that is underperforming, the worst first."""
     overall = table["mean"].iloc[0]
     return [
         f"{metric} of {row['segment']} {row['group']} is {row['mean']:.4f}, {-row['behind']:.0%} behind the "
         f"{overall:.4f} of everyone (95 % interval {row['low']:.4f} to {row['high']:.4f}, {row['n_users']:,} users)"
-        for row in table[table["lagging"]].sort_values("behind", kind="stable").to_dict("records")
+        for row in table[table["underperforming"]].sort_values("behind", kind="stable").to_dict("records")
     ]
 
 

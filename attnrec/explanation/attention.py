@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnrec.attention import Core
-from attnrec.attribution import Weighed
+from attnrec.attention import AttentionKernel
+from attnrec.attribution import ReadoutWeights
 from attnrec.dataset import Batch
 from attnrec.models import Model, SequenceModel
-from attnrec.models.base import Reading
+from attnrec.models.base import EncodedHistories
 from attnrec.models.sequence.objectives import places_asked
 
 
@@ -39,25 +39,25 @@ class Attention:
 NO_EVENTS = Attention((), np.zeros((0, 0)), "a history without events")
 
 
-def by_head(weighed: Weighed, reading: Any, items: Tensor) -> Tensor:
+def by_head(weighed: ReadoutWeights, encoded: Any, items: Tensor) -> Tensor:
     """Each head's part of the contributions to items (1, n): (1, L, n, H), summed over H they are the contributions.
 
     Args:
         weighed: of the same history.
-        reading: with parts (`models.catalogue.VectorReading`).
+        encoded: with parts (`models.item_scores.VectorEncoding`).
         items: item rows.
     """
-    heads = [replace(reading, parts=parts).contributions(items) for parts in weighed.by_head()]
+    heads = [replace(encoded, parts=parts).contributions(items) for parts in weighed.by_head()]
     return torch.stack(heads, dim=-1)
 
 
-def attention_of(model: Model, batch: Batch, *, reading: Reading, weighed: Weighed | None) -> Attention:
+def attention_of(model: Model, batch: Batch, *, encoded: EncodedHistories, weighed: ReadoutWeights | None) -> Attention:
     """Shares of attention in every layer that has them, and in the readout.
 
     Args:
         model: any, in evaluation mode.
         batch: one user with at least one event.
-        reading: of the batch.
+        encoded: of the batch.
         weighed: of the batch, where the readout has heads.
     """
     layers = model.shares(batch)
@@ -67,8 +67,8 @@ def attention_of(model: Model, batch: Batch, *, reading: Reading, weighed: Weigh
             found |= _named(f"layer {number}", _of_events(model, batch, shares[0]))
     if weighed is not None:
         found |= _named("readout", weighed.weights[0])
-    elif reading.weights is not None:
-        found["readout"] = reading.weights[0]
+    elif encoded.weights is not None:
+        found["readout"] = encoded.weights[0]
     if not found:
         return Attention((), np.zeros((0, int(batch.lengths[0]))), _why_none(model, layers))
     real = torch.stack(list(found.values()))[:, : int(batch.lengths[0])]
@@ -95,8 +95,8 @@ def _of_events(model: Model, batch: Batch, shares: Tensor) -> Tensor:
 
 def _why_none(model: Model, layers: list[Tensor | None]) -> str:
     encoder = getattr(model, "encoder", None)
-    cores = [core for core in encoder.modules() if isinstance(core, Core)] if encoder is not None else []
-    if not layers and not cores:
+    kernels = [kernel for kernel in encoder.modules() if isinstance(kernel, AttentionKernel)] if encoder is not None else []
+    if not layers and not kernels:
         return f"{model.description}, which has no attention"
-    kinds = sorted({type(core).__name__ for core in cores if core.weights_are != "shares"})
+    kinds = sorted({type(kernel).__name__ for kernel in kernels if kernel.weights_are != "shares"})
     return f"{model.description}, whose attention ({', '.join(kinds)}) weighs events by numbers that are no shares"

@@ -21,7 +21,7 @@ from attnrec.explanation.explanation import CONTRIBUTION, Explanation
 from attnrec.explanation.explanations import Explanations
 from attnrec.explanation.neighbourhood import around_items
 from attnrec.models import Model, ReasonsError
-from attnrec.models.base import Reading
+from attnrec.models.base import EncodedHistories
 from attnrec.schema import DATETIME, EVENT, ITEM, WEIGHT
 
 Array = NDArray[Any]
@@ -56,7 +56,7 @@ def explain_items(
         raise ValueError("items must name at least one item, got none; give an item_id or a list of them")
     histories = _readable(model, histories, known)
     model.eval()
-    window = last_events(histories, np.array([user]), max_length=model.max_length, older=model.older_events)
+    window = last_events(histories, np.array([user]), max_length=model.max_length, memory_events=model.memory_events)
     batch, asked = window.to(model.rankable.device), torch.tensor([list(items)], device=model.rankable.device)
     read = _read(model, batch, asked, split=method == CONTRIBUTION)
     values = read.values
@@ -70,7 +70,7 @@ def explain_items(
         ordered=histories.ordered,
         attention=read.attention,
     )
-    graphs = around_items(model, batch, asked, reading=read.reading, item_ids=histories.item_ids)
+    graphs = around_items(model, batch, asked, encoded=read.encoded, item_ids=histories.item_ids)
     found = []
     for place, item_id in enumerate(histories.item_ids.decode(np.asarray(items))):
         frame, bias = _with_values(events, method, values[:, place]), float(read.biases[place])
@@ -90,30 +90,30 @@ class _Read:
     heads: Array | None
     weights: Array
     attention: Attention
-    reading: Reading
+    encoded: EncodedHistories
 
 
 @torch.inference_mode()
 def _read(model: Model, batch: Batch, asked: Tensor, *, split: bool) -> _Read:
-    length, reading = int(batch.lengths[0]), model.read(batch)
+    length, encoded = int(batch.lengths[0]), model.encode(batch)
     weighed = weigh(model, batch) if length else None
-    contributions = _contributions(model, reading, asked) if split else None
-    heads = by_head(weighed, reading, asked) if split and weighed is not None else None
-    attention = attention_of(model, batch, reading=reading, weighed=weighed) if length else NO_EVENTS
+    contributions = _contributions(model, encoded, asked) if split else None
+    heads = by_head(weighed, encoded, asked) if split and weighed is not None else None
+    attention = attention_of(model, batch, encoded=encoded, weighed=weighed) if length else NO_EVENTS
     return _Read(
-        scores=_array(reading.scores(asked)[0]),
+        scores=_array(encoded.scores(asked)[0]),
         biases=_array(model.item_bias()[asked[0]]),
         values=None if contributions is None else _array(contributions[0, :length]),
         heads=None if heads is None else _array(heads[0, :length]),
-        weights=np.full(length, np.nan) if reading.weights is None else _array(reading.weights[0, :length]),
+        weights=np.full(length, np.nan) if encoded.weights is None else _array(encoded.weights[0, :length]),
         attention=attention,
-        reading=reading,
+        encoded=encoded,
     )
 
 
-def _contributions(model: Model, reading: Reading, asked: Tensor) -> Tensor:
+def _contributions(model: Model, encoded: EncodedHistories, asked: Tensor) -> Tensor:
     try:
-        return reading.contributions(asked)
+        return encoded.contributions(asked)
     except ReasonsError as error:
         others = [name for name, other in METHODS.items() if not other.control and other.works_for(model)]
         raise ReasonsError(f"{error}, or explain by another method: {', '.join(others)}") from None
@@ -137,7 +137,7 @@ def _events(histories: Histories, window: Batch) -> pd.DataFrame:
     length = int(window.lengths[0])
     columns = {
         ITEM: histories.item_ids.decode(window.items[0, :length].numpy()),
-        DATETIME: histories.moments(window.times[0, :length].numpy()),
+        DATETIME: histories.to_datetime(window.times[0, :length].numpy()),
     }
     if window.events is not None and histories.event_names:
         columns[EVENT] = np.array(histories.event_names, dtype=object)[window.events[0, :length].numpy() - 1]

@@ -65,7 +65,7 @@ def bars_of(explanation: "Explanation", *, n: int, heads: bool) -> Bars:
         shown = np.concatenate([values[:n_older].sum(0, keepdims=True), shown])
     places = np.arange(len(names), dtype=float)
     if explanation.exact:
-        names, dates, places = ["everyone (item bias)", *names], ["", *dates], np.append(-1 - GAP, places)
+        names, dates, places = ["popularity (item bias)", *names], ["", *dates], np.append(-1 - GAP, places)
         own = np.zeros((1, values.shape[1]))
         own[0, 0] = explanation.item_bias
         shown = np.concatenate([own, shown])

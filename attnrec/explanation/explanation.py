@@ -32,7 +32,7 @@ class Explanation:
     Attributes:
         item_id: what was scored.
         score: in the model's own units.
-        item_bias: the part that does not depend on the user ("everyone likes it").
+        item_bias: the part that does not depend on the user ("popularity").
         frame: one row per history event the model read, oldest first: item_id, datetime (or NaT), event (its type,
             where the log has them), the method's value (contribution: score units), weight (share of attention; NaN
             where the model has none).
@@ -97,7 +97,7 @@ class Explanation:
         return self.titles.get(item_id, str(item_id))
 
     def because(self, n: int = 3) -> str:
-        """The n largest reasons: "because of: A +1.32, B +0.87, the rest -0.20, everyone likes it +0.10".
+        """The n largest reasons: "because: A +1.32, B +0.87, other events -0.20, popularity +0.10".
 
         Events of the same item are one reason. A method that is not exact says so instead of adding up: "by
         leave-one-out: A 1.32, B 0.87 (not a split of the score)".
@@ -175,10 +175,10 @@ class Explanation:
         Returns:
             One row per path, strongest first, of equal ones the older item's: item_id (of the history), through
             (the neighbour's item_id that both listen to; None where the two are neighbours of each other), length
-            (steps; 0 where a walk ends where it starts), listens ("history": its item listens to this one;
-            "recommended": this one listens to it; "both": to a third), relation and other_relation (of the
+            (steps; 0 where a walk ends where it starts), attending_item ("history": its item attending_item to this one;
+            "recommended": this one attending_item to it; "both": to a third), relation and other_relation (of the
             history's item's step and of this one's, as the model calls them; None where there is no such step),
-            start, step, other_step (NaN where there is none), product, exact
+            start, step, recommended_step (NaN where there is none), product, exact
             (True where the model walks: products times the number of items sum to the contributions).
 
         Raises:
@@ -190,7 +190,7 @@ class Explanation:
     def draw_graph(self, *, n: int = 10, ax: "Axes | None" = None) -> "Axes":
         """The n strongest `paths`: the history's items on the left, what they share with this one in the middle.
 
-        Arrows lead from who listens to whom; they are as wide as the products of the paths that use them, and the
+        Arrows lead from who attending_item to whom; they are as wide as the products of the paths that use them, and the
         history's items as large as their shares of attention. Below it says whether it is exact.
 
         Args:

@@ -35,7 +35,7 @@ RELATIONS = {
     "items": "to items of the same users",
     "transitions": "to what came before or after",
 }
-"""What an arrow of a relation means: from an item to items that it listens to."""
+"""What an arrow of a relation means: from an item to items that it attending_item to."""
 
 EXACT = "exact: chances to start at an item and step to the recommended one; times the number of items, contributions"
 VIEW = "a view: where attention flows, not how the score was made"
@@ -47,7 +47,7 @@ OUTER = 1.4  # room for labels on both sides, in distances between columns
 
 
 def graph_of(explanation: "Explanation", *, n: int) -> "DiGraph":
-    """The n strongest paths as a graph whose edges lead from who listens to whom.
+    """The n strongest paths as a graph whose edges lead from who attending_item to whom.
 
     Returns:
         Nodes (column, item_id), with `title`, and in the history `start`; edges with `step` (share
@@ -75,15 +75,15 @@ def graph_of(explanation: "Explanation", *, n: int) -> "DiGraph":
     for path in paths.to_dict("records"):
         start = add(HISTORY, path["item_id"], start=path["start"])
         step = (path["step"], path["relation"], path["product"])
-        other_step = (path["other_step"], path["other_relation"], path["product"])
-        if path["listens"] == BOTH:
+        recommended_step = (path["recommended_step"], path["other_relation"], path["product"])
+        if path["attending_item"] == BOTH:
             middle = add(NEIGHBOUR, path["through"])
             join(start, middle, *step)
-            join(end, middle, *other_step)
-        elif path["listens"] == HISTORY:
+            join(end, middle, *recommended_step)
+        elif path["attending_item"] == HISTORY:
             join(start, end, *step)
         else:
-            join(end, start, *other_step)
+            join(end, start, *recommended_step)
     return graph
 
 
@@ -149,7 +149,7 @@ def _said(explanation: "Explanation", graph: "DiGraph") -> Iterable[str]:
         yield NO_PATH
         return
     yield EXACT if graph.graph["exact"] else VIEW
-    yield f"arrows: who listens to whom, as wide as the product of shares, at most {100 * _widest(graph):.2g} %"
+    yield f"arrows: who attending_item to whom, as wide as the product of shares, at most {100 * _widest(graph):.2g} %"
 
 
 def _widest(graph: "DiGraph") -> float:

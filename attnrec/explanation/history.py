@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from attnrec.dataset import Histories, Vocabulary, histories_from_frame, visitor
-from attnrec.dataset.anonymous import HERE
+from attnrec.dataset import Histories, Vocabulary, anonymous_history, histories_from_frame
+from attnrec.dataset.anonymous import ANONYMOUS_USER
 from attnrec.schema import USER
 
 
@@ -22,7 +22,7 @@ def one_history(history: Sequence[Any] | pd.DataFrame, item_ids: Vocabulary) -> 
         ValueError: for a text instead of a list, a frame of several users, or one that does not follow the schema.
     """
     if not isinstance(history, pd.DataFrame):
-        return visitor(history, item_ids)
+        return anonymous_history(history, item_ids)
     if USER in history and history[USER].nunique() > 1:
         first = history[USER].unique()[0]
         raise ValueError(
@@ -30,6 +30,6 @@ def one_history(history: Sequence[Any] | pd.DataFrame, item_ids: Vocabulary) -> 
             f"frame[frame.{USER} == {first!r}]"
         )
     if history.empty:
-        return visitor([], item_ids)
-    frame = history if USER in history else history.assign(**{USER: HERE})
+        return anonymous_history([], item_ids)
+    frame = history if USER in history else history.assign(**{USER: ANONYMOUS_USER})
     return histories_from_frame(frame).recode(item_ids)

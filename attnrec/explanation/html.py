@@ -73,7 +73,7 @@ def _sums(explanation: "Explanation") -> list[tuple[str, float | None, str]]:
         total = float(older.sum()) if sentences.words_of(explanation.method).adds else None
         sums.append((f"and {len(older)} more", total, _colour(total or 0.0)))
     if explanation.exact:
-        sums.append(("everyone likes it", explanation.item_bias, OWN))
+        sums.append(("popularity", explanation.item_bias, OWN))
     return sums
 
 

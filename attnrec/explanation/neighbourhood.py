@@ -17,8 +17,8 @@ from torch import Tensor
 
 from attnrec.dataset import Batch, Vocabulary
 from attnrec.explanation.titles import Titles, titles_of
-from attnrec.models import GraphWalk, Model
-from attnrec.models.base import Reading
+from attnrec.models import RandomWalk, Model
+from attnrec.models.base import EncodedHistories
 from attnrec.models.graph.neighbour_shares import NeighbourShares
 from attnrec.schema import ITEM
 
@@ -53,7 +53,7 @@ Around: TypeAlias = Callable[[], Neighbourhood]
 
 
 def around_items(
-    model: Model, batch: Batch, items: Tensor, *, reading: Reading, item_ids: Vocabulary
+    model: Model, batch: Batch, items: Tensor, *, encoded: EncodedHistories, item_ids: Vocabulary
 ) -> list[Around | None]:
     """What makes the neighbourhood of each explained item; None for a model without a graph.
 
@@ -61,7 +61,7 @@ def around_items(
         model: any.
         batch: one user.
         items: explained item rows, (1, n).
-        reading: of the batch.
+        encoded: of the batch.
         item_ids: of the model.
 
     Returns:
@@ -72,7 +72,7 @@ def around_items(
     length = int(batch.lengths[0])
     rows = torch.cat([batch.items[0, :length], items[0]]).unique()
     steps = cache(partial(_steps, model, rows, item_ids))
-    arriving = cache(partial(_arriving, model, reading, items, length)) if isinstance(model, GraphWalk) else None
+    arriving = cache(partial(_arriving, model, encoded, items, length)) if isinstance(model, RandomWalk) else None
     return [cache(partial(_made, steps, arriving, place)) for place in range(items.shape[1])]
 
 
@@ -90,10 +90,10 @@ def _made(steps: Around, arriving: Callable[[], NDArray[np.float64]] | None, pla
     return steps() if arriving is None else replace(steps(), arriving=arriving()[:, place])
 
 
-def _arriving(model: Model, reading: Reading, items: Tensor, length: int) -> NDArray[np.float64]:
+def _arriving(model: Model, encoded: EncodedHistories, items: Tensor, length: int) -> NDArray[np.float64]:
     """Of each event and item, (L, n)."""
     with torch.inference_mode():
-        return reading.contributions(items)[0, :length].double().cpu().numpy() / model.n_items
+        return encoded.contributions(items)[0, :length].double().cpu().numpy() / model.n_items
 
 
 def _steps(model: Model, rows: Tensor, item_ids: Vocabulary) -> Neighbourhood:

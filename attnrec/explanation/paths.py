@@ -3,9 +3,9 @@
 start(j) is the share of attention that item j got in the history, summed over its events; step(a -> b) is the share of
 item a's attention that goes to its neighbour b in the first layer of the graph: the mean over heads, and over the
 relations in which a has neighbours. Where a relation leads through users or values of attributes x, step(a -> b) is the
-sum over x of share(a listens to x) * share(x listens to b). A path from j to the recommended item i is one of
-    j -> i, j listens to i: start(j) * step(j -> i)
-    i -> j, i listens to j: start(j) * step(i -> j)
+sum over x of share(a attending_item to x) * share(x attending_item to b). A path from j to the recommended item i is one of
+    j -> i, j attending_item to i: start(j) * step(j -> i)
+    i -> j, i attending_item to j: start(j) * step(i -> j)
     j -> m <- i, both listen to m: start(j) * step(j -> m) * step(i -> m)
 These products are a view: they show where attention flows, not how the score was made, for what flows are vectors, and
 a score is split exactly by event and no further. A model that walks over its graph is the exception: its only paths are
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from attnrec.explanation.explanation import Explanation
 
 COLUMNS = [
-    ITEM, "through", "length", "listens", "relation", "other_relation", "start", "step", "other_step", "product",
+    ITEM, "through", "length", "attending_item", "relation", "other_relation", "start", "step", "recommended_step", "product",
     "exact",
 ]  # fmt: skip
 HISTORY, RECOMMENDED, BOTH = "history", "recommended", "both"
-"""Who listens along a path: the history's item, the recommended one, or both to a third."""
+"""Who attending_item along a path: the history's item, the recommended one, or both to a third."""
 
 SEVERAL = ", "  # between the relations of one step
 
@@ -45,7 +45,7 @@ def find_paths(explanation: "Explanation", *, n: int) -> pd.DataFrame:
     if explanation.graph is None:
         raise ValueError(
             f"paths need a model with a graph, got {explanation.model}; "
-            "fit model='gat' or 'graph_walk', or a sequence model with settings={'graph': 'transitions'}"
+            "fit model='gat' or 'random_walk', or a sequence model with settings={'graph': 'transitions'}"
         )
     starts, around = _starts(explanation), explanation.graph()
     found = _listening(explanation, around, starts) if around.arriving is None else _walks(explanation, around, starts)
@@ -79,8 +79,8 @@ def _walks(explanation: "Explanation", around: Neighbourhood, starts: pd.Series)
     return found.assign(
         place=np.arange(len(found)),
         length=found["row"].notna().astype(int),  # 0: the walk ended where it started
-        listens=HISTORY,
-        other_step=np.nan,
+        attending_item=HISTORY,
+        recommended_step=np.nan,
         other=np.nan,
         through=_none(found),
     )
@@ -91,16 +91,16 @@ def _listening(explanation: "Explanation", around: Neighbourhood, starts: pd.Ser
     steps, item_id = around.steps[[ITEM, NEIGHBOUR]], explanation.item_id
     steps = steps.assign(step=around.steps[around.relations].sum(axis=1), row=np.arange(len(steps), dtype=float))
     mine, theirs = steps[steps[ITEM] == item_id], steps[steps[ITEM].isin(starts.index)]
-    mine = mine.rename(columns={ITEM: "asked", "step": "other_step", "row": "other"})
-    towards = theirs[theirs[NEIGHBOUR] == item_id].assign(length=1, listens=HISTORY)
-    back = mine[mine[NEIGHBOUR].isin(starts.index)].assign(length=1, listens=RECOMMENDED)
+    mine = mine.rename(columns={ITEM: "asked", "step": "recommended_step", "row": "other"})
+    towards = theirs[theirs[NEIGHBOUR] == item_id].assign(length=1, attending_item=HISTORY)
+    back = mine[mine[NEIGHBOUR].isin(starts.index)].assign(length=1, attending_item=RECOMMENDED)
     back[ITEM] = back[NEIGHBOUR]
-    both = theirs.merge(mine, on=NEIGHBOUR).assign(length=2, listens=BOTH)
-    found = pd.concat([towards, back, both], ignore_index=True).astype({"step": float, "other_step": float})
+    both = theirs.merge(mine, on=NEIGHBOUR).assign(length=2, attending_item=BOTH)
+    found = pd.concat([towards, back, both], ignore_index=True).astype({"step": float, "recommended_step": float})
     found["place"] = starts.index.get_indexer(pd.Index(found[ITEM]))
     found["start"] = starts.to_numpy()[found["place"]]
     # the two steps first: shares are float32, whose product is exact in float64, so that equal paths are equal
-    found["product"] = found["start"] * (found["step"].fillna(1) * found["other_step"].fillna(1))
+    found["product"] = found["start"] * (found["step"].fillna(1) * found["recommended_step"].fillna(1))
     found["through"] = found[NEIGHBOUR].astype(object).where(found["length"] == 2, None)
     return found
 

@@ -85,8 +85,8 @@ def because(reasons: list[tuple[str, float]], *, score: float, item_bias: float)
     parts = [f"{item} {added:+.2f}" for item, added in reasons]
     rest = score - item_bias - sum(added for _, added in reasons)
     if abs(rest) >= 0.005:
-        parts.append(f"the rest {rest:+.2f}")
-    return "because of: " + ", ".join([*parts, f"everyone likes it {item_bias:+.2f}"])
+        parts.append(f"other events {rest:+.2f}")
+    return "because: " + ", ".join([*parts, f"popularity {item_bias:+.2f}"])
 
 
 def named(reasons: list[tuple[str, float]], *, method: str) -> str:

@@ -22,4 +22,4 @@ def load_faithfulness(folder: Path) -> Faithfulness:
     """Read what `save_faithfulness` wrote."""
     about = read_json(folder / ABOUT)
     tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
-    return Faithfulness(about["model"], **tables, left_out=about["left_out"], users_left_out=about["users_left_out"])
+    return Faithfulness(about["model"], **tables, skipped_methods=about["skipped_methods"], skipped_users=about["skipped_users"])

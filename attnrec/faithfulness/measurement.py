@@ -117,7 +117,7 @@ def measure(
         NothingToMeasureError: when no user is left to measure.
     """
     histories = histories.with_event_names(model.event_names)
-    able, left_out = _able(model, DEFAULT_METHODS if methods is None else tuple(dict.fromkeys(methods)))
+    able, skipped_methods = _able(model, DEFAULT_METHODS if methods is None else tuple(dict.fromkeys(methods)))
     counts = torch.from_numpy(histories.item_counts()) if counts is None else counts
     _check(ks, n_bins, n_permutations)
     _check_rows(model, histories, users, counts)
@@ -140,8 +140,8 @@ def measure(
     return Faithfulness(
         model.description,
         *_tables(found, ids, plan),
-        left_out=left_out,
-        users_left_out={TOO_SHORT: n_short, NOTHING_LEFT: n_without},
+        skipped_methods=skipped_methods,
+        skipped_users={TOO_SHORT: n_short, NOTHING_LEFT: n_without},
     )
 
 
@@ -151,10 +151,10 @@ def _able(model: Model, methods: tuple[str, ...]) -> tuple[tuple[str, ...], dict
     if unknown:
         raise ValueError(f"methods must be of {', '.join(METHODS)}, got {unknown}; take some of these")
     able = tuple(name for name in methods if METHODS[name].works_for(model))
-    left_out = {name: f"{name} needs {METHODS[name].needs.words}" for name in methods if name not in able}
+    skipped_methods = {name: f"{name} needs {METHODS[name].needs.words}" for name in methods if name not in able}
     if not able:
         raise ValueError(f"faithfulness needs a method that {model.description} can do, got {methods}; add random")
-    return able, left_out
+    return able, skipped_methods
 
 
 def _check(ks: Sequence[int], n_bins: int, n_permutations: int) -> None:

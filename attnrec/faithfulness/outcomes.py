@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnrec.attribution import without
+from attnrec.attribution import remove_events
 from attnrec.attribution.removal import POSITIONS, chosen
 from attnrec.faithfulness.top_items import Explained
 from attnrec.models import Model
@@ -70,7 +70,7 @@ def _scored(model: Model, explained: Explained, rows: Tensor, removed: Tensor) -
     found = torch.zeros(3, len(rows), dtype=torch.float64, device=rows.device)
     size = max(1, min(POSITIONS // removed.shape[1], SCORES // explained.recommendable.shape[1]))
     for some in n_kept.argsort(descending=True, stable=True).split(size):
-        left = without(chosen(explained.batch, rows[some]), removed[some]).rows(0, len(some))
+        left = remove_events(chosen(explained.batch, rows[some]), removed[some]).slice(0, len(some))
         scores = model.score(left).float().masked_fill(~explained.recommendable[rows[some]], float("-inf"))
         own = scores.gather(1, explained.items[rows[some], None])
         found[0, some] = own.squeeze(1).double()

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnrec.attribution import Weighed, weigh
+from attnrec.attribution import ReadoutWeights, weigh
 from attnrec.attribution.seeding import generator, histories
 from attnrec.faithfulness.orders import PERMUTED
 from attnrec.faithfulness.top_items import Explained
 from attnrec.models import GAT, Model, SequenceModel
-from attnrec.models.item_scores import VectorReading
+from attnrec.models.item_scores import VectorEncoding
 
 N_PERMUTATIONS = 100
-INDIFFERENT = 0.05
+INTERCHANGEABLE_DISTANCE = 0.05
 """Below this total variation distance attention could as well have gone elsewhere; the limit is this project's."""
 
 
@@ -53,11 +53,11 @@ def permutation_test(
     return weighed.weights.mean(1).amax(1), torch.stack(distances).quantile(0.5, dim=0)
 
 
-def _distribution(model: Model, explained: Explained, weighed: Weighed, weights: Tensor) -> Tensor:
+def _distribution(model: Model, explained: Explained, weighed: ReadoutWeights, weights: Tensor) -> Tensor:
     """Probabilities of all items at these weights, (B, N)."""
     assert isinstance(model, (SequenceModel, GAT)), "what is weighed has a catalogue"
     users = weighed.parts(weights).sum(1)
-    scores = VectorReading(model.catalogue, model.item_vectors(), users, None, None).scores().float()
+    scores = VectorEncoding(model.item_scorer, model.item_vectors(), users, None, None).scores().float()
     return scores.masked_fill(~explained.recommendable, float("-inf")).softmax(1)
 
 

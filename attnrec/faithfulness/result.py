@@ -10,18 +10,18 @@ import pandas as pd
 from attnrec.attribution import METHODS
 from attnrec.evaluation.comparison import compare
 from attnrec.evaluation.metrics import bootstrap_interval, bootstrap_intervals, metric_name
-from attnrec.faithfulness.permutation import INDIFFERENT
+from attnrec.faithfulness.permutation import INTERCHANGEABLE_DISTANCE
 from attnrec.schema import ITEM, USER
 
 DIRECTIONS = {
     "pos": "less",
-    "neg": "more",
+    "neg": "higher",
     "deletion": "less",
-    "insertion": "more",
-    "comprehensiveness": "more",
+    "insertion": "higher",
+    "comprehensiveness": "higher",
     "sufficiency": "less",
-    "tau": "more",
-    "stability": "more",
+    "tau": "higher",
+    "stability": "higher",
 }
 """Which is better of each metric, "more" or "less", by its name without the k.
 
@@ -56,16 +56,16 @@ class Faithfulness:
             and in_top_k for each k.
         permutation: of the readout's attention, whatever the method: user_id, n_events, largest_weight and
             median_distance (total variation, see `permutation`); no rows for a model whose user is no weighted sum.
-        left_out: the methods that the model cannot do, each with what it would need.
-        users_left_out: how many of the users asked for were not measured, by reason.
+        skipped_methods: the methods that the model cannot do, each with what it would need.
+        skipped_users: how many of the users asked for were not measured, by reason.
     """
 
     model: str
     per_user: pd.DataFrame
     curves: pd.DataFrame
     permutation: pd.DataFrame
-    left_out: dict[str, str]
-    users_left_out: dict[str, int]
+    skipped_methods: dict[str, str]
+    skipped_users: dict[str, int]
 
     @property
     def methods(self) -> list[str]:
@@ -78,9 +78,9 @@ class Faithfulness:
         return [str(name) for name in self.per_user if name not in KEYS]
 
     @property
-    def indifferent_share(self) -> float:
+    def interchangeable_share(self) -> float:
         """Share of users whose attention could as well go elsewhere: a median distance below .05; NaN without users."""
-        return float((self.permutation["median_distance"] < INDIFFERENT).mean())
+        return float((self.permutation["median_distance"] < INTERCHANGEABLE_DISTANCE).mean())
 
     def summary(self) -> pd.DataFrame:
         """One row per method: method, exact, control, n_users, each metric's mean, and 95 % bootstrap intervals.
@@ -114,7 +114,7 @@ class Faithfulness:
         Raises:
             ValueError: for a metric or a method that was not measured.
         """
-        sign = {"more": 1, "less": -1}[self._direction(metric)]
+        sign = {"higher": 1, "lower": -1}[self._direction(metric)]
         if method not in self.methods:
             raise ValueError(f"method must have been measured, got {method!r}; take one of {', '.join(self.methods)}")
         values = self.per_user.pivot(index=USER, columns="method", values=metric)
@@ -135,11 +135,11 @@ class Faithfulness:
                 {
                     "n_users": len(self.permutation),
                     "median_distance": float(self.permutation["median_distance"].median()),
-                    "indifferent_share": self.indifferent_share,
+                    "interchangeable_share": self.interchangeable_share,
                 }
             ),
-            "left_out": self.left_out,
-            "users_left_out": self.users_left_out,
+            "skipped_methods": self.skipped_methods,
+            "skipped_users": self.skipped_users,
         }
 
     def _direction(self, metric: str) -> str:

@@ -8,7 +8,7 @@ Shapes: B users, L positions.
 import torch
 from torch import Tensor
 
-from attnrec.attribution import without
+from attnrec.attribution import remove_events
 from attnrec.faithfulness.orders import REMOVED, TIES, Given, drawn, levels, places
 from attnrec.faithfulness.top_items import Explained
 from attnrec.models import Model
@@ -39,7 +39,7 @@ def stability(model: Model, explained: Explained, at: Tensor, *, method: str, gi
     draws = drawn(batch, items, seed=given.seed, purpose=REMOVED).masked_fill((at == 0) | ~batch.real, -1)
     gone = draws.argmax(1, keepdim=True)
     removed = torch.zeros_like(batch.real).scatter(1, gone, value=True)
-    left = without(batch, removed)
+    left = remove_events(batch, removed)
     closed_up = removed.byte().sort(dim=1, stable=True).indices
     before = (at - (at > at.gather(1, gone)).long()).gather(1, closed_up)
     found = levels(model, left, items, method=method, given=given)

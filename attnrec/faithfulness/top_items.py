@@ -52,7 +52,7 @@ def explained_batches(
     """The users with the items explained, (U,) each, in batches of similar length."""
     device = model.rankable.device
     for chosen, batch in user_batches(
-        histories, users, max_length=model.max_length, batch_size=BATCH_SIZE, older=model.older_events
+        histories, users, max_length=model.max_length, batch_size=BATCH_SIZE, memory_events=model.memory_events
     ):
         recommendable = model.rankable.repeat(len(chosen), 1)
         if filter_viewed:

@@ -27,7 +27,7 @@ class Verdict:
         return asdict(self)
 
 
-def faithful(measured: Faithfulness, *, metric: str = "pos_at_5", level: float = 0.01) -> Verdict:
+def faithfulness_verdict(measured: Faithfulness, *, metric: str = "pos_at_5", level: float = 0.01) -> Verdict:
     """Say whether the model's own reasons, its contributions, beat every control that was measured.
 
     A control is beaten where the mean of contributions is better in the metric's direction and the paired test's
@@ -41,9 +41,9 @@ def faithful(measured: Faithfulness, *, metric: str = "pos_at_5", level: float =
     Raises:
         ValueError: for a metric that was not measured, or when contributions or controls were not asked for.
     """
-    if OWN in measured.left_out:
-        return Verdict(False, f"{measured.model} has no exact reasons: {measured.left_out[OWN]}", {})
-    table = measured.against(metric, method=OWN)
+    if OWN in measured.skipped_methods:
+        return Verdict(False, f"{measured.model} has no exact reasons: {measured.skipped_methods[OWN]}", {})
+    table = measured.compare_method(metric, method=OWN)
     controls = table[table["control"]].set_index("other") if len(table) else table
     if controls.empty:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnrec.precision import rounded_products, rounds
+from attnrec.precision import rounded_matmul, should_round
 
 CHUNK = 256  # positions at a time: 256 x 3,416 logits stay in cache; best of 64-512 on the CPUs tried
 LARGEST = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits at a time, 256 MB and 1 GB
@@ -50,7 +50,7 @@ class _FullSoftmax(torch.autograd.Function):
         ctx: Any, users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, label_smoothing: float
     ) -> Tensor:
         """Loss and, while the chunk's probabilities are at hand, all gradients."""
-        rounded = rounds(users)
+        rounded = should_round(users)
         users, items = users.float(), items.float()
         bias = None if bias is None else bias.float()
         d_users, d_items = torch.empty_like(users), torch.zeros_like(items)
@@ -61,7 +61,7 @@ class _FullSoftmax(torch.autograd.Function):
         for start in range(0, len(users), chunk):
             x, target = users[start : start + chunk], targets[start : start + chunk, None]
             # only whole chunks are rounded: each new shape would cost a new kernel
-            with rounded_products(rounded and len(x) == chunk):
+            with rounded_matmul(rounded and len(x) == chunk):
                 part = torch.mm(x, items.mT, out=logits[: len(x)])
                 total += _to_gradient(part, x, items, bias, target, label_smoothing)
                 torch.mm(part, items, out=d_users[start : start + len(x)])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnrec.losses.full_softmax import chunk_size
-from attnrec.precision import rounded_products, rounds
+from attnrec.precision import rounded_matmul, should_round
 
 WHOLE = 24
 """Up to this many times K items, the product with all of them is cheaper than reading K vectors for each position:
@@ -37,7 +37,7 @@ class _DrawnScores(torch.autograd.Function):
     def forward(ctx: Any, users: Tensor, items: Tensor, drawn: Tensor) -> Tensor:
         """By the cheaper way."""
         ctx.save_for_backward(users, items, drawn)
-        ctx.rounded, ctx.whole = rounds(users), len(items) <= WHOLE * drawn.shape[1]
+        ctx.rounded, ctx.whole = should_round(users), len(items) <= WHOLE * drawn.shape[1]
         return _from_products(users, items, drawn, rounded=ctx.rounded) if ctx.whole else _gathered(users, items, drawn)
 
     @staticmethod
@@ -59,7 +59,7 @@ def _from_products(users: Tensor, items: Tensor, drawn: Tensor, *, rounded: bool
     """Pick the scores from those of all items."""
     scores = items.new_empty(drawn.shape)
     for positions, products, whole in _chunks(drawn, len(items), items):
-        with rounded_products(rounded and whole):
+        with rounded_matmul(rounded and whole):
             torch.mm(users[positions], items.mT, out=products)
         torch.gather(products, 1, drawn[positions], out=scores[positions])
     return scores
@@ -70,7 +70,7 @@ def _by_products(d_scores: Tensor, users: Tensor, drawn: Tensor, *, n_items: int
     d_items = users.new_zeros(n_items, users.shape[1])
     for positions, d_products, whole in _chunks(drawn, n_items, users):
         d_products.zero_().scatter_add_(1, drawn[positions], d_scores[positions])
-        with rounded_products(rounded and whole):
+        with rounded_matmul(rounded and whole):
             d_items.addmm_(d_products.mT, users[positions])
     return d_items
 

@@ -6,13 +6,13 @@ from pydantic import Field
 
 from attnrec.dataset import Features
 from attnrec.dataset.modalities import modalities
-from attnrec.models.base import Model, ModelConfig, Reading, ReasonsError, check_window
+from attnrec.models.base import Model, ModelConfig, EncodedHistories, ReasonsError, check_window
 from attnrec.models.ease import EASE, EASEConfig
 from attnrec.models.gat import GAT, GATConfig
 from attnrec.models.graph.item_encoder import observed_graphs
 from attnrec.models.item_knn import ItemKNN, ItemKNNConfig
 from attnrec.models.popularity import Popularity, PopularityConfig
-from attnrec.models.random_walk import GraphWalk, GraphWalkConfig
+from attnrec.models.random_walk import RandomWalk, RandomWalkConfig
 from attnrec.models.sequence import PRESETS, SequenceConfig, SequenceModel
 from attnrec.models.v_sknn import VSKNN, VSKNNConfig
 
@@ -22,13 +22,13 @@ MODELS: dict[str, tuple[type[Model], type[ModelConfig]]] = {
     "ease": (EASE, EASEConfig),
     "v_sknn": (VSKNN, VSKNNConfig),
     "gat": (GAT, GATConfig),
-    "graph_walk": (GraphWalk, GraphWalkConfig),
+    "random_walk": (RandomWalk, RandomWalkConfig),
     **dict.fromkeys(PRESETS, (SequenceModel, SequenceConfig)),
 }
 """Kind in the TOML -> model and its settings. A new model is one file and one line here, or a preset."""
 
 AnyModelConfig = Annotated[
-    SequenceConfig | GATConfig | GraphWalkConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
+    SequenceConfig | GATConfig | RandomWalkConfig | PopularityConfig | ItemKNNConfig | EASEConfig | VSKNNConfig,
     Field(discriminator="kind"),
 ]
 
@@ -54,7 +54,7 @@ def build_model(
         built = model(config, n_items)
     else:
         assert isinstance(config, SequenceConfig), "only sequence models read features"
-        read = modalities(features, asked, text_encoder=config.text_encoder, text_dim=config.text_dim, like=like)
+        read = modalities(features, asked, text_encoder=config.text_encoder, text_dim=config.text_dim, fit_features=like)
         built = SequenceModel(config, n_items, read)
     if features is not None and isinstance(built, (GAT, SequenceModel)) and built.graph is not None:
         built.graph.describe(features)
@@ -69,7 +69,7 @@ def model_config(kind: str, settings: dict[str, Any]) -> AnyModelConfig:
     """
     if kind not in MODELS:
         raise ValueError(f"model must be one of {sorted(MODELS)}, got {kind!r}")
-    return cast(AnyModelConfig, MODELS[kind][1].checked(settings | {"kind": kind}))
+    return cast(AnyModelConfig, MODELS[kind][1].from_dict(settings | {"kind": kind}))
 
 
 __all__ = [
@@ -81,15 +81,15 @@ __all__ = [
     "AnyModelConfig",
     "EASEConfig",
     "GATConfig",
-    "GraphWalk",
-    "GraphWalkConfig",
+    "RandomWalk",
+    "RandomWalkConfig",
     "ItemKNN",
     "ItemKNNConfig",
     "Model",
     "ModelConfig",
     "Popularity",
     "PopularityConfig",
-    "Reading",
+    "EncodedHistories",
     "ReasonsError",
     "SequenceConfig",
     "SequenceModel",

@@ -47,7 +47,7 @@ def check_window(max_length: int, histories: Histories) -> None:
         )
 
 
-class Reading(Protocol):
+class EncodedHistories(Protocol):
     """B histories, read once by a model."""
 
     @property
@@ -73,7 +73,7 @@ class Model(nn.Module, ABC):
         needs_order: refuses unordered sets.
         learns: trained by gradient steps; otherwise `observe` is all there is.
         event_names: the types of events that it reads, by number; empty where it reads none.
-        older_events: how many events before the last `max_length` it wants to see, compressed.
+        memory_events: how many events before the last `max_length` it wants to see, compressed.
         slices: whether a batch's loss is the mean over windows that may be computed apart; not where each
             call of `loss` does work for the whole catalogue.
     """
@@ -82,7 +82,7 @@ class Model(nn.Module, ABC):
     paper: str
     needs_order: bool = False
     learns: ClassVar[bool] = True
-    older_events: int = 0
+    memory_events: int = 0
     event_names: tuple[str, ...] = ()
     slices: bool = True
     rankable: Tensor
@@ -97,7 +97,7 @@ class Model(nn.Module, ABC):
         self.register_buffer("rankable", rankable)
 
     @property
-    def paces(self) -> Mapping[str, float]:
+    def lr_multipliers(self) -> Mapping[str, float]:
         """Parts, by name, that learn at so many times the learning rate; all others at 1."""
         return {}
 
@@ -121,7 +121,7 @@ class Model(nn.Module, ABC):
         return "other_items" if self.learns else "counts"
 
     @property
-    def asks_next(self) -> bool:
+    def next_item_objective(self) -> bool:
         """Whether training windows ask every event but a user's first for; otherwise they hold every event once."""
         return self.needs_order
 
@@ -155,18 +155,18 @@ class Model(nn.Module, ABC):
         """
         raise TypeError(
             f"shares of neighbours need a graph, got {self.description}, which has none; "
-            "take gat, graph_walk, or a sequence model with graph = 'transitions' or 'items'"
+            "take gat, random_walk, or a sequence model with graph = 'transitions' or 'items'"
         )
 
     def refresh(self) -> None:
         """Bring what scoring reads up to date with the weights; called before evaluation and saving."""
 
-    def questions(self, batch: Batch) -> Batch:
+    def make_targets(self, batch: Batch) -> Batch:
         """The batch that `loss` is computed on, made of windows as they are cut from the log; may draw."""
         return batch
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean loss over the targets of a training batch that went through `questions`, a scalar in nats.
+        """Mean loss over the targets of a training batch that went through `make_targets`, a scalar in nats.
 
         Raises:
             TypeError: for a model that is not trained by gradients.
@@ -174,7 +174,7 @@ class Model(nn.Module, ABC):
         raise TypeError(f"{self.kind} is not trained by gradient steps; `observe` fits it")
 
     @abstractmethod
-    def read(self, batch: Batch) -> Reading:
+    def encode(self, batch: Batch) -> EncodedHistories:
         """Read B histories once, for scores and contributions."""
 
     def shares(self, batch: Batch) -> list[Tensor | None]:
@@ -196,7 +196,7 @@ class Model(nn.Module, ABC):
 
     def score(self, batch: Batch, items: Tensor | None = None) -> Tensor:
         """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""
-        return self.read(batch).scores(items)
+        return self.encode(batch).scores(items)
 
     def contributions(self, batch: Batch, items: Tensor) -> Tensor:
         """Split each item's score into what every history entry added to it.
@@ -212,4 +212,4 @@ class Model(nn.Module, ABC):
         Raises:
             ReasonsError: for a model whose scores are not sums over the history.
         """
-        return self.read(batch).contributions(items)
+        return self.encode(batch).contributions(items)

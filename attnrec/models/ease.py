@@ -68,15 +68,15 @@ class EASE(Model):
         weights.fill_diagonal_(0)
         self.item_weights = weights.to(self.item_weights).contiguous()
 
-    def read(self, batch: Batch) -> "LinearReading":
-        return LinearReading(batch.items, last_occurrences(batch.items), self.item_weights)
+    def encode(self, batch: Batch) -> "LinearEncoding":
+        return LinearEncoding(batch.items, last_occurrences(batch.items), self.item_weights)
 
     def item_bias(self) -> Tensor:
         return self.item_weights.new_zeros(self.n_items + 1)
 
 
 @dataclass(frozen=True, eq=False)
-class LinearReading:
+class LinearEncoding:
     """Histories in which each distinct item counts once, where it stands last.
 
     Attributes:
@@ -91,7 +91,7 @@ class LinearReading:
     weights: Tensor | None = None
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         if items is not None:
             return self.contributions(items).sum(1)
         counted = self.counted.to(self.item_weights)

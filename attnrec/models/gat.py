@@ -18,11 +18,11 @@ from attnrec.attention.multi_head import from_heads, to_heads
 from attnrec.dataset import Batch, Histories
 from attnrec.losses import base_score
 from attnrec.models.base import Model, TrainedConfig
-from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.graph.item_encoder import ItemGraphEncoder
 from attnrec.models.graph.neighbour_shares import NeighbourShares
 from attnrec.models.graph.settings import ItemGraphSettings, Relation
 from attnrec.models.graph.shares import evaluating
-from attnrec.models.item_scores import Catalogue, VectorReading
+from attnrec.models.item_scores import ItemScorer, VectorEncoding
 
 
 class GATConfig(ItemGraphSettings, TrainedConfig):
@@ -54,7 +54,7 @@ class GATConfig(ItemGraphSettings, TrainedConfig):
             if self.dim % getattr(self, name):
                 raise ValueError(f"dim must be a multiple of {name}, got {self.dim} and {getattr(self, name)}")
         with torch.device("meta"):  # says what is wrong before anything starts
-            GraphItems(self, self.dim, relations=self.relations)
+            ItemGraphEncoder(self, self.dim, relations=self.relations)
         return self
 
 
@@ -70,10 +70,10 @@ class GAT(Model):
         super().__init__(config, n_items)
         self.config = config
         start, temperature = base_score(config, n_items), config.temperature
-        self.catalogue = Catalogue(
+        self.item_scorer = ItemScorer(
             n_items, config.dim, temperature=temperature, item_bias=config.item_bias, base_score=start
         )
-        self.graph = GraphItems(config, config.dim, relations=config.relations)
+        self.graph = ItemGraphEncoder(config, config.dim, relations=config.relations)
         self.norm = nn.LayerNorm(config.dim)
         self.values = ItemValues(config.dim, dropout=config.dropout)
         self.pooling = SetPooling(config.dim, heads=config.pooling_heads)
@@ -94,12 +94,12 @@ class GAT(Model):
 
     def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
         with evaluating(self):
-            return self.graph.neighbour_shares(self.catalogue.embedding.weight, items)
+            return self.graph.neighbour_shares(self.item_scorer.embedding.weight, items)
 
     def observe(self, histories: Histories) -> None:
         """Keep the training graph; it is needed for training only, scoring reads the finished item table."""
         super().observe(histories)
-        self.catalogue.observe(histories, config=self.config)
+        self.item_scorer.observe(histories, config=self.config)
         self.graph.observe(histories)
         self.rankable = self.rankable | self.graph.described().to(self.rankable.device)
 
@@ -109,29 +109,29 @@ class GAT(Model):
             was_training = self.training
             self.eval()
             with torch.no_grad():
-                self.table = self.graph(self.catalogue.embedding.weight)
+                self.table = self.graph(self.item_scorer.embedding.weight)
             self.train(was_training)
 
     def loss(self, batch: Batch) -> Tensor:
         """Each item of the history from all the others."""
-        table = self.graph(self.catalogue.embedding.weight)
+        table = self.graph(self.item_scorer.embedding.weight)
         vectors = F.embedding(batch.items, table, padding_idx=0)
         users = self.pooling.leave_one_out(self.norm(vectors), self.values(vectors), lengths=batch.lengths)
         asked = batch.real & (batch.lengths > 1)[:, None]
-        return self.catalogue.loss(users[asked], batch.items[asked], table=table, config=self.config)
+        return self.item_scorer.loss(users[asked], batch.items[asked], table=table, config=self.config)
 
-    def read(self, batch: Batch) -> VectorReading:
+    def encode(self, batch: Batch) -> VectorEncoding:
         """Pool the histories; users without events become zero vectors, scored by item bias alone."""
         return self.read_vectors(batch, self.table[batch.items])
 
-    def read_vectors(self, batch: Batch, vectors: Tensor) -> VectorReading:
+    def read_vectors(self, batch: Batch, vectors: Tensor) -> VectorEncoding:
         """Pool histories whose events have the item vectors given, (B, L, D), whatever items they are."""
         weights = self.pooling.weights(self.norm(vectors), lengths=batch.lengths)
         parts = self.pooling.parts(weights, self.values(vectors))
-        return VectorReading(self.catalogue, self.table, parts.sum(1), parts, weights.mean(1))
+        return VectorEncoding(self.item_scorer, self.table, parts.sum(1), parts, weights.mean(1))
 
     def item_bias(self) -> Tensor:
-        return self.catalogue.biases()
+        return self.item_scorer.biases()
 
     def item_vectors(self) -> Tensor:
         return self.table

@@ -51,15 +51,15 @@ class ItemKNN(Model):
             best = similar.topk(self.neighbours.shape[1], dim=1)
             self.neighbours[rows], self.similarities[rows] = best.indices, best.values
 
-    def read(self, batch: Batch) -> "NeighbourReading":
-        return NeighbourReading(batch.items, self.neighbours, self.similarities)
+    def encode(self, batch: Batch) -> "NeighbourEncoding":
+        return NeighbourEncoding(batch.items, self.neighbours, self.similarities)
 
     def item_bias(self) -> Tensor:
         return self.similarities.new_zeros(self.n_items + 1)
 
 
 @dataclass(frozen=True, eq=False)
-class NeighbourReading:
+class NeighbourEncoding:
     """Histories and the neighbours of their items."""
 
     history: Tensor
@@ -68,7 +68,7 @@ class NeighbourReading:
     weights: Tensor | None = None
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         if items is not None:
             return self.contributions(items).sum(1)
         totals = self.similarities.new_zeros(len(self.history), len(self.neighbours))

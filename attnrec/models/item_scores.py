@@ -18,7 +18,7 @@ from attnrec.models.base import ReasonsError
 SMALLEST_NORM = 1e-6
 
 
-class Catalogue(nn.Module):
+class ItemScorer(nn.Module):
     """The catalogue's vectors and biases.
 
     Args:
@@ -79,7 +79,7 @@ class Catalogue(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class VectorReading:
+class VectorEncoding:
     """Users as vectors that may be sums of parts, one per event.
 
     Attributes:
@@ -91,7 +91,7 @@ class VectorReading:
         why_none: said by `contributions` when there are no parts.
     """
 
-    catalogue: Catalogue
+    catalogue: ItemScorer
     table: Tensor
     users: Tensor
     parts: Tensor | None
@@ -99,20 +99,20 @@ class VectorReading:
     why_none: str = ""
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
-        users = self.users * self.catalogue.user_scale(self.users)
+        """See `base.EncodedHistories`."""
+        users = self.users * self.item_scorer.user_scale(self.users)
         if items is None:
-            return users @ self._scaled.mT + self.catalogue.biases()
-        chosen = self.catalogue.scaled(self.table[items])
-        return (chosen @ users[..., None]).squeeze(-1) + self.catalogue.biases()[items]
+            return users @ self._scaled.mT + self.item_scorer.biases()
+        chosen = self.item_scorer.scaled(self.table[items])
+        return (chosen @ users[..., None]).squeeze(-1) + self.item_scorer.biases()[items]
 
     def contributions(self, items: Tensor) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         if self.parts is None:
             raise ReasonsError(self.why_none)
-        scale = self.catalogue.user_scale(self.users)[:, None]
+        scale = self.item_scorer.user_scale(self.users)[:, None]
         return (self.parts * scale) @ self._scaled[items].mT
 
     @cached_property
     def _scaled(self) -> Tensor:
-        return self.catalogue.scaled(self.table)
+        return self.item_scorer.scaled(self.table)

@@ -33,15 +33,15 @@ class Popularity(Model):
         super().observe(histories)
         self.log_counts = torch.from_numpy(histories.item_counts()).log1p().float()
 
-    def read(self, batch: Batch) -> "PopularityReading":
-        return PopularityReading(self.log_counts, batch.items)
+    def encode(self, batch: Batch) -> "PopularityEncoding":
+        return PopularityEncoding(self.log_counts, batch.items)
 
     def item_bias(self) -> Tensor:
         return self.log_counts
 
 
 @dataclass(frozen=True, eq=False)
-class PopularityReading:
+class PopularityEncoding:
     """Users that all look the same."""
 
     log_counts: Tensor
@@ -49,7 +49,7 @@ class PopularityReading:
     weights: Tensor | None = None
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         if items is None:
             return self.log_counts.expand(len(self.history), -1)
         return self.log_counts[items]

@@ -80,7 +80,7 @@ class VSKNN(Model):
         self.starts = torch.from_numpy(starts).to(device)
         self.sessions = torch.from_numpy(sessions[latest]).to(device)
 
-    def read(self, batch: Batch) -> "SessionReading":
+    def encode(self, batch: Batch) -> "SessionEncoding":
         """Find the neighbours of each history."""
         counted = last_occurrences(batch.items)
         places = torch.arange(1, batch.items.shape[1] + 1, device=batch.items.device)
@@ -91,7 +91,7 @@ class VSKNN(Model):
         n_events = batch.lengths[:, None]
         decay = (similarity > 0) / (n_events - latest + 1)
         event_weights = counted * places / n_events.clamp(min=1)
-        return SessionReading(batch.items, event_weights, sessions, similarity / n_events.clamp(min=1), decay, self)
+        return SessionEncoding(batch.items, event_weights, sessions, similarity / n_events.clamp(min=1), decay, self)
 
     def item_bias(self) -> Tensor:
         return torch.zeros(self.n_items + 1, device=self.rankable.device)
@@ -116,7 +116,7 @@ class VSKNN(Model):
 
 
 @dataclass(frozen=True, eq=False)
-class SessionReading:
+class SessionEncoding:
     """Histories and their neighbours; fewer than K neighbours are filled up with decay 0.
 
     Attributes:
@@ -137,7 +137,7 @@ class SessionReading:
     weights: Tensor | None = None
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         strength = self.similarity * self.decay
         if items is not None:
             return (strength[:, None] @ self._has(items)).squeeze(1)

@@ -108,15 +108,15 @@ def user_reasons(recommender: Recommender, table: Published, *, limits: Limits) 
 def _gather(model: Model, histories: Histories, user: int, rows: pd.DataFrame, limits: Limits) -> UserReasons:
     """One user row; `rows` are what was published of it."""
     device = model.rankable.device
-    batch = last_events(histories, np.array([user]), max_length=model.max_length, older=model.older_events).to(device)
+    batch = last_events(histories, np.array([user]), max_length=model.max_length, memory_events=model.memory_events).to(device)
     n_read = int(batch.lengths[0])
     candidates = _candidates(model, histories, user, filter_viewed=limits.filter_viewed)
     items = _recommended(histories, rows, candidates)
-    reading, bias = model.read(batch), model.item_bias().detach()[items].double()
-    parts = reading.contributions(items[None])[0, :n_read].double() if model.exact_reasons else None
-    scores = reading.scores(items[None])[0].double() if parts is None else bias + parts.sum(0)
+    encoded, bias = model.encode(batch), model.item_bias().detach()[items].double()
+    parts = encoded.contributions(items[None])[0, :n_read].double() if model.exact_reasons else None
+    scores = encoded.scores(items[None])[0].double() if parts is None else bias + parts.sum(0)
     _check_scores(rows, _array(scores))
-    shares = None if reading.weights is None else reading.weights[0, :n_read].double()
+    shares = None if encoded.weights is None else encoded.weights[0, :n_read].double()
     first = max(0, n_read - limits.events)
     removed = _removals(parts if parts is not None else shares, batch, first=first, n=limits.counterfactual)
     found = ranks_without(model, batch, items, removed=removed, candidates=candidates)

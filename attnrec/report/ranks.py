@@ -8,7 +8,7 @@ Shapes: L positions, N = n_items + 1 item rows, k items asked for, R shortened h
 import torch
 from torch import Tensor
 
-from attnrec.attribution import without
+from attnrec.attribution import remove_events
 from attnrec.attribution.removal import POSITIONS, chosen
 from attnrec.dataset import Batch
 from attnrec.models import Model
@@ -41,7 +41,7 @@ def ranks_without(model: Model, batch: Batch, items: Tensor, *, removed: Tensor,
 
 def _ranks(model: Model, batch: Batch, items: Tensor, removed: Tensor, candidates: Tensor) -> Tensor:
     rows = torch.zeros(len(removed), dtype=torch.long, device=removed.device)
-    left = without(chosen(batch, rows), removed).rows(0, len(rows))
+    left = remove_events(chosen(batch, rows), removed).slice(0, len(rows))
     scores = model.score(left).float().masked_fill(~candidates, float("-inf"))
     numbers = torch.arange(len(candidates), device=scores.device)
     ranks = []

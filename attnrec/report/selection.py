@@ -40,7 +40,7 @@ def published(
 
     Args:
         recommendations: as `recommendation_tables.to_table` or `Recommender.recommend` give them.
-        users: user ids to show, in this order; default those whose ids hash lowest, as `figures.fixed_users` takes
+        users: user ids to show, in this order; default those whose ids hash lowest, as `tracking.examples.fixed_users` takes
             them, so that two runs show the same people.
         n_users: how many of the latter.
 

@@ -16,7 +16,7 @@ function sentenceOf(view) {
   return view.mode === "contribution" ? becauseSentence(view) : leansSentence(view);
 }
 
-/* "tea, because of: A +1.32, B +0.87, the rest -0.20, everyone likes it +0.10" */
+/* "tea, because: A +1.32, B +0.87, other events -0.20, everyone likes it +0.10" */
 function becauseSentence({ user, item }) {
   const { best, rest } = reasonsOf(user, item);
   if (!user.events.length) {
@@ -25,7 +25,7 @@ function becauseSentence({ user, item }) {
   const pieces = best.map(([thing, added]) => [`${shortNameOf(thing)} `, tinted(added)]);
   if (Math.abs(rest) >= 0.5 * 10 ** -digits) pieces.push(["the rest ", tinted(rest)]);
   pieces.push(["everyone likes it ", tinted(user.item_bias[item])]);
-  return [bold(shortNameOf(user.items[item])), " because of: ", ...listed(pieces)];
+  return [bold(shortNameOf(user.items[item])), " because: ", ...listed(pieces)];
 }
 
 /* What one event added to whom. */

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnrec.dataset import Batch, Histories, user_batches
-from attnrec.models import Model, Reading
+from attnrec.models import Model, EncodedHistories
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +22,14 @@ class RankedBatch:
     Attributes:
         chosen: which of the users asked for, (B,), indices.
         batch: their histories.
-        reading: what the model made of them.
+        encoded: what the model made of them.
         items: item rows by rank, (B, k); 0 where fewer than k items can be recommended.
         scores: (B, k) float32, -inf at empty places.
     """
 
     chosen: NDArray[np.int64]
     batch: Batch
-    reading: Reading
+    encoded: EncodedHistories
     items: Tensor
     scores: Tensor
 
@@ -80,16 +80,16 @@ def rank_users(
     model.eval()
     with torch.inference_mode():
         for chosen, batch in user_batches(
-            histories, users, max_length=model.max_length, batch_size=batch_size, older=model.older_events
+            histories, users, max_length=model.max_length, batch_size=batch_size, memory_events=model.memory_events
         ):
-            reading = model.read(batch.to(device))
-            scores = reading.scores().float().masked_fill(~model.rankable, float("-inf"))
+            encoded = model.encode(batch.to(device))
+            scores = encoded.scores().float().masked_fill(~model.rankable, float("-inf"))
             if filter_viewed:
                 owners = np.repeat(np.arange(len(chosen)), histories.lengths[users[chosen]])
                 seen = histories.items[histories.positions(users[chosen])].astype(np.int64)
                 scores[torch.from_numpy(owners).to(device), torch.from_numpy(seen).to(device)] = float("-inf")
             values, items = top_k(scores, k)
-            yield RankedBatch(chosen, batch, reading, items, values)
+            yield RankedBatch(chosen, batch, encoded, items, values)
 
 
 def _fitting(model: Model, device: torch.device) -> int:

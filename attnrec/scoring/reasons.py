@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnrec.models import Reading
+from attnrec.models import EncodedHistories
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,21 +19,21 @@ class Reasons:
         items: item rows of the history, largest contribution first, 0 where there are fewer, (B, k, m).
         contributions: in score units, summed over the events of the same item, (B, k, m).
         weights: shares of attention of the same events, (B, k, m); None where a model has none.
-        covered: how much of all that the history's items added and took away the m are, 0 to 1, (B, k); NaN where
+        explained_share: how much of all that the history's items added and took away the m are, 0 to 1, (B, k); NaN where
             they added and took away nothing.
     """
 
     items: Tensor
     contributions: Tensor
     weights: Tensor | None
-    covered: Tensor
+    explained_share: Tensor
 
 
-def largest_reasons(reading: Reading, history: Tensor, contributions: Tensor, *, m: int) -> Reasons:
+def largest_reasons(encoded: EncodedHistories, history: Tensor, contributions: Tensor, *, m: int) -> Reasons:
     """Join the events of the same item, then take the m that added most.
 
     Args:
-        reading: whose weights go along.
+        encoded: whose weights go along.
         history: item rows, (B, L).
         contributions: of each event to each recommended item, (B, L, k).
         m: reasons to give; items that added nothing (or took away) are no reasons.
@@ -47,12 +47,12 @@ def largest_reasons(reading: Reading, history: Tensor, contributions: Tensor, *,
     best = joined.masked_fill(items[..., None] == 0, 0).mT.topk(min(m, joined.shape[1]), dim=2)
     chosen = items[:, None].expand(-1, best.indices.shape[1], -1).gather(2, best.indices)
     weights = None
-    if reading.weights is not None:
-        shares = _by_group(reading.weights.gather(1, ordered.indices)[..., None], group).mT
+    if encoded.weights is not None:
+        shares = _by_group(encoded.weights.gather(1, ordered.indices)[..., None], group).mT
         weights = shares.expand(-1, best.indices.shape[1], -1).gather(2, best.indices)
     told = best.values > 0
-    covered = (best.values * told).sum(2) / joined.abs().sum(1)
-    return Reasons(chosen * told, best.values, weights, covered)
+    explained_share = (best.values * told).sum(2) / joined.abs().sum(1)
+    return Reasons(chosen * told, best.values, weights, explained_share)
 
 
 def _by_group(values: Tensor, group: Tensor) -> Tensor:

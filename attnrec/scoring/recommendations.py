@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 SPARE = 8  # candidates beyond k, so that rescoring by contributions can correct the order at the end of the list
 
 
-class SumLawError(RuntimeError):
+class AdditivityError(RuntimeError):
     """A score that is not the sum of its contributions: reasons would not be true, so nothing may be written."""
 
 
@@ -49,7 +49,7 @@ class Recommendations:
         item_bias: the part of each score that is not from the history, (U, k) float32.
         reason_items, reason_contributions, reason_weights: (U, k, m); item row 0 where there are fewer,
             weight NaN where the model has none.
-        covered: how much of all that the history added and took away the reasons are, 0 to 1, (U, k) float32; NaN
+        explained_share: how much of all that the history added and took away the reasons are, 0 to 1, (U, k) float32; NaN
             without reasons.
     """
 
@@ -61,10 +61,10 @@ class Recommendations:
     reason_items: NDArray[np.int32]
     reason_contributions: NDArray[np.float32]
     reason_weights: NDArray[np.float32]
-    covered: NDArray[np.float32]
+    explained_share: NDArray[np.float32]
 
     @property
-    def rest(self) -> NDArray[np.float32]:
+    def other_events(self) -> NDArray[np.float32]:
         """What the events that are no reason here added (or, below zero, took away), (U, k); NaN without reasons."""
         if not self.exact:
             return np.full_like(self.scores, np.nan)
@@ -94,7 +94,7 @@ def recommend(
         on_batch: called with the number of users just done.
 
     Raises:
-        SumLawError: where a score is not the sum of its contributions.
+        AdditivityError: where a score is not the sum of its contributions.
     """
     k, m = config.k, config.n_reasons if model.exact_reasons else 0
     found = Recommendations(
@@ -106,7 +106,7 @@ def recommend(
         reason_items=np.zeros((len(users), k, m), np.int32),
         reason_contributions=np.zeros((len(users), k, m), np.float32),
         reason_weights=np.full((len(users), k, m), np.nan, np.float32),
-        covered=np.full((len(users), k), np.nan, np.float32),
+        explained_share=np.full((len(users), k), np.nan, np.float32),
     )
     bias = model.item_bias().detach().float()
     spare = SPARE if model.exact_reasons else 0
@@ -123,7 +123,7 @@ def recommend(
 def _fill(found: Recommendations, ranked: RankedBatch, bias: torch.Tensor, *, k: int, m: int, exact: bool) -> None:
     """Rescore one batch, cut it to k places and put it where it belongs."""
     with torch.inference_mode():
-        contributions = ranked.reading.contributions(ranked.items).float() if exact else None
+        contributions = ranked.encoded.contributions(ranked.items).float() if exact else None
         scores = ranked.scores
         if contributions is not None:  # float64 sums do not depend on how wide the batch was padded
             scores = (contributions.double().sum(1) + bias[ranked.items].double()).float()
@@ -138,11 +138,11 @@ def _fill(found: Recommendations, ranked: RankedBatch, bias: torch.Tensor, *, k:
         if contributions is None or not m:
             return
         chosen = contributions.gather(2, order[:, None].expand(-1, contributions.shape[1], -1))
-        reasons = largest_reasons(ranked.reading, ranked.batch.items.to(items.device), chosen, m=m)
+        reasons = largest_reasons(ranked.encoded, ranked.batch.items.to(items.device), chosen, m=m)
         at = (ranked.chosen, slice(0, order.shape[1]), slice(0, reasons.items.shape[2]))
         found.reason_items[at] = (reasons.items * (items > 0)[..., None]).cpu().numpy()
         found.reason_contributions[at] = reasons.contributions.cpu().numpy()
-        found.covered[at[:2]] = reasons.covered.masked_fill(items == 0, float("nan")).cpu().numpy()
+        found.explained_share[at[:2]] = reasons.explained_share.masked_fill(items == 0, float("nan")).cpu().numpy()
         if reasons.weights is not None:
             found.reason_weights[at] = reasons.weights.cpu().numpy()
 
@@ -153,7 +153,7 @@ def _check_sums(sums: torch.Tensor, contributions: torch.Tensor, bias: torch.Ten
     wrong = ~((sums - ranked.scores).abs() <= TOLERANCE * size.clamp(min=1)) & (ranked.items > 0)
     if wrong.any():
         user, place = wrong.nonzero()[0].tolist()
-        raise SumLawError(
+        raise AdditivityError(
             f"a score must be the sum of its contributions and the item's bias, got {ranked.scores[user, place]:.6g} "
             f"for item row {ranked.items[user, place]} and a sum of {sums[user, place]:.6g} ({int(wrong.sum())} of "
             f"{wrong.numel()} scores in a batch); the model's contributions and its scores disagree, mend the model"

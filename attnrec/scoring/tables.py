@@ -22,7 +22,7 @@ from attnrec.scoring.recommendations import Recommendations
 
 REASON = pa.struct([(ITEM, pa.string()), ("contribution", pa.float32()), ("weight", pa.float32())])
 
-SOURCES = pa.array(["popular", "history"])
+SOURCES = pa.array(["popularity", "history"])
 """Where a recommendation comes from: what everyone likes, or the user's own history."""
 
 
@@ -36,25 +36,25 @@ def to_table(found: Recommendations, histories: Histories, *, model_version: str
         scored_at: the run's logical time, UTC; a parameter, so that two runs write the same bytes.
 
     Returns:
-        user_id, rank (from 1), item_id, score, source ("history", or "popular" for users of whom nothing is known:
-        their scores are the items' biases), reasons (list of item_id, contribution, weight), covered, rest, item_bias,
-        model_version, scored_at. score = sum of the reasons' contributions + rest + item_bias.
+        user_id, rank (from 1), item_id, score, source ("history", or "popularity" for users of whom nothing is known:
+        their scores are the items' biases), reasons (list of item_id, contribution, weight), explained_share, other_events, item_bias,
+        model_version, scored_at. score = sum of the reasons' contributions + other_events + item_bias.
     """
     filled = found.items > 0
     places = np.broadcast_to(np.arange(1, found.items.shape[1] + 1, dtype=np.int32), found.items.shape)
     users = np.broadcast_to(found.users[:, None], found.items.shape)
-    n_rows, rest = int(filled.sum()), found.rest[filled]
+    n_rows, other_events = int(filled.sum()), found.other_events[filled]
     version = pa.DictionaryArray.from_arrays(np.zeros(n_rows, np.int32), pa.array([model_version]))
     return pa.table(
         {
-            USER: histories.user_ids.texts(users[filled]),
+            USER: histories.user_ids.to_arrow(users[filled]),
             "rank": pa.array(places[filled]),
-            ITEM: histories.item_ids.texts(found.items[filled]),
+            ITEM: histories.item_ids.to_arrow(found.items[filled]),
             "score": pa.array(found.scores[filled]),
             "source": SOURCES.take(pa.array(_known(histories, users[filled]))),
             "reasons": _reason_lists(found, filled, histories),
-            "covered": pa.array(found.covered[filled], mask=np.isnan(found.covered[filled])),
-            "rest": pa.array(rest, mask=np.isnan(rest)),
+            "explained_share": pa.array(found.explained_share[filled], mask=np.isnan(found.explained_share[filled])),
+            "other_events": pa.array(other_events, mask=np.isnan(other_events)),
             "item_bias": pa.array(found.item_bias[filled]),
             "model_version": version,
             "scored_at": pa.repeat(pa.scalar(scored_at, pa.timestamp("us", tz="UTC")), n_rows),
@@ -74,8 +74,8 @@ def recommendations_frame(found: Recommendations, histories: Histories) -> pd.Da
             "score": found.scores[users, places],
             "source": SOURCES.to_numpy(zero_copy_only=False)[_known(histories, found.users[users])],
             "reasons": _reason_dicts(found, histories, users, places),
-            "covered": found.covered[users, places],
-            "rest": found.rest[users, places],
+            "explained_share": found.explained_share[users, places],
+            "other_events": found.other_events[users, places],
             "item_bias": found.item_bias[users, places],
         }
     )
@@ -133,7 +133,7 @@ def _reason_lists(found: Recommendations, filled: NDArray[np.bool_], histories: 
     offsets = np.concatenate([[0], np.cumsum(given.sum(1))]).astype(np.int32)
     weights = found.reason_weights[filled][given]
     columns: list[Any] = [
-        histories.item_ids.texts(items[given]),
+        histories.item_ids.to_arrow(items[given]),
         pa.array(found.reason_contributions[filled][given]),
         pa.array(weights, mask=np.isnan(weights)),
     ]

@@ -1,7 +1,7 @@
 """The model-from-code file that MLflow runs: recommendations with reasons from a frame of interactions.
 
 In: user_id, item_id, datetime (text or timestamps), any number of users. Out: user_id, rank, item_id, score, source,
-reasons, covered, rest, item_bias. Parameter `k`. It is logged together with the attnrec package, which need not be
+reasons, explained_share, other_events, item_bias. Parameter `k`. It is logged together with the attnrec package, which need not be
 installed.
 """
 
@@ -27,7 +27,7 @@ class ServedModel(PythonModel):
         found = self.recommender.with_histories(frame).recommend(k=(params or {}).get("k", 10))
         for name in ("user_id", "item_id"):
             found[name] = found[name].astype(str)
-        return found.astype(dict.fromkeys(("score", "covered", "rest", "item_bias"), "float64"))
+        return found.astype(dict.fromkeys(("score", "explained_share", "other_events", "item_bias"), "float64"))
 
 
 set_model(ServedModel())

@@ -22,8 +22,8 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.double, "score"),
             ColSpec(DataType.string, "source"),
             ColSpec(Array(REASON), "reasons"),
-            ColSpec(DataType.double, "covered", required=False),
-            ColSpec(DataType.double, "rest", required=False),
+            ColSpec(DataType.double, "explained_share", required=False),
+            ColSpec(DataType.double, "other_events", required=False),
             ColSpec(DataType.double, "item_bias"),
         ]
     ),

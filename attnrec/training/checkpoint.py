@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attnrec.dataset import Histories
 from attnrec.models import Model
 from attnrec.storage import save_tensors
-from attnrec.training.ema import WeightAverage
+from attnrec.training.ema import ExponentialMovingAverage
 from attnrec.training.settings import TrainConfig
 from attnrec.training.warm_start import WarmStart
 
@@ -31,7 +31,7 @@ class Progress:
         best: best validation value so far; best_epoch: when, counted from 1.
         epochs: what was reported after each finished epoch.
         stopped: why training ended, "" while it goes on.
-        halvings: how often a step's slices were halved to fit into memory.
+        oom_splits: how often a step's slices were halved to fit into memory.
     """
 
     epoch: int = 0
@@ -45,8 +45,8 @@ class Progress:
     best: float = float("-inf")
     best_epoch: int = 0
     epochs: list[dict[str, float]] = field(default_factory=list)
-    stopped: str = ""
-    halvings: int = 0
+    stop_reason: str = ""
+    oom_splits: int = 0
 
 
 def save_checkpoint(
@@ -54,7 +54,7 @@ def save_checkpoint(
     progress: Progress,
     *,
     model: nn.Module,
-    average: WeightAverage,
+    average: ExponentialMovingAverage,
     best: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     identity: str,
@@ -71,7 +71,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, *, model: nn.Module, average: WeightAverage, optimizer: torch.optim.Optimizer, identity: str
+    path: Path, *, model: nn.Module, average: ExponentialMovingAverage, optimizer: torch.optim.Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Bring model, average, optimizer and random states to where the checkpoint left them.
 

@@ -26,7 +26,7 @@ class DivergenceError(ArithmeticError):
         self.epoch, self.batch, self.kept = epoch, batch, kept
 
 
-class Guard:
+class DivergenceCheck:
     """Looks at the losses, every so many steps, so that a GPU need not wait for each.
 
     Args:
@@ -72,7 +72,7 @@ class Guard:
         kept = None
         if self.folder is not None:
             kept = self.folder / "diverged.json"
-            batch = next(self.windows.epoch(epoch, first=number, whole=True))
+            batch = next(self.windows.epoch(epoch, first_batch=number, all_processes=True))
             facts = {"epoch": epoch + 1, "batch": number + 1, "loss": str(loss), "gradient_norm": str(norm)}
             columns = {"items": batch.items, "times": batch.times, "targets": batch.targets}
             facts |= {name: column.tolist() for name, column in columns.items() if column is not None}

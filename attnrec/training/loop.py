@@ -10,14 +10,14 @@ import torch
 from attnrec.dataset import Histories, Holdout, Windows
 from attnrec.models import Model
 from attnrec.training.checkpoint import Progress, identity_of, load_checkpoint, save_checkpoint
-from attnrec.training.divergence import Guard
+from attnrec.training.divergence import DivergenceCheck
 from attnrec.training.hardware import peak_memory_mb
 from attnrec.training.processes import Processes, join_processes
-from attnrec.training.progress import TrainingBar
-from attnrec.training.result import Fitted
+from attnrec.training.progress import ProgressBar
+from attnrec.training.result import TrainingResult
 from attnrec.training.settings import TrainConfig, choose_device
 from attnrec.training.step import Stepper
-from attnrec.training.validation import Questions
+from attnrec.training.validation import ValidationSet
 from attnrec.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def train(
     init: WarmStart | None = None,
     on_epoch: OnEpoch | None = None,
     progress_bar: bool = True,
-) -> Fitted:
+) -> TrainingResult:
     """Train `model` in place and leave it with the weights of its best epoch (the last, without validation).
 
     Under torchrun every process calls it with the same arguments, sees the same files and ends with the same weights.
@@ -72,10 +72,10 @@ def train(
     model.observe(histories)
     if not model.learns:
         model.to(device)
-        return Fitted(best_epoch=0, epochs=(), seconds=0.0, stopped="epochs", device=str(device))
+        return TrainingResult(best_epoch=0, epochs=(), seconds=0.0, stop_reason="epochs", device=str(device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed + processes.rank)
-        questions = None if validation is None else Questions.sample(validation, config, filter_viewed=filter_viewed)
+        questions = None if validation is None else ValidationSet.sample(validation, config, filter_viewed=filter_viewed)
         run = _Run(model.to(device), histories, questions, config, checkpoint, device, processes, init)
         return run.finish(on_epoch or (lambda epoch, report: None), progress_bar)
 
@@ -87,7 +87,7 @@ class _Run:
         self,
         model: Model,
         histories: Histories,
-        validation: Questions | None,
+        validation: ValidationSet | None,
         config: TrainConfig,
         checkpoint: Path | None,
         device: torch.device,
@@ -100,8 +100,8 @@ class _Run:
             histories,
             max_length=model.max_length,
             batch_size=config.batch_size,
-            next_item=model.asks_next,
-            older=model.older_events,
+            next_item=model.next_item_objective,
+            memory_events=model.memory_events,
             seed=config.seed,
             device=device,
             process=processes.rank,
@@ -111,10 +111,10 @@ class _Run:
             raise ValueError("training needs a user with two events, got none; ingest a longer log")
         processes.share_weights(model)
         self.stepper = Stepper(model, config, n_steps=len(self.windows), device=device, processes=processes)
-        self.guard = Guard(self.windows, checkpoint, every=1 if device.type == "cpu" else 20)
+        self.guard = DivergenceCheck(self.windows, checkpoint, every=1 if device.type == "cpu" else 20)
         self.identity = identity_of(model, histories, config, init)
         self.progress, self.best = Progress(), {}
-        self.clock = time.process_time if config.clock == "processor" else time.monotonic
+        self.clock = time.process_time if config.clock == "cpu_time" else time.monotonic
         if init is not None:
             init.apply(model, histories.item_ids, self.stepper)
         if checkpoint is not None and checkpoint.exists():
@@ -128,23 +128,23 @@ class _Run:
             optimizer=self.stepper.optimizer,
             identity=self.identity,
         )
-        self.stepper.halvings = self.progress.halvings
-        if self.progress.stopped:  # the budgets may have changed since
-            self.progress.stopped = self._why_stop()
+        self.stepper.oom_splits = self.progress.oom_splits
+        if self.progress.stop_reason:  # the budgets may have changed since
+            self.progress.stop_reason = self._why_stop()
         if self.processes.first:
             logger.info("going on at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
-    def finish(self, on_epoch: OnEpoch, progress_bar: bool) -> Fitted:
+    def finish(self, on_epoch: OnEpoch, progress_bar: bool) -> TrainingResult:
         """Run the remaining epochs."""
         progress = self.progress
         if not self.processes.first:
             on_epoch, progress_bar = lambda epoch, report: None, False
         for number, report in enumerate(progress.epochs, start=1):
             on_epoch(number, report)
-        with TrainingBar(self.config.epochs, len(self.windows), shown=progress_bar) as bar:
+        with ProgressBar(self.config.epochs, len(self.windows), shown=progress_bar) as bar:
             bar.resume(progress.epochs)
             try:
-                while not progress.stopped:
+                while not progress.stop_reason:
                     self._train_epoch(bar)
                     report = self._close_epoch()
                     on_epoch(progress.epoch, report)
@@ -152,31 +152,31 @@ class _Run:
             except KeyboardInterrupt:
                 if not self.best:
                     raise
-                progress.stopped = "interrupted"
+                progress.stop_reason = "interrupted"
                 logger.warning("interrupted in epoch %d: keeping epoch %d", progress.epoch + 1, progress.best_epoch)
         self.model.load_state_dict(self.best)
         self.model.eval()
-        return Fitted(
+        return TrainingResult(
             progress.best_epoch,
             tuple(progress.epochs),
             progress.seconds,
-            progress.stopped,
+            progress.stop_reason,
             str(self.device),
             self.stepper.moments(),
         )
 
-    def _train_epoch(self, bar: TrainingBar) -> None:
+    def _train_epoch(self, bar: ProgressBar) -> None:
         progress, saved = self.progress, time.monotonic()
         self.model.train()
         started = self.clock()
-        for batch in self.windows.epoch(progress.epoch, first=progress.batch):
+        for batch in self.windows.epoch(progress.epoch, first_batch=progress.batch):
             step = self.stepper.step(self._step_number(), batch, stop=self._out_of_time())
             progress.loss_sum += self.guard.take(step, progress)
             progress.n_targets += step.n_targets
             progress.n_tokens += step.n_tokens
             progress.n_positions += step.n_positions
             progress.batch += 1
-            progress.halvings = self.stepper.halvings
+            progress.oom_splits = self.stepper.oom_splits
             now = self.clock()
             progress.seconds += now - started
             progress.epoch_seconds += now - started
@@ -208,13 +208,13 @@ class _Run:
             report |= {f"val/{name}": value for name, value in found.items()}
             self._keep(found.get(self.config.metric, float(progress.epoch)))
         progress.epochs.append(report)
-        progress.stopped = self._why_stop()
+        progress.stop_reason = self._why_stop()
         progress.batch, progress.loss_sum, progress.n_targets, progress.n_tokens, progress.n_positions = 0, 0.0, 0, 0, 0
         progress.epoch_seconds = 0.0
         self._save()
         return report
 
-    def _ask(self, validation: Questions) -> dict[str, float]:
+    def _ask(self, validation: ValidationSet) -> dict[str, float]:
         found = validation.ask(self.model, self.config.metric) if self.processes.first else {}
         return self.processes.share_values(found, self.device)
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 logger = logging.getLogger(__name__)
 
 
-class TrainingBar:
+class ProgressBar:
     """Used as a context; silent when not `shown`.
 
     Args:
@@ -37,7 +37,7 @@ class TrainingBar:
         )
         self.task = self.bar.add_task("train", total=n_batches, facts="")
 
-    def __enter__(self) -> "TrainingBar":
+    def __enter__(self) -> "ProgressBar":
         self.bar.start()
         return self
 

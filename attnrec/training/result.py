@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Fitted:
+class TrainingResult:
     """What training reports.
 
     Attributes:
@@ -23,6 +23,6 @@ class Fitted:
     best_epoch: int
     epochs: tuple[dict[str, float], ...]
     seconds: float
-    stopped: str
+    stop_reason: str
     device: str = "cpu"
     moments: dict[str, Tensor] | None = None

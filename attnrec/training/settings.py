@@ -17,7 +17,7 @@ class TrainConfig(Config):
     Attributes:
         epochs: at most this many passes over the training windows.
         batch_size: windows a step, over all processes.
-        positions_at_once: a step's windows are computed in slices of about this many positions, whose gradients
+        microbatch_tokens: a step's windows are computed in slices of about this many positions, whose gradients
             are added up: memory follows it, results do not, but for rounding and dropout. None is 4,096 on
             the CPU, where small slices stay in cache, and everything at once on a GPU.
         learning_rate: of AdamW, after `warmup_steps` of linear increase.
@@ -31,7 +31,7 @@ class TrainConfig(Config):
         metric: the validation metric that chooses the epoch.
         validation_users: validate on at most this many users, the same in every epoch.
         max_minutes: stop after this time in training, summed over restarts; the best epoch so far is kept.
-        clock: of all training times: "wall", or "processor", the time of all threads of this process, by which models
+        clock: of all training times: "wall_time", or "cpu_time", the time of all threads of this process, by which models
             are compared on a CPU that others use as well (with one thread it is what a quiet machine's wall shows).
         checkpoint_minutes: save everything needed to go on this often, besides at the end of each epoch.
         precision: "auto" is bfloat16 products where the hardware has them, else float32 (see `precision`).
@@ -44,7 +44,7 @@ class TrainConfig(Config):
 
     epochs: int = Field(default=100, gt=0)
     batch_size: int = Field(default=64, gt=0)
-    positions_at_once: int | None = Field(default=None, gt=0)
+    microbatch_tokens: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
@@ -56,7 +56,7 @@ class TrainConfig(Config):
     metric: str = Field(default="ndcg_at_10", pattern=rf"^({'|'.join(RANK_METRICS)})_at_[1-9]\d*$")
     validation_users: int | None = Field(default=10_000, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
-    clock: Literal["wall", "processor"] = "wall"
+    clock: Literal["wall_time", "cpu_time"] = "wall_time"
     checkpoint_minutes: float = Field(default=5, gt=0)
     precision: Precision = "auto"
     compile: bool = False

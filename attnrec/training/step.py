@@ -13,7 +13,7 @@ from attnrec.dataset import Batch
 from attnrec.models import Model
 from attnrec.precision import reduced_precision
 from attnrec.training.augmentation import augment
-from attnrec.training.ema import WeightAverage
+from attnrec.training.ema import ExponentialMovingAverage
 from attnrec.training.hardware import free_memory_mb, peak_flops, peak_memory_mb
 from attnrec.training.processes import Processes
 from attnrec.training.settings import TrainConfig
@@ -62,8 +62,8 @@ class Stepper:
         self.total_steps = n_steps * config.epochs
         self.loss = torch.compile(model.loss, dynamic=True) if config.compile else model.loss
         self.optimizer = make_optimizer(model, config)
-        self.average = WeightAverage(model, decay=config.average)
-        self.halvings = 0
+        self.average = ExponentialMovingAverage(model, decay=config.average)
+        self.oom_splits = 0
         self.peak, self.flops_per_token = peak_flops(device), None
 
     def step(self, number: int, batch: Batch, *, stop: bool = False) -> StepReport:
@@ -76,7 +76,7 @@ class Stepper:
             group["lr"] = group["pace"] * learning_rate(self.config, number, total_steps=self.total_steps)
         if not self.processes.first:  # a checkpoint has the first one's random state: the others' follows from the step
             torch.manual_seed(self.config.seed + self.processes.rank + 1_000_003 * number)
-        batch = self.model.questions(augment(batch, self.config.augment))
+        batch = self.model.make_targets(augment(batch, self.config.augment))
         counts = [batch.n_targets, int(batch.lengths.sum()), batch.items.numel(), float(stop)]
         n_targets, n_tokens, n_positions, stops = self.processes.sum([float(count) for count in counts], self.device)
         loss = self._counted(batch, n_targets=max(1.0, n_targets), n_tokens=n_tokens)
@@ -128,9 +128,9 @@ class Stepper:
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-            if self.halvings or len(next(self._parts(batch)).lengths) < 2 or not self.model.slices:
+            if self.oom_splits or len(next(self._parts(batch)).lengths) < 2 or not self.model.slices:
                 raise MemoryError(self._arithmetic(batch)) from None
-        self.halvings = 1
+        self.oom_splits = 1
         torch.set_rng_state(random)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -151,11 +151,11 @@ class Stepper:
         n_rows, width = batch.items.shape
         if not n_rows:
             return
-        limit = self.config.positions_at_once or (POSITIONS_ON_CPU if self.device.type == "cpu" else n_rows * width)
+        limit = self.config.microbatch_tokens or (POSITIONS_ON_CPU if self.device.type == "cpu" else n_rows * width)
         n_parts = -(-n_rows * width // limit) if self.model.slices else 1
-        rows = max(1, -(-n_rows // (n_parts << self.halvings)))
+        rows = max(1, -(-n_rows // (n_parts << self.oom_splits)))
         for first in range(0, n_rows, rows):
-            yield batch.rows(first, first + rows) if rows < n_rows else batch
+            yield batch.slice(first, first + rows) if rows < n_rows else batch
 
     def _arithmetic(self, batch: Batch) -> str:
         n_rows, width = next(self._parts(batch)).items.shape
@@ -164,7 +164,7 @@ class Stepper:
             f"a step must fit into memory, got {n_rows} windows x {width} positions = {n_rows * width:,} at once "
             f"beside {parameters:,} parameters x 5 (weights, gradients, two moments, average) x 4 bytes = "
             f"{parameters * 20 / 2**20:,.0f} MB; {peak_memory_mb(self.device):,.0f} MB were in use at most, "
-            f"{free_memory_mb(self.device):,.0f} MB are free; lower train.positions_at_once or train.batch_size "
+            f"{free_memory_mb(self.device):,.0f} MB are free; lower train.microbatch_tokens or train.batch_size "
             f"(now {self.config.batch_size}), model.max_length or model.dim"
         )
 
@@ -179,10 +179,10 @@ def learning_rate(config: TrainConfig, step: int, *, total_steps: int) -> float:
 
 
 def make_optimizer(model: Model, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW in its fused form; matrices decay, embeddings, norms and biases do not; groups have the model's `paces`."""
+    """AdamW in its fused form; matrices decay, embeddings, norms and biases do not; groups have the model's `lr_multipliers`."""
     groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
-        pace = next((pace for part, pace in model.paces.items() if f"{name}.".startswith(f"{part}.")), 1.0)
+        pace = next((pace for part, pace in model.lr_multipliers.items() if f"{name}.".startswith(f"{part}.")), 1.0)
         decays = parameter.ndim == 2 and "embedding" not in name
         groups.setdefault((pace, decays), []).append(parameter)
     settings = [

@@ -18,12 +18,12 @@ class Questions:
     filter_viewed: bool
 
     @classmethod
-    def sample(cls, holdout: Holdout, config: TrainConfig, *, filter_viewed: bool) -> "Questions":
+    def sample(cls, holdout: Holdout, config: TrainConfig, *, filter_viewed: bool) -> "ValidationSet":
         """At most `validation_users` of the holdout."""
         limit = config.validation_users
         if limit is not None and len(holdout.users) > limit:
             chosen = np.random.default_rng(config.seed).choice(len(holdout.users), limit, replace=False)
-            holdout = holdout.only(np.sort(chosen))
+            holdout = holdout.select(np.sort(chosen))
         return cls(holdout, filter_viewed)
 
     def ask(self, model: Model, metric: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from attnrec.models import Model
 from attnrec.training.feature_rows import FeatureRows
 from attnrec.training.step import Stepper
 
-SETTINGS = ("heads", "pooling_heads", "core", "core_settings", "readout", "scores")
+SETTINGS = ("heads", "pooling_heads", "attention", "attention_settings", "readout", "scores")
 """What a model must share with the one it starts from, and shapes may not show."""
 
 EVENT_TYPES = "context.types.weight"
@@ -38,7 +38,7 @@ class WarmStart:
     Attributes:
         model: of the same kind and settings; its catalogue may be another.
         item_ids: its catalogue.
-        moments: what `Fitted.moments` held, "parameter/moment" -> tensor; empty starts the optimizer anew.
+        moments: what `TrainingResult.moments` held, "parameter/moment" -> tensor; empty starts the optimizer anew.
         features: of its catalogue.
         new_features: of the catalogue of the model that is started.
     """
@@ -62,7 +62,7 @@ class WarmStart:
                 catalogue of which neither ids nor features say anything.
         """
         self._check(model)
-        sources = torch.from_numpy(self.item_ids.rows_in(item_ids))  # the earlier row of each new one, 0 for new items
+        sources = torch.from_numpy(self.item_ids.rows_for(item_ids))  # the earlier row of each new one, 0 for new items
         self._check_known(sources)
         given, item_rows = dict(self.model.named_parameters()), model.item_parameters()
         with torch.no_grad():

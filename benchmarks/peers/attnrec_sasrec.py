@@ -37,7 +37,7 @@ def main() -> None:
     settings = {key: value for key, value in shape.items() if key in MODEL_KEYS}
     torch.manual_seed(0)
     model = build_model(model_config("sasrec", settings), histories.n_items)
-    config = TrainConfig.checked(
+    config = TrainConfig.from_dict(
         {key: value for key, value in shape.items() if key in TrainConfig.model_fields}
         | {"epochs": GIVEN.epochs, "patience": 1000, "validation_users": None, "device": "cpu"}
     )
@@ -67,7 +67,7 @@ def measure_recommending(recorder: world.Recorder, model: Model, histories: Hist
     users = np.arange(histories.n_users)
 
     def ask(**settings: object) -> pd.DataFrame:
-        found = recommend(model, histories, users, config=ScoreConfig.checked({"k": 10} | settings))
+        found = recommend(model, histories, users, config=ScoreConfig.from_dict({"k": 10} | settings))
         return recommendations_frame(found, histories)
 
     ways: dict[str, dict[str, object]] = {"recommend_seconds": {"n_reasons": 0}}

@@ -40,7 +40,7 @@ OverOption = Annotated[
     typer.Option(
         "--over",
         metavar="KEY=A,B,...",
-        help="Compare: --over model=sasrec,gru4rec or --over model.core=scaled_dot,cosine, with equal wall time.",
+        help="Compare: --over model=sasrec,gru4rec or --over model.attention=scaled_dot,cosine, with equal wall time.",
     ),
 ]
 MinutesOption = Annotated[

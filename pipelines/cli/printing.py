@@ -15,7 +15,7 @@ from rich.table import Table
 from attnrec.explanation import Explanation
 from attnrec.faithfulness import DIRECTIONS
 from attnrec.storage import read_json
-from attnrec.tracking.figures.run import because_row
+from attnrec.tracking.examples import because_row
 from attnrec_pipelines.settings import Home
 from attnrec_pipelines.stages.segments import shortened
 
@@ -71,12 +71,12 @@ def print_recommendations(out: Console, published: Path) -> None:
 
 def print_frame(out: Console, frame: pd.DataFrame) -> None:
     """Recommendations, one line each with their reasons."""
-    table = Table("user", "rank", "item", "score", "because of")
+    table = Table("user", "rank", "item", "score", "because")
     previous = None
     for _, row in frame.iterrows():
         user = str(row["user_id"]) if row["user_id"] != previous else ""
         previous = row["user_id"]
-        reasons = because_row(row).removeprefix("because of: ")
+        reasons = because_row(row).removeprefix("because: ")
         table.add_row(user, str(row["rank"]), str(row["item_id"]), f"{row['score']:.2f}", reasons)
     out.print(table)
 
@@ -92,7 +92,7 @@ def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
         values = [f"{evaluation['metrics'][metric]:.4f}" for metric in names]
         table.add_row(model if name == "challenger" else name, *values)
     out.print(table)
-    for line in shortened(judged["lagging"]):
+    for line in shortened(judged["underperforming"]):
         out.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     out.print(training_line(fitted))
 
@@ -113,23 +113,23 @@ def print_faithfulness(out: Console, measured: "Faithfulness", verdict: "Verdict
     names = [name for name in TOLD if name in summary]
     table = Table("method", box=SIMPLE, padding=0)
     for name in names:
-        sign = {"less": "-", "more": "+"}[DIRECTIONS[name.partition("_at_")[0]]]
+        sign = {"lower": "-", "higher": "+"}[DIRECTIONS[name.partition("_at_")[0]]]
         table.add_column(f"{TOLD[name]} {sign}", justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
         style = "dim" if row["control"] else ("bold" if row["exact"] else "")
         table.add_row(row["method"], *(f"{row[name]:.3f}" for name in names), style=style)
     out.print(table)
     out.print(
-        "+ more is better, - less is better; bold: how the score was made; grey: controls, which look at no score"
+        "+ higher is better, - lower is better; bold: exact contributions; grey: controls, which do not use the scores"
     )
-    for why in measured.left_out.values():
+    for why in measured.skipped_methods.values():
         out.print(f"left out: {why}", highlight=False)
-    for why, n in measured.users_left_out.items():
+    for why, n in measured.skipped_users.items():
         if n:
             out.print(f"{n} users left out: {why}", highlight=False)
     if len(measured.permutation):
-        share = measured.indifferent_share
-        out.print(f"attention could as well be otherwise for {share:.0%} of the users (permutation test)")
+        share = measured.interchangeable_share
+        out.print(f"attention is interchangeable for {share:.0%} of users (permutation test)")
     out.print(verdict.sentence, style="" if verdict.faithful else "yellow", highlight=False, soft_wrap=True)
 
 
@@ -198,7 +198,7 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
         rest = f"{frame[method].iloc[20:].sum():+.3f}" if explanation.exact else ""
         table.add_row(f"{len(frame) - 20} others", "", rest, "")
     if explanation.exact:
-        table.add_row("everyone (item bias)", "", f"{explanation.item_bias:+.3f}", "")
+        table.add_row("popularity (item bias)", "", f"{explanation.item_bias:+.3f}", "")
     out.print(table)
     of_column = " = the sum of this column" if explanation.exact else f"; the column is in {explanation.unit}"
     out.print(f"{explanation.item_id}: score {explanation.score:.3f}{of_column}; {explanation.because()}")

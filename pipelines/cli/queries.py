@@ -102,11 +102,11 @@ def faithfulness(
     home: HomeOption = None,
 ) -> None:
     """Whether reasons are true: what becomes of the best item when events go in the order of each method."""
-    from attnrec.faithfulness import faithful, measure
+    from attnrec.faithfulness import faithfulness_verdict, measure
     from attnrec.faithfulness.settings import FaithfulnessConfig
     from attnrec.storage import write_text
+    from attnrec.tracking.examples import fixed_users
     from attnrec.tracking.figures.faithfulness import curves_figure
-    from attnrec.tracking.figures.run import fixed_users
     from attnrec_pipelines.cli.printing import print_faithfulness
     from attnrec_pipelines.progress import bar
 
@@ -115,11 +115,11 @@ def faithfulness(
     assert histories is not None, "the command's models know the users of the last run"
     rows = fixed_users(histories.user_ids.ids, n=users)
     given = {} if methods is None else {"methods": tuple(name.strip() for name in methods.split(","))}
-    chosen = FaithfulnessConfig.checked(given).methods
+    chosen = FaithfulnessConfig.from_dict(given).methods
     with bar("faithfulness", total=len(rows)) as done:
         how = {"methods": chosen, "filter_viewed": current["filter_viewed"]}
         measured = measure(asked.model, histories, rows, on_batch=done, **how)
-    print_faithfulness(out, measured, faithful(measured))
+    print_faithfulness(out, measured, faithfulness_verdict(measured))
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
         write_text(table, measured.summary().to_csv(index=False))

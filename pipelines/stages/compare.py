@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from prefect import flow
 
-from attnrec.evaluation.comparison import against_best
+from attnrec.evaluation.comparison import compare_with_best
 from attnrec.evaluation.metrics import metric_name
 from attnrec.experiment import Experiment, ExperimentError
 from attnrec.models import MODELS, PRESETS, model_config
@@ -51,7 +51,7 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
 
     Args:
         experiment: a TOML file or a name.
-        over: "model=sasrec,gru4rec" or a setting such as "model.core=scaled_dot,cosine". Models by their kinds are
+        over: "model=sasrec,gru4rec" or a setting such as "model.attention=scaled_dot,cosine". Models by their kinds are
             as their presets have them, but for `SHARED`, and for settings that follow a kind: "ease max_length=5".
         overrides: for all of them, such as "train.max_minutes=15".
         home: folder for everything written.
@@ -65,7 +65,7 @@ def variants(experiment: str, over: str, overrides: tuple[str, ...] = (), home: 
     if not names or len(set(names)) < len(names) or key.split(".")[0] not in ("model", "train"):
         raise ExperimentError(
             f"--over needs a setting of model or train and different values, such as model=sasrec,gru4rec or "
-            f"model.core=scaled_dot,cosine, got {over!r}"
+            f"model.attention=scaled_dot,cosine, got {over!r}"
         )
     if key != "model":
         return {name: make_job(experiment, (*overrides, f"{key}={name}"), home) for name in names}
@@ -142,7 +142,7 @@ def compare_models(judged: dict[str, Judged], *, key: str) -> Path:
 def comparison_table(judged: dict[str, Judged], *, metric: str) -> pd.DataFrame:
     """One row per model, the best first: accuracy with interval, paired test against the best, and what it cost."""
     per_user = {name: pd.read_parquet(each.evaluated / "challenger.parquet") for name, each in judged.items()}
-    table = against_best(per_user, metric=metric)
+    table = compare_with_best(per_user, metric=metric)
     curves = {name: read_json(each.trained / "epochs.json") for name, each in judged.items()}
     fewest = min((curve[-1]["train/tokens"] for curve in curves.values() if curve), default=0)
     asked = job_metric(judged)
@@ -176,7 +176,7 @@ def _costs(name: str, judged: Judged, curve: list[dict[str, float]], *, fewest: 
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "peak_mb": fitted["peak_mb"],
         "exact_reasons": model.exact_reasons,
-        "stopped": fitted["stopped"],
+        "stop_reason": fitted["stop_reason"],
         "device": f"{fitted['device']}, {fitted['threads']}",
     }
 

@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from attnrec.dataset import Features, Split, load_features
 from attnrec.evaluation.evaluator import evaluate
-from attnrec.evaluation.list_quality import BeyondAccuracy, beyond
-from attnrec.evaluation.segments import lagging_sentences, segments_of
+from attnrec.evaluation.list_quality import BeyondAccuracy, measure_beyond_accuracy
+from attnrec.evaluation.segments import segments_of, underperforming_sentences
 from attnrec.models import build_model
 from attnrec.models.item_knn import ItemKNNConfig
 from attnrec.models.popularity import PopularityConfig
@@ -23,7 +23,13 @@ from attnrec_pipelines.job import Job
 from attnrec_pipelines.progress import bar
 from attnrec_pipelines.stage_cache import build, digest_of, folder_of, key_of
 from attnrec_pipelines.stages.ingest import load_split
-from attnrec_pipelines.stages.segments import CHALLENGER, lagging_of, place_of, segments_table, write_tables
+from attnrec_pipelines.stages.segments import (
+    CHALLENGER,
+    place_of,
+    segments_table,
+    underperforming_segments,
+    write_tables,
+)
 
 BASELINES = (PopularityConfig(), ItemKNNConfig())
 """What every model is compared with."""
@@ -42,7 +48,7 @@ def evaluate_model(job: Job, histories: Path, trained: Path, log: Path | None = 
 
     Returns:
         A folder with metrics.json (by model: metrics, intervals, n_users), NAME.parquet, one row per user, and the
-        tables of `tables_of`. Its manifest has a sentence for each segment of the trained model that is lagging.
+        tables of `tables_of`. Its manifest has a sentence for each segment of the trained model that is underperforming.
     """
     tables = {} if log is None else {name: log / f"{name}.parquet" for name in ("items", "users")}
     tables = {name: path for name, path in tables.items() if path.is_file()}
@@ -63,8 +69,8 @@ def evaluate_model(job: Job, histories: Path, trained: Path, log: Path | None = 
             found[config.kind] = _judge(job, SavedModel(baseline, saved.item_ids), split, items)
         metric = job.experiment.promote.metric
         write_tables(target, found, segments_of(split.test, users), metric=metric)
-        lagging = lagging_sentences(segments_table(target, metric), metric)
-        return {"model": saved.model.description, "lagging": lagging}
+        underperforming = underperforming_sentences(segments_table(target, metric), metric)
+        return {"model": saved.model.description, "underperforming": underperforming}
 
     return build(job.home, "evaluate", key, make)
 
@@ -115,7 +121,7 @@ def _judge(job: Job, saved: SavedModel, split: Split, items: Features | None = N
             item_ids=None if own else saved.item_ids,
             on_batch=done,
         )
-    return beyond(found, split.test, k=place_of(job.experiment.promote.metric), features=items)
+    return measure_beyond_accuracy(found, split.test, k=place_of(job.experiment.promote.metric), features=items)
 
 
 def _evaluated_folder(job: Job, champion: Version, tracker: Tracker, scratch: Path) -> Path:
@@ -134,7 +140,7 @@ def evaluate_task(job: Job, histories: Path, trained: Path, log: Path | None = N
     names = [metric, *(name for name in ("hit_rate_at_10", "mrr_at_10", "coverage_at_10") if name != metric)]
     metrics = metrics_of(folder)
     model = read_json(folder / "manifest.json")["model"]
-    for sentence in lagging_of(folder):
+    for sentence in underperforming_segments(folder):
         logger.warning("%s: %s", model, sentence)
     show_metrics(job.experiment.name, metrics, [name for name in names if name in metrics[CHALLENGER]])
     segments = segments_table(folder, metric).round(4).astype(str).to_dict("records")

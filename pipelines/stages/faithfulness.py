@@ -8,12 +8,12 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from attnrec.faithfulness import NothingToMeasureError, faithful, measure
+from attnrec.faithfulness import NothingToMeasureError, faithfulness_verdict, measure
 from attnrec.faithfulness.files import load_faithfulness, save_faithfulness
 from attnrec.models.saved_model import load_model
 from attnrec.storage import read_json
+from attnrec.tracking.examples import fixed_users
 from attnrec.tracking.figures.faithfulness import curves_figure, faithfulness_figure
-from attnrec.tracking.figures.run import fixed_users
 from attnrec.tracking.tracker import Tracker
 from attnrec_pipelines.artifacts import show_table
 from attnrec_pipelines.cli.printing import METRICS
@@ -58,7 +58,7 @@ def measure_reasons(job: Job, histories: Path, trained: Path) -> Path | None:
                 **asked,
             )
         save_faithfulness(measured, target)
-        return {"verdict": faithful(measured).to_json()}
+        return {"verdict": faithfulness_verdict(measured).to_json()}
 
     try:
         return build(job.home, "faithfulness", key, make)
@@ -79,7 +79,7 @@ def unfaithful(measured: Path | None) -> str:
     found = load_faithfulness(measured)
     if OWN not in found.methods:
         return ""
-    table = found.against(METRIC, method=OWN)
+    table = found.compare_method(METRIC, method=OWN)
     better = table[table["control"] & (table["better"] == table["other"]) & (table["p_value"] < LEVEL)]
     worse = [f"{row['other']}'s {row['other_mean']:.3f}" for row in better.to_dict("records")]
     return f"{METRIC} {better['mean'].iloc[0]:.3f} of its reasons is worse than {' and '.join(worse)}" if worse else ""
@@ -92,7 +92,7 @@ def log_faithfulness(tracker: Tracker, run_id: str, measured: Path) -> None:
     for row in summary.to_dict("records"):
         names = METRICS if row["method"] == OWN else (METRIC,)
         tracker.log_metrics(run_id, {f"faithfulness/{row['method']}_{name}": row[name] for name in names})
-    tracker.log_metrics(run_id, {"faithfulness/indifferent_share": found.indifferent_share})
+    tracker.log_metrics(run_id, {"faithfulness/interchangeable_share": found.interchangeable_share})
     tracker.log_table(run_id, summary, "tables/faithfulness.json")
     tracker.log_figure(run_id, faithfulness_figure(found), "figures/faithfulness.png")
     tracker.log_figure(run_id, curves_figure(found), "figures/faithfulness_curves.png")

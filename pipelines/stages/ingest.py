@@ -12,10 +12,10 @@ from attnrec.dataset import (
     Split,
     audit_split,
     histories_from_parts,
-    join_given,
+    join_predefined,
     split_by_time,
-    split_given,
     split_last,
+    split_predefined,
 )
 from attnrec.experiment import Experiment
 from attnrec.ingestion import InteractionSource, ingest, source_fingerprint
@@ -48,7 +48,7 @@ def gather_histories(job: Job, log: Path, test_log: Path | None = None) -> Path:
         parts = [_histories_of(folder, job.experiment) for folder in logs]
         histories, n_test = parts[0], None
         if test_log is not None:
-            histories, n_test = join_given(parts[0], parts[1], seed=job.experiment.seed)
+            histories, n_test = join_predefined(parts[0], parts[1], seed=job.experiment.seed)
             np.save(target / "n_test.npy", n_test, allow_pickle=False)
         histories.save(target / "histories")
         n_read = sum(read_json(folder / "manifest.json")["accepted"] for folder in logs)
@@ -76,7 +76,7 @@ def load_split(experiment: Experiment, folder: Path) -> tuple[Histories, Split]:
         split = split_by_time(histories, settings.cutoff, **days)
     else:
         n_test = np.load(folder / "n_test.npy")
-        split = split_given(histories, n_test, validation_fraction=settings.validation_fraction)
+        split = split_predefined(histories, n_test, validation_fraction=settings.validation_fraction)
     audit_split(split)
     return histories, split
 

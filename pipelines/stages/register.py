@@ -17,7 +17,10 @@ from attnrec.evaluation.promotion import Candidate, Decision, decide
 from attnrec.models.saved_model import load_model, load_whole, save_model
 from attnrec.recommender import Recommender
 from attnrec.storage import read_json, write_json
-from attnrec.tracking.figures.run import examples_table, fixed_users, graph_around, learning_curve, spread_figure
+from attnrec.tracking.examples import examples_table, fixed_users
+from attnrec.tracking.figures.attention_spread import attention_spread_figure
+from attnrec.tracking.figures.item_graph import item_graph_figure
+from attnrec.tracking.figures.learning_curve import learning_curve
 from attnrec.tracking.tracker import EVALUATED, EXPERIMENT, STAGE_KEY, TRAIN_KEY, Tracker, Version
 from attnrec_pipelines.artifacts import show_text
 from attnrec_pipelines.cli.printing import training_line
@@ -27,11 +30,11 @@ from attnrec_pipelines.stages.evaluate import BASELINES, judge_champion, metrics
 from attnrec_pipelines.stages.faithfulness import log_faithfulness, sentence_of, unfaithful
 from attnrec_pipelines.stages.ingest import load_split
 from attnrec_pipelines.stages.registry import ASKED_KEY, START_KEY, asked_key, check_registry
-from attnrec_pipelines.stages.segments import lagging_of, log_segments, shortened
+from attnrec_pipelines.stages.segments import log_segments, shortened, underperforming_segments
 from attnrec_pipelines.tracked_runs import run_of, tracker_of
 
 RECORDED = "attnrec.recorded"
-LAGGING = "attnrec.lagging"
+UNDERPERFORMING = "attnrec.underperforming"
 """Tag of a run: how many groups of users are more than 20 % behind."""
 N_EXAMPLES, N_SPREAD = 5, 500
 
@@ -75,11 +78,11 @@ def record_run(job: Job, histories: Path, trained: Path, evaluated: Path, measur
         tracker.log_figure(run_id, figure, "figures/learning_curve.png")
     log_segments(tracker, run_id, evaluated, metric=job.experiment.promote.metric)
     _log_examples(job, histories, trained, tracker, run_id)
-    lagging, said = lagging_of(evaluated), []
+    underperforming, said = underperforming_segments(evaluated), []
     if measured is not None:
         log_faithfulness(tracker, run_id, measured)
         said = [sentence_of(measured)]
-    note = {"mlflow.note.content": _note(job, metrics, fitted, lagging, said), LAGGING: str(len(lagging))}
+    note = {"mlflow.note.content": _note(job, metrics, fitted, underperforming, said), UNDERPERFORMING: str(len(underperforming))}
     tracker.set_tags(run_id, note | {RECORDED: recorded} | _prefect_tags())
     tracker.close_run(run_id)
     return run_id
@@ -195,9 +198,9 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
     spread = attention_spread(saved.model, seen, several)
     if len(spread):
         tracker.log_table(run_id, spread, "tables/attention_spread.json")
-        tracker.log_figure(run_id, spread_figure(spread), "figures/attention_spread.png")
-    if saved.model.has_graph and (figure := graph_around(load_whole(trained / "model"), split)) is not None:
-        tracker.log_figure(run_id, figure, "figures/graph_around.png")
+        tracker.log_figure(run_id, attention_spread_figure(spread), "figures/attention_spread.png")
+    if saved.model.has_graph and (figure := item_graph_figure(load_whole(trained / "model"), split)) is not None:
+        tracker.log_figure(run_id, figure, "figures/item_graph.png")
     if not saved.model.exact_reasons:
         return
     best = recommender.recommend(seen.user_ids.decode(users[:3]), k=1)  # who has seen all there is has no line
@@ -212,15 +215,15 @@ def _named(part: str, metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _note(
-    job: Job, metrics: dict[str, dict[str, float]], fitted: dict[str, Any], lagging: list[str], said: list[str]
+    job: Job, metrics: dict[str, dict[str, float]], fitted: dict[str, Any], underperforming: list[str], said: list[str]
 ) -> str:
     """The run's description, markdown: test metrics, who is served worse, what is said of its reasons, training."""
     metric = job.experiment.promote.metric
     rows = [f"| {name} | {values[metric]:.4f} |" for name, values in metrics.items()]
     table = [f"`{job.experiment.name}`, test part", "", f"| model | {metric} |", "|---|---|", *rows]
-    behind = ["**Users who are more than 20 % behind:**", "", *(f"- {line}" for line in shortened(lagging)), ""]
+    behind = ["**Users who are more than 20 % behind:**", "", *(f"- {line}" for line in shortened(underperforming)), ""]
     paragraphs = [line for sentence in said for line in (sentence, "")]
-    return "\n".join([*table, "", *(behind if lagging else []), *paragraphs, training_line(fitted)])
+    return "\n".join([*table, "", *(behind if underperforming else []), *paragraphs, training_line(fitted)])
 
 
 def _prefect_tags() -> dict[str, str]:

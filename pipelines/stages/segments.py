@@ -56,9 +56,9 @@ def segments_table(folder: Path, metric: str, *, model: str = CHALLENGER) -> pd.
     return table[chosen].drop(columns=["model", "metric"]).reset_index(drop=True)
 
 
-def lagging_of(folder: Path) -> list[str]:
-    """A sentence for each group of users that an evaluate stage found lagging, the worst first."""
-    return read_json(folder / "manifest.json")["lagging"]
+def underperforming_segments(folder: Path) -> list[str]:
+    """A sentence for each group of users that an evaluate stage found underperforming, the worst first."""
+    return read_json(folder / "manifest.json")["underperforming"]
 
 
 def shortened(sentences: list[str]) -> list[str]:

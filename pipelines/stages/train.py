@@ -83,7 +83,7 @@ def _build_in_process(job: Job, mode: Literal["train", "refit"], key: str, start
         }
         write_json(work / "spec.json", spec)
         _run_process(work / "spec.json", deadline_minutes=job.experiment.pipeline.deadline_minutes)
-        return read_json(target / "fitted.json") | {"start": start}
+        return read_json(target / "training.json") | {"start": start}
 
     folder = build(job.home, mode, key, make)
     for left in work.glob("*"):

@@ -8,14 +8,14 @@ import torch
 
 from attnrec.analysis.attention_spread import attention_spread, entropy_of
 from attnrec.models import build_model, model_config
-from attnrec.tracking.figures.run import spread_figure
+from attnrec.tracking.figures.attention_spread import attention_spread_figure
 
 SMALL = {"dim": 16, "pooling_heads": 2, "max_length": 8}
 
 
 @pytest.fixture
-def histories(histories_of):
-    return histories_of({"ann": "abcdefg", "bob": "hij", "cid": "kl", "dan": "m"})
+def histories(make_histories):
+    return make_histories({"ann": "abcdefg", "bob": "hij", "cid": "kl", "dan": "m"})
 
 
 def found(kind: str, histories, **settings):
@@ -39,7 +39,7 @@ def test_even_attention_counts_every_event(histories):
     assert spread["length"].tolist() == [1, 2.5, 7]
     assert spread["n_users"].tolist() == [1, 2, 1]
     assert spread["effective_events"].tolist() == pytest.approx([1, 2.5, 7])
-    assert spread["share_of_even"].iloc[1:].tolist() == pytest.approx([1, 1])
+    assert spread["normalised_entropy"].iloc[1:].tolist() == pytest.approx([1, 1])
     assert spread["entropy"].iloc[2] == pytest.approx(log(7))
 
 
@@ -59,14 +59,14 @@ def test_attention_that_is_no_shares_is_left_out(histories):
     assert found("narm", histories)["layer"].unique().tolist() == ["readout"]
 
 
-def test_users_without_events_are_left_out(histories_of):
-    view = histories_of({"ann": "ab", "bob": "ab"}).up_to(np.array([2, 0]))
+def test_users_without_events_are_left_out(make_histories):
+    view = make_histories({"ann": "ab", "bob": "ab"}).up_to(np.array([2, 0]))
     spread = found("attnrec", view)
     assert spread["n_users"].unique().tolist() == [1]
 
 
 def test_the_figure_has_a_line_for_every_layer(histories):
-    figure = spread_figure(found("attnrec", histories))
+    figure = attention_spread_figure(found("attnrec", histories))
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == ["all events alike", "layer 1", "layer 2", "readout"]
     assert len(right.lines) == 3

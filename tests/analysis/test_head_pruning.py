@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from attnrec.analysis.head_pruning import head_importance, heads_of, least_important, prune, pruning_curve, silenced
-from attnrec.attention import CORES, HSTUBlock, MultiHeadAttention
+from attnrec.analysis.head_pruning import head_importance, heads_of, least_important_heads, prune_heads, pruning_curve, silenced
+from attnrec.attention import ATTENTION_KERNELS, HSTUBlock, MultiHeadAttention
 from attnrec.dataset import split_last
 from attnrec.evaluation.evaluator import evaluate
 from attnrec.models import PopularityConfig, build_model, model_config
@@ -22,13 +22,13 @@ KINDS = {
     "sasrec": ("sasrec", {"heads": 2, "layers": 2}),
     "both ways": ("bert4rec", {"heads": 2, "layers": 1}),
     "hstu": ("hstu", {"heads": 2, "layers": 2}),
-    "hstu around a memory": ("hstu", {"heads": 2, "layers": 1, "core": "memory"}),
+    "hstu around a memory": ("hstu", {"heads": 2, "layers": 1, "attention": "memory"}),
     "hstu under pooling": ("hstu", {"heads": 2, "layers": 1, "readout": "pooling", "pooling_heads": 2}),
     "gru under pooling": ("attnrec", {"encoder": "gru", "pooling_heads": 2}),
     "gat": ("gat", {"heads": 2, "pooling_heads": 4}),
 }
-# linformer has no causal form; hstu is a core of the encoder hstu
-FOR_CAUSAL = [core for core in CORES if core not in ("linformer", "hstu")]
+# linformer has no causal form; hstu is a kernel of the encoder hstu
+FOR_CAUSAL = [name for name in ATTENTION_KERNELS if name not in ("linformer", "hstu")]
 
 
 def shaken(kind: str, **settings):
@@ -49,18 +49,18 @@ def model_of(name: str):
 
 
 @pytest.fixture
-def batch(batch_of):
-    return batch_of([1, 2, 3, 4, 5], [7, 9], [12], [3, 3, 3], length=6)
+def batch(make_batch):
+    return make_batch([1, 2, 3, 4, 5], [7, 9], [12], [3, 3, 3], length=6)
 
 
 @pytest.fixture
 def holdout(checkerboard):
-    return split_last(checkerboard.seen).validation
+    return split_last(checkerboard.histories).validation
 
 
 def scores_of(model, batch, heads=()):
     with silenced(model, heads), torch.inference_mode():
-        return model.read(batch).scores()
+        return model.encode(batch).scores()
 
 
 def bits(model) -> dict[str, torch.Tensor]:
@@ -72,7 +72,7 @@ def bits(model) -> dict[str, torch.Tensor]:
 
 
 def shake_head(model, layer: str, head: int) -> None:
-    """Change whatever this head alone computes with: gates, queries, keys, values, the core's own."""
+    """Change whatever this head alone computes with: gates, queries, keys, values, the kernel's own."""
     if layer == "readout":
         pooling = getattr(model.readout, "pooling", None) if hasattr(model, "readout") else model.pooling
         worth = model.readout.worth if hasattr(model, "readout") else model.values
@@ -87,7 +87,7 @@ def shake_head(model, layer: str, head: int) -> None:
         rows = [
             part for x in block.project_in.parameters() for part in x.chunk(4 if isinstance(block, HSTUBlock) else 3)
         ]
-        tables = [x for x in block.core.parameters() if len(x) == heads]
+        tables = [x for x in block.kernel.parameters() if len(x) == heads]
     width = SMALL["dim"] // heads
     with torch.no_grad():
         for part in rows:
@@ -110,10 +110,10 @@ def test_a_silenced_head_is_not_heard_whatever_it_computes(name, batch):
         assert not torch.equal(scores_of(model, batch, [(layer, head)]), scores_of(model, batch))
 
 
-@pytest.mark.parametrize("encoder", ["attention", "hstu"])
-@pytest.mark.parametrize("core", FOR_CAUSAL)
-def test_heads_of_every_core_can_be_silenced(encoder, core, batch):
-    model = shaken("attnrec", encoder=encoder, core=core, layers=1, heads=2, pooling_heads=2)
+@pytest.mark.parametrize("encoder", ["self_attention", "hstu"])
+@pytest.mark.parametrize("attention", FOR_CAUSAL)
+def test_heads_of_every_kernel_can_be_silenced(encoder, attention, batch):
+    model = shaken("attnrec", encoder=encoder, attention=attention, layers=1, heads=2, pooling_heads=2)
     for head in (0, 1):
         other = deepcopy(model)
         shake_head(other, "layer 1", head)
@@ -171,9 +171,9 @@ def carried_by(head: int, *, layers: int = 1, heads: int = 2):
         for part in (pooling.query, pooling.key, worth.linear, worth.network[-1]):
             for parameter in part.parameters():
                 parameter.zero_()
-        model.catalogue.embedding.weight.zero_()
-        model.catalogue.embedding.weight[1:, own] = torch.eye(N_ITEMS)
-        model.catalogue.bias.zero_()
+        model.item_scorer.embedding.weight.zero_()
+        model.item_scorer.embedding.weight[1:, own] = torch.eye(N_ITEMS)
+        model.item_scorer.bias.zero_()
         worth.linear.weight[own, own] = torch.eye(N_ITEMS).roll(LINKS, dims=0)
     return model
 
@@ -205,7 +205,7 @@ def test_importance_is_what_evaluation_without_the_head_says(filter_viewed, hold
     assert found["drop"].is_monotonic_decreasing
     assert len(found) == 2 * 4 + 4
     for row in found.to_dict("records"):
-        without = prune(model, [(row["layer"], row["head"])])
+        without = prune_heads(model, [(row["layer"], row["head"])])
         value = evaluate(without, holdout, ks=(3,), filter_viewed=filter_viewed).summary["mrr_at_3"]
         assert row["metric_without"] == value
         assert row["drop"] == whole - value
@@ -232,7 +232,7 @@ def test_every_point_of_the_curve_is_a_pruned_model(holdout):
     curve = pruning_curve(model, holdout, importance)
     whole = evaluate(model, holdout, ks=(10,)).summary["ndcg_at_10"]
     for row in curve.to_dict("records"):
-        pruned = prune(model, least_important(importance, row["n_removed"]))
+        pruned = prune_heads(model, least_important_heads(importance, row["n_removed"]))
         value = evaluate(pruned, holdout, ks=(10,)).summary["ndcg_at_10"]
         assert (row["metric"], row["change"]) == (value, value - whole)
     assert len(curve) == len(heads_of(model))
@@ -245,11 +245,11 @@ def test_every_point_of_the_curve_is_a_pruned_model(holdout):
 def test_the_pruned_copy_is_the_silenced_model_and_can_be_kept(name, batch, checkerboard, tmp_path):
     model = model_of(name)
     before, heads = bits(model), heads_of(model)[::2]
-    pruned = prune(model, heads)
+    pruned = prune_heads(model, heads)
     after = bits(model)
     assert all(torch.equal(after[key], x) for key, x in before.items())
     assert torch.equal(scores_of(pruned, batch), scores_of(model, batch, heads))
-    save_model(SavedModel(pruned, checkerboard.seen.item_ids), tmp_path)
+    save_model(SavedModel(pruned, checkerboard.histories.item_ids), tmp_path)
     loaded = load_model(tmp_path).model
     assert loaded.config == model.config
     assert torch.equal(scores_of(loaded, batch), scores_of(model, batch, heads))
@@ -257,7 +257,7 @@ def test_the_pruned_copy_is_the_silenced_model_and_can_be_kept(name, batch, chec
 
 def test_a_copy_without_any_removal_is_the_model(batch):
     model = model_of("attnrec")
-    assert torch.equal(scores_of(prune(model, []), batch), scores_of(model, batch))
+    assert torch.equal(scores_of(prune_heads(model, []), batch), scores_of(model, batch))
 
 
 @pytest.mark.parametrize("name", ["attnrec", "hstu under pooling", "gru under pooling", "gat"])
@@ -265,15 +265,15 @@ def test_scores_of_a_pruned_model_are_still_sums_over_the_history(name, batch):
     model = model_of(name)
     items = torch.arange(1, N_ITEMS + 1).expand(4, -1)
     for heads in ([("readout", 1)], heads_of(model)[:-1], heads_of(model)):
-        pruned = prune(model, heads)
+        pruned = prune_heads(model, heads)
         with torch.inference_mode():
-            reading = pruned.read(batch)
-            sums = reading.contributions(items).sum(1) + pruned.item_bias()[1:]
-            torch.testing.assert_close(sums, reading.scores(items))
-        channels = reading.users.view(4, 4 if name in ("attnrec", "gat") else 2, -1)
+            encoded = pruned.encode(batch)
+            sums = encoded.contributions(items).sum(1) + pruned.item_bias()[1:]
+            torch.testing.assert_close(sums, encoded.scores(items))
+        channels = encoded.users.view(4, 4 if name in ("attnrec", "gat") else 2, -1)
         gone = [head for layer, head in heads if layer == "readout"]
         assert not channels[:, gone].any()
-        assert not reading.parts.view(4, 6, channels.shape[1], -1)[:, :, gone].any()
+        assert not encoded.parts.view(4, 6, channels.shape[1], -1)[:, :, gone].any()
         left = [head for head in range(channels.shape[1]) if head not in gone]
         assert channels[:, left].any(-1).all()
 
@@ -295,7 +295,7 @@ def test_a_model_without_heads_is_refused(config, holdout):
     with pytest.raises(ValueError, match="needs a model whose attention has heads, got"):
         head_importance(model, holdout)
     with pytest.raises(ValueError, match="take one such as attnrec"):
-        prune(model, [("layer 1", 0)])
+        prune_heads(model, [("layer 1", 0)])
 
 
 @pytest.mark.parametrize("head", [("layer 3", 0), ("layer 1", 4), ("layer 1", -1), ("pooling", 0)])
@@ -303,7 +303,7 @@ def test_an_unknown_head_is_refused_before_anything_changes(head):
     model = model_of("attnrec")
     before = bits(model)
     with pytest.raises(ValueError, match=r"must be the model's own, got \('"):
-        prune(model, [("layer 1", 0), head])
+        prune_heads(model, [("layer 1", 0), head])
     with pytest.raises(ValueError, match="take some of"), silenced(model, [("layer 1", 0), head]):
         pass
     assert all(torch.equal(bits(model)[key], x) for key, x in before.items())

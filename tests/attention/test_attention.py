@@ -1,4 +1,4 @@
-"""The contract of the shelf, for every core in CORES, and the two layers around a core."""
+"""The contract of the shelf, for every kernel in ATTENTION_KERNELS, and the two layers around a kernel."""
 
 from dataclasses import replace
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from attnrec.attention import CORES, AttentionPooling, CoreShape, ItemValues, MultiHeadAttention, build_core
+from attnrec.attention import ATTENTION_KERNELS, AttentionPooling, KernelShape, ItemValues, MultiHeadAttention, build_kernel
 
 B, H, L, C = 2, 3, 5, 4
-SHAPE = CoreShape(heads=H, channels=C, max_length=L)
+SHAPE = KernelShape(heads=H, channels=C, max_length=L)
 TIMES = torch.tensor([[100, 160, 3760, 0, 0], [0, 1, 1, 86_400, 10**9]])
 
 
-# --- references: each core again, in float64 and one query at a time
+# --- references: each kernel again, in float64 and one query at a time
 
 
-def learned(core, name):
-    return getattr(core, name).detach().double().numpy()
+def learned(kernel, name):
+    return getattr(kernel, name).detach().double().numpy()
 
 
 def softmax(scores):
@@ -39,19 +39,19 @@ def products(q, k):
     return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
 
 
-def scaled_dot(core, q, k, v, allowed):
+def scaled_dot(kernel, q, k, v, allowed):
     return pooled(products(q, k), allowed, v)
 
 
-def additive(core, q, k, v, allowed):
-    queries, keys = q @ learned(core, "project_query"), k @ learned(core, "project_key")
+def additive(kernel, q, k, v, allowed):
+    queries, keys = q @ learned(kernel, "project_query"), k @ learned(kernel, "project_key")
     hidden = np.tanh(queries[:, :, :, None] + keys[:, :, None])
-    return pooled(np.einsum("bhqkc,hc->bhqk", hidden, learned(core, "vector")), allowed, v)
+    return pooled(np.einsum("bhqkc,hc->bhqk", hidden, learned(kernel, "vector")), allowed, v)
 
 
-def adaptive_span(core, q, k, v, allowed):
-    span = SHAPE.max_length / (1 + np.exp(-learned(core, "span_logit")))
-    places, ramp = np.arange(k.shape[2]), core.settings.ramp
+def adaptive_span(kernel, q, k, v, allowed):
+    span = SHAPE.max_length / (1 + np.exp(-learned(kernel, "span_logit")))
+    places, ramp = np.arange(k.shape[2]), kernel.settings.ramp
     distance = np.abs(places[:, None] - places)
     seen = np.clip((ramp + span[:, None, None] - distance) / ramp, 0, 1)
     assert ((seen > 0) & (seen < 1)).any(), "the world must have keys on the ramp"
@@ -60,13 +60,13 @@ def adaptive_span(core, q, k, v, allowed):
         return pooled(products(q, k) + np.log(seen), allowed, v)
 
 
-def bilinear(core, q, k, v, allowed):
-    return pooled(q @ learned(core, "weight") @ k.swapaxes(-1, -2), allowed, v)
+def bilinear(kernel, q, k, v, allowed):
+    return pooled(q @ learned(kernel, "weight") @ k.swapaxes(-1, -2), allowed, v)
 
 
-def cosine(core, q, k, v, allowed):
+def cosine(kernel, q, k, v, allowed):
     q, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
-    return pooled(learned(core, "scale")[:, None, None] * (q @ k.swapaxes(-1, -2)), allowed, v)
+    return pooled(learned(kernel, "scale")[:, None, None] * (q @ k.swapaxes(-1, -2)), allowed, v)
 
 
 def entmax(power):
@@ -81,42 +81,42 @@ def entmax(power):
             low, high = (middle, high) if above else (low, middle)
         return np.maximum(0, scores - low) ** power
 
-    return lambda core, q, k, v, allowed: pooled(products(q, k), allowed, v, normalise)
+    return lambda kernel, q, k, v, allowed: pooled(products(q, k), allowed, v, normalise)
 
 
-def global_query(core, q, k, v, allowed):
-    scores = np.einsum("bhkc,hc->bhk", np.tanh(k), learned(core, "query"))
+def global_query(kernel, q, k, v, allowed):
+    scores = np.einsum("bhkc,hc->bhk", np.tanh(k), learned(kernel, "query"))
     return pooled(np.broadcast_to(scores[:, :, None], allowed.shape), allowed, v)
 
 
-def top_k(core, q, k, v, allowed):
+def top_k(kernel, q, k, v, allowed):
     def normalise(scores):
-        kept = scores >= np.sort(scores)[-core.settings.k :][0]
+        kept = scores >= np.sort(scores)[-kernel.settings.k :][0]
         return softmax(np.where(kept, scores, -np.inf))
 
     return pooled(products(q, k), allowed, v, normalise)
 
 
-def hstu(core, q, k, v, allowed):
+def hstu(kernel, q, k, v, allowed):
     places, times = np.arange(L), TIMES.numpy()
-    positions = learned(core, "position_bias")[places - places[:, None] + SHAPE.max_length - 1]
+    positions = learned(kernel, "position_bias")[places - places[:, None] + SHAPE.max_length - 1]
     gaps = np.abs(times[:, :, None] - times[:, None])
     buckets = np.floor(np.log(np.maximum(gaps, 1)) / 0.301).astype(int)
     assert len(np.unique(buckets)) > 5, "the world must have gaps of many lengths"
-    scores = q @ k.swapaxes(-1, -2) + positions + learned(core, "time_bias")[buckets][:, None]
+    scores = q @ k.swapaxes(-1, -2) + positions + learned(kernel, "time_bias")[buckets][:, None]
     weights = allowed * scores / (1 + np.exp(-scores)) / SHAPE.max_length
     return weights @ v, weights
 
 
-def linformer(core, q, k, v, allowed):
+def linformer(kernel, q, k, v, allowed):
     assert (allowed == allowed[:, :, :1]).all(), "it knows masks of keys only"
     k, v = (x * allowed[:, :, 0, :, None] for x in (k, v))
-    slot_keys, slot_values = learned(core, "project_keys").T @ k, learned(core, "project_values").T @ v
+    slot_keys, slot_values = learned(kernel, "project_keys").T @ k, learned(kernel, "project_values").T @ v
     scores = products(q, slot_keys)
     return pooled(scores, np.ones(scores.shape), slot_values)[0], None
 
 
-def linrec(core, q, k, v, allowed):
+def linrec(kernel, q, k, v, allowed):
     q, k = (np.where(x > 0, x, np.expm1(x)) for x in (q, k))
     weights = np.zeros(allowed.shape)
     for b, h, i in np.ndindex(allowed.shape[:3]):
@@ -126,17 +126,17 @@ def linrec(core, q, k, v, allowed):
     return weights @ v, weights
 
 
-def local_global(core, q, k, v, allowed):
+def local_global(kernel, q, k, v, allowed):
     causal = not np.triu(allowed, 1).any()
-    near, first = (core.settings.window - 1 if causal else core.settings.window // 2), core.settings.n_global
+    near, first = (kernel.settings.window - 1 if causal else kernel.settings.window // 2), kernel.settings.n_global
     seen = [[abs(i - j) <= near or j < first or (i < first and not causal) for j in range(L)] for i in range(L)]
     assert seen[4] == [True, False, False, True, True], "the world must be longer than the window"
     return pooled(products(q, k), allowed & np.array(seen), v)
 
 
-def memory(core, q, k, v, allowed):
-    slot_keys, slot_values = (np.tile(learned(core, name), (B, 1, 1, 1)) for name in ("slot_keys", "slot_values"))
-    n_slots = core.settings.n_slots
+def memory(kernel, q, k, v, allowed):
+    slot_keys, slot_values = (np.tile(learned(kernel, name), (B, 1, 1, 1)) for name in ("slot_keys", "slot_values"))
+    n_slots = kernel.settings.n_slots
     slots = np.repeat(allowed.any(-1, keepdims=True), n_slots, axis=-1)
     scores = products(q, np.concatenate([slot_keys, k], axis=2))
     values = np.concatenate([slot_values, v], axis=2)
@@ -144,10 +144,10 @@ def memory(core, q, k, v, allowed):
     return output, weights[..., n_slots:]
 
 
-def relative(core, q, k, v, allowed):
+def relative(kernel, q, k, v, allowed):
     offsets = np.arange(L) - np.arange(L)[:, None]
     buckets = np.abs(offsets) + 16 * (offsets > 0)  # distances below 8 have each its own
-    return pooled(products(q, k) + learned(core.by_distance, "bias")[:, buckets], allowed, v)
+    return pooled(products(q, k) + learned(kernel.by_distance, "bias")[:, buckets], allowed, v)
 
 
 REFERENCES = {
@@ -167,7 +167,7 @@ REFERENCES = {
     "sparsemax": entmax(1),
     "top_k": top_k,
 }
-"""Name in CORES -> reference(core, q, k, v, allowed) -> (output, weights)."""
+"""Name in ATTENTION_KERNELS -> reference(kernel, q, k, v, allowed) -> (output, weights)."""
 
 SETTINGS = {
     "adaptive_span": {"ramp": 1.5},
@@ -186,34 +186,34 @@ MIXES_KEYS = {"linformer"}
 """Cores that attend to mixtures of all keys: no causality, no masks that differ by query, and they say so."""
 
 
-def attend(core, q, k, v, **asked):
-    """What the core gives, with times if it needs them."""
-    return core(q, k, v, times=TIMES if core.needs_times else None, **asked)
+def attend(kernel, q, k, v, **asked):
+    """What the kernel gives, with times if it needs them."""
+    return kernel(q, k, v, times=TIMES if kernel.needs_times else None, **asked)
 
 
-def can_be(core, causal: bool) -> bool:
-    """Whether the core can be asked to be causal, if it is; one that cannot must refuse."""
-    if core.shape.causal or not causal:
+def can_be(kernel, causal: bool) -> bool:
+    """Whether the kernel can be asked to be causal, if it is; one that cannot must refuse."""
+    if kernel.shape.causal or not causal:
         return True
     with pytest.raises(ValueError, match="can't be causal"):
-        attend(core, *torch.zeros(3, B, H, L, C), causal=True)
+        attend(kernel, *torch.zeros(3, B, H, L, C), causal=True)
     return False
 
 
-@pytest.fixture(params=CORES)
+@pytest.fixture(params=ATTENTION_KERNELS)
 def name(request) -> str:
     return request.param
 
 
 @pytest.fixture
-def core(name):
-    """Each core, with what it learns away from where it starts."""
+def kernel(name):
+    """Each kernel, with what it learns away from where it starts."""
     torch.manual_seed(0)
-    core = build_core(name, replace(SHAPE, causal=name not in MIXES_KEYS), SETTINGS.get(name)).eval()
+    kernel = build_kernel(name, replace(SHAPE, causal=name not in MIXES_KEYS), SETTINGS.get(name)).eval()
     with torch.no_grad():
-        for parameter in core.parameters():
+        for parameter in kernel.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return core
+    return kernel
 
 
 @pytest.fixture
@@ -232,16 +232,16 @@ MASKS = [(False, False), (False, True), (True, False), (True, True)]
 
 
 @pytest.mark.parametrize(("padded", "causal"), MASKS)
-def test_output_and_weights_equal_a_float64_reference(name, core, qkv, real, padded, causal):
-    if not can_be(core, causal):
+def test_output_and_weights_equal_a_float64_reference(name, kernel, qkv, real, padded, causal):
+    if not can_be(kernel, causal):
         return
     allowed = torch.ones(B, H, L, L, dtype=torch.bool)
     if padded:
         allowed &= real
     if causal:
         allowed &= torch.ones(L, L, dtype=torch.bool).tril()
-    attended = attend(core, *qkv, allowed=real if padded else None, causal=causal, need_weights=True)
-    output, weights = REFERENCES[name](core, *(x.double().numpy() for x in qkv), allowed.numpy())
+    attended = attend(kernel, *qkv, allowed=real if padded else None, causal=causal, need_weights=True)
+    output, weights = REFERENCES[name](kernel, *(x.double().numpy() for x in qkv), allowed.numpy())
     np.testing.assert_allclose(attended.output.detach().numpy(), output, atol=1e-6)
     assert (attended.weights is None) == (weights is None)
     if weights is not None:
@@ -249,24 +249,24 @@ def test_output_and_weights_equal_a_float64_reference(name, core, qkv, real, pad
 
 
 @pytest.mark.parametrize(("padded", "causal"), MASKS)
-def test_the_output_is_the_same_whether_weights_are_asked_for_or_not(core, qkv, real, padded, causal):
-    if not can_be(core, causal):
+def test_the_output_is_the_same_whether_weights_are_asked_for_or_not(kernel, qkv, real, padded, causal):
+    if not can_be(kernel, causal):
         return
     allowed = real if padded else None
-    with_weights = attend(core, *qkv, allowed=allowed, causal=causal, need_weights=True)
-    without = attend(core, *qkv, allowed=allowed, causal=causal, need_weights=False)
+    with_weights = attend(kernel, *qkv, allowed=allowed, causal=causal, need_weights=True)
+    without = attend(kernel, *qkv, allowed=allowed, causal=causal, need_weights=False)
     assert without.weights is None
     torch.testing.assert_close(without.output, with_weights.output)
 
 
-def test_weights_are_aligned_with_the_keys_and_mean_what_the_core_declares(core, qkv, real):
-    weights = attend(core, *qkv, allowed=real, causal=core.shape.causal, need_weights=True).weights
-    if core.weights_are is None:
+def test_weights_are_aligned_with_the_keys_and_mean_what_the_kernel_declares(kernel, qkv, real):
+    weights = attend(kernel, *qkv, allowed=real, causal=kernel.shape.causal, need_weights=True).weights
+    if kernel.weights_are is None:
         assert weights is None
         return
     assert weights.shape == (B, H, L, L)
     assert weights.isfinite().all()
-    if core.weights_are == "shares":
+    if kernel.weights_are == "shares":
         assert (weights >= 0).all()
         assert (weights.sum(-1) <= 1 + 1e-5).all()
     else:
@@ -275,14 +275,14 @@ def test_weights_are_aligned_with_the_keys_and_mean_what_the_core_declares(core,
 
 @pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_padding_gets_no_attention_and_changes_nothing(core, qkv, real, causal, need_weights):
-    if not can_be(core, causal):
+def test_padding_gets_no_attention_and_changes_nothing(kernel, qkv, real, causal, need_weights):
+    if not can_be(kernel, causal):
         return
     q, k, v = qkv
     hidden = ~real.mT  # (B, 1, L, 1)
     asked = {"allowed": real, "causal": causal, "need_weights": need_weights}
-    clean = core(q, k, v, times=TIMES, **asked)
-    other = core(
+    clean = kernel(q, k, v, times=TIMES, **asked)
+    other = kernel(
         q,
         k.masked_fill(hidden, 50.0),
         v.masked_fill(hidden, -9.0),
@@ -290,33 +290,33 @@ def test_padding_gets_no_attention_and_changes_nothing(core, qkv, real, causal, 
         **asked,
     )
     # with other times padding is another query, though no other key
-    compared = real.mT.expand_as(q) if core.needs_times else torch.ones_like(q, dtype=torch.bool)
+    compared = real.mT.expand_as(q) if kernel.needs_times else torch.ones_like(q, dtype=torch.bool)
     torch.testing.assert_close(other.output[compared], clean.output[compared])
     if clean.weights is not None:
         assert (clean.weights[0, ..., 3:] == 0).all()
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_a_query_does_not_see_later_keys(core, qkv, need_weights):
-    if not can_be(core, causal=True):
+def test_a_query_does_not_see_later_keys(kernel, qkv, need_weights):
+    if not can_be(kernel, causal=True):
         return
     q, k, v = (x.clone() for x in qkv)
-    before = attend(core, q, k, v, causal=True, need_weights=need_weights).output
+    before = attend(kernel, q, k, v, causal=True, need_weights=need_weights).output
     k[:, :, 3:], v[:, :, 3:] = 40.0, -40.0
-    after = attend(core, q, k, v, causal=True, need_weights=need_weights).output
+    after = attend(kernel, q, k, v, causal=True, need_weights=need_weights).output
     torch.testing.assert_close(after[:, :, :3], before[:, :, :3])
     assert not torch.allclose(after[:, :, 3:], before[:, :, 3:])
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_a_query_that_may_attend_to_nothing_gets_zeros(name, core, qkv, need_weights):
+def test_a_query_that_may_attend_to_nothing_gets_zeros(name, kernel, qkv, need_weights):
     allowed = torch.ones(B, 1, L, L, dtype=torch.bool)
     allowed[0, 0, 2] = False
     if name in MIXES_KEYS:
         with pytest.raises(ValueError, match="differs by query"):
-            attend(core, *qkv, allowed=allowed, need_weights=need_weights)
+            attend(kernel, *qkv, allowed=allowed, need_weights=need_weights)
         return
-    attended = attend(core, *qkv, allowed=allowed, need_weights=need_weights)
+    attended = attend(kernel, *qkv, allowed=allowed, need_weights=need_weights)
     assert (attended.output[0, :, 2] == 0).all()
     assert (attended.output[0, :, 1] != 0).any()
     if attended.weights is not None:
@@ -325,42 +325,42 @@ def test_a_query_that_may_attend_to_nothing_gets_zeros(name, core, qkv, need_wei
 
 @pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_core_gives_zeros_to_a_user_without_events(core, qkv, causal, need_weights):
-    if not can_be(core, causal):
+def test_a_kernel_gives_zeros_to_a_user_without_events(kernel, qkv, causal, need_weights):
+    if not can_be(kernel, causal):
         return
     allowed = torch.tensor([False, True])[:, None, None, None].expand(B, 1, 1, L)
-    attended = attend(core, *qkv, allowed=allowed, causal=causal, need_weights=need_weights)
+    attended = attend(kernel, *qkv, allowed=allowed, causal=causal, need_weights=need_weights)
     assert (attended.output[0] == 0).all()
     assert (attended.output[1] != 0).any()
-    both = attend(core, *qkv, causal=causal, need_weights=need_weights)
+    both = attend(kernel, *qkv, causal=causal, need_weights=need_weights)
     torch.testing.assert_close(attended.output[1], both.output[1])
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("size", [1.0, 1e4])
-def test_gradients_are_finite_also_where_nothing_is_allowed(name, core, qkv, size, need_weights):
+def test_gradients_are_finite_also_where_nothing_is_allowed(name, kernel, qkv, size, need_weights):
     q, k, v = ((x * size).requires_grad_() for x in qkv)
     allowed = torch.ones(B, 1, 1, L, dtype=torch.bool)
     allowed[0] = False
-    asked = {"allowed": allowed, "causal": core.shape.causal, "need_weights": need_weights}
-    attend(core, q, k, v, **asked).output.sum().backward()
+    asked = {"allowed": allowed, "causal": kernel.shape.causal, "need_weights": need_weights}
+    attend(kernel, q, k, v, **asked).output.sum().backward()
     assert (q.grad is None) == (name in BLIND_TO_QUERIES)
-    used = [x for x in (q, k, v, *core.parameters()) if x is not q or name not in BLIND_TO_QUERIES]
+    used = [x for x in (q, k, v, *kernel.parameters()) if x is not q or name not in BLIND_TO_QUERIES]
     assert all(x.grad.isfinite().all() for x in used)
     assert v.grad[1].abs().sum() > 0
     assert (v.grad[0] == 0).all()
 
 
-# --- multi-head attention around each core
+# --- multi-head attention around each kernel
 
 
 def test_multi_head_attention_gives_states_and_weights_of_each_head(name):
     torch.manual_seed(0)
-    core = build_core(name, replace(SHAPE, causal=name not in MIXES_KEYS))
-    layer = MultiHeadAttention(12, heads=3, core=core)
-    attended = layer(torch.randn(B, L, 12), causal=core.shape.causal, need_weights=True, times=TIMES)
+    kernel = build_kernel(name, replace(SHAPE, causal=name not in MIXES_KEYS))
+    layer = MultiHeadAttention(12, heads=3, kernel=kernel)
+    attended = layer(torch.randn(B, L, 12), causal=kernel.shape.causal, need_weights=True, times=TIMES)
     assert attended.output.shape == (B, L, 12)
-    if core.weights_are is None:
+    if kernel.weights_are is None:
         assert attended.weights is None
     else:
         assert attended.weights.shape == (B, 3, L, L)
@@ -368,7 +368,7 @@ def test_multi_head_attention_gives_states_and_weights_of_each_head(name):
 
 def test_heads_do_not_see_each_others_channels():
     torch.manual_seed(0)
-    layer = MultiHeadAttention(4, heads=2, core=build_core("scaled_dot", SHAPE))
+    layer = MultiHeadAttention(4, heads=2, kernel=build_kernel("scaled_dot", SHAPE))
     with torch.no_grad():
         layer.project_in.weight.copy_(torch.eye(4).repeat(3, 1))
         layer.project_out.weight.copy_(torch.eye(4))
@@ -381,7 +381,7 @@ def test_heads_do_not_see_each_others_channels():
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda: MultiHeadAttention(10, heads=3, core=build_core("scaled_dot", SHAPE)),
+        lambda: MultiHeadAttention(10, heads=3, kernel=build_kernel("scaled_dot", SHAPE)),
         lambda: AttentionPooling(10, heads=3),
     ],
 )

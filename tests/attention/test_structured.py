@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnrec.attention import CoreShape, build_core, hstu, local_global
+from attnrec.attention import KernelShape, build_kernel, hstu, local_global
 from attnrec.attention.blocks import to_bands, to_blocks
 from attnrec.attention.compressed import CompressedHistory
 from attnrec.attention.hstu_block import HSTUBlock
@@ -30,7 +30,7 @@ class Largest(TorchDispatchMode):
 
 def make(kind, *, max_length=1, causal=True, **settings):
     torch.manual_seed(0)
-    return build_core(kind, CoreShape(heads=H, channels=C, max_length=max_length, causal=causal), settings).eval()
+    return build_kernel(kind, KernelShape(heads=H, channels=C, max_length=max_length, causal=causal), settings).eval()
 
 
 def sequences(length, *, n_users=3, learned=False):
@@ -43,16 +43,16 @@ def padded_to(lengths, width):
     return (torch.arange(width) < torch.tensor(lengths)[:, None])[:, None, None]
 
 
-def value_and_gradients(core, qkv, **asked):
-    output = core(*qkv, **asked).output
+def value_and_gradients(kernel, qkv, **asked):
+    output = kernel(*qkv, **asked).output
     target = torch.linspace(-1, 1, output.numel()).view_as(output)
     return [output.detach(), *torch.autograd.grad((output * target).sum(), qkv)]
 
 
-def largest(core, length, **asked):
+def largest(kernel, length, **asked):
     qkv = sequences(length)
     with Largest() as found:
-        core(*qkv, **asked)
+        kernel(*qkv, **asked)
     return found.numel
 
 
@@ -67,11 +67,11 @@ def test_bands_are_the_masked_dense_attention_in_value_and_gradients(
     monkeypatch, length, window, n_global, padded, causal
 ):
     monkeypatch.setattr(local_global, "FEW_WINDOWS", 0)  # bands also where they don't pay
-    core = make("local_global", window=window, n_global=n_global)
+    kernel = make("local_global", window=window, n_global=n_global)
     allowed = padded_to([length, (length + 1) // 2, 0], length) if padded else None
     qkv = sequences(length, learned=True)
-    banded = value_and_gradients(core, qkv, allowed=allowed, causal=causal)
-    dense = value_and_gradients(core, qkv, allowed=allowed, causal=causal, need_weights=True)
+    banded = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal)
+    dense = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal, need_weights=True)
     for ours, theirs in zip(banded, dense, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -79,40 +79,40 @@ def test_bands_are_the_masked_dense_attention_in_value_and_gradients(
 @BOTH_WAYS
 @pytest.mark.parametrize("length", [9, 40])
 def test_a_mask_that_differs_by_query_is_kept_to_at_any_length(length, causal):
-    core = make("local_global", window=4, n_global=2)
+    kernel = make("local_global", window=4, n_global=2)
     allowed = torch.rand(3, 1, length, length, generator=torch.Generator().manual_seed(1)) < 0.5
     qkv = sequences(length)
-    without = core(*qkv, allowed=allowed, causal=causal).output
-    torch.testing.assert_close(without, core(*qkv, allowed=allowed, causal=causal, need_weights=True).output)
+    without = kernel(*qkv, allowed=allowed, causal=causal).output
+    torch.testing.assert_close(without, kernel(*qkv, allowed=allowed, causal=causal, need_weights=True).output)
 
 
-def seen_by(core, query, **asked):
-    weights = core(*sequences(9, n_users=1), need_weights=True, **asked).weights[0, 0, query]
+def seen_by(kernel, query, **asked):
+    weights = kernel(*sequences(9, n_users=1), need_weights=True, **asked).weights[0, 0, query]
     return torch.nonzero(weights).flatten().tolist()
 
 
 def test_a_causal_window_holds_the_query_and_those_just_before_it():
-    core = make("local_global", window=3, n_global=1)
-    assert seen_by(core, 6, causal=True) == [0, 4, 5, 6]
-    assert seen_by(core, 1, causal=True) == [0, 1]
-    assert seen_by(core, 0, causal=True) == [0]
+    kernel = make("local_global", window=3, n_global=1)
+    assert seen_by(kernel, 6, causal=True) == [0, 4, 5, 6]
+    assert seen_by(kernel, 1, causal=True) == [0, 1]
+    assert seen_by(kernel, 0, causal=True) == [0]
 
 
 def test_a_window_to_both_sides_has_half_to_each_and_first_places_see_all():
-    core = make("local_global", window=4, n_global=2, causal=False)
-    assert seen_by(core, 5) == [0, 1, 3, 4, 5, 6, 7]
-    assert seen_by(core, 1) == list(range(9))
+    kernel = make("local_global", window=4, n_global=2, causal=False)
+    assert seen_by(kernel, 5) == [0, 1, 3, 4, 5, 6, 7]
+    assert seen_by(kernel, 1) == list(range(9))
 
 
 @BOTH_WAYS
 @pytest.mark.parametrize(("kind", "settings"), [("local_global", {"window": 8, "n_global": 2}), ("linrec", {})])
 @pytest.mark.parametrize("padded", [False, True])
 def test_memory_grows_in_step_with_the_length(kind, settings, causal, padded):
-    core = make(kind, **settings)
+    kernel = make(kind, **settings)
 
     def of(length, **asked):
         allowed = padded_to([length, 5, 0], length) if padded else None
-        return largest(core, length, allowed=allowed, causal=causal, **asked)
+        return largest(kernel, length, allowed=allowed, causal=causal, **asked)
 
     assert of(2048) <= 2.01 * of(1024)
     assert of(512, need_weights=True) >= 512 * 512, "the measure must see the weights"
@@ -145,10 +145,10 @@ def test_linformer_refuses_a_mask_that_differs_by_query():
 
 
 def test_linformer_gives_a_padded_history_what_it_gives_the_short_one():
-    core = make("linformer", max_length=9, causal=False, rank=3)
+    kernel = make("linformer", max_length=9, causal=False, rank=3)
     q, k, v = sequences(9)
-    padded = core(q, k, v, allowed=padded_to([4, 4, 4], 9)).output[:, :, :4]
-    torch.testing.assert_close(core(q[:, :, :4], k[:, :, :4], v[:, :, :4]).output, padded)
+    padded = kernel(q, k, v, allowed=padded_to([4, 4, 4], 9)).output[:, :, :4]
+    torch.testing.assert_close(kernel(q[:, :, :4], k[:, :, :4], v[:, :, :4]).output, padded)
 
 
 # --- linrec
@@ -158,11 +158,11 @@ def test_linformer_gives_a_padded_history_what_it_gives_the_short_one():
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 150])
 def test_linrec_is_the_same_in_linear_and_in_quadratic_time(length, padded, causal):
-    core = make("linrec")
+    kernel = make("linrec")
     allowed = padded_to([length, (length + 1) // 2, 0], length) if padded else None
     qkv = sequences(length, learned=True)
-    linear = value_and_gradients(core, qkv, allowed=allowed, causal=causal)
-    quadratic = value_and_gradients(core, qkv, allowed=allowed, causal=causal, need_weights=True)
+    linear = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal)
+    quadratic = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal, need_weights=True)
     for ours, theirs in zip(linear, quadratic, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
@@ -192,34 +192,34 @@ DAY = 86_400
 
 
 @pytest.fixture
-def hstu_core():
-    core = make("hstu", max_length=6)
+def hstu_kernel():
+    kernel = make("hstu", max_length=6)
     with torch.no_grad():
-        for bias in core.parameters():
+        for bias in kernel.parameters():
             bias.normal_()
-    return core
+    return kernel
 
 
-def test_hstu_knows_the_times_of_the_history_up_to_the_query_and_no_more(hstu_core):
+def test_hstu_knows_the_times_of_the_history_up_to_the_query_and_no_more(hstu_kernel):
     qkv, times = sequences(5), torch.tensor([[0, 9, 99, 500, 3 * DAY]]).repeat(3, 1)
-    before = hstu_core(*qkv, causal=True, times=times).output
+    before = hstu_kernel(*qkv, causal=True, times=times).output
     times[:, 3:] += 40 * DAY
-    after = hstu_core(*qkv, causal=True, times=times).output
+    after = hstu_kernel(*qkv, causal=True, times=times).output
     assert (after[:, :, :3] == before[:, :, :3]).all()
     assert not torch.allclose(after[:, :, 3:], before[:, :, 3:])
 
 
-def test_hstu_sees_gaps_and_no_dates(hstu_core):
+def test_hstu_sees_gaps_and_no_dates(hstu_kernel):
     qkv, times = sequences(5), torch.tensor([[0, 9, 99, 500, 3 * DAY]]).repeat(3, 1)
-    now = hstu_core(*qkv, times=times).output
-    torch.testing.assert_close(hstu_core(*qkv, times=times + 20_000 * DAY).output, now, rtol=0, atol=0)
+    now = hstu_kernel(*qkv, times=times).output
+    torch.testing.assert_close(hstu_kernel(*qkv, times=times + 20_000 * DAY).output, now, rtol=0, atol=0)
 
 
-def test_hstu_without_times_is_hstu_whose_time_bias_is_zero(hstu_core):
+def test_hstu_without_times_is_hstu_whose_time_bias_is_zero(hstu_kernel):
     qkv, times = sequences(5), torch.tensor([[0, 9, 99, 500, 3 * DAY]]).repeat(3, 1)
-    without = hstu_core(*qkv, causal=True).output
-    torch.nn.init.zeros_(hstu_core.time_bias)
-    torch.testing.assert_close(hstu_core(*qkv, causal=True, times=times).output, without)
+    without = hstu_kernel(*qkv, causal=True).output
+    torch.nn.init.zeros_(hstu_kernel.time_bias)
+    torch.testing.assert_close(hstu_kernel(*qkv, causal=True, times=times).output, without)
 
 
 def test_gaps_in_time_are_bucketed_by_their_logarithm():
@@ -228,37 +228,37 @@ def test_gaps_in_time_are_bucketed_by_their_logarithm():
     assert hstu.time_buckets(gaps, n_buckets=128).tolist() == [0, 0, 0, 13, 13, 37, 127]
 
 
-def test_hstu_has_one_position_bias_for_a_distance_at_any_length(hstu_core):
+def test_hstu_has_one_position_bias_for_a_distance_at_any_length(hstu_kernel):
     q, k, v = sequences(6)
-    long = hstu_core(q, k, v, causal=True).output
-    short = hstu_core(q[:, :, :4], k[:, :, :4], v[:, :, :4], causal=True).output
+    long = hstu_kernel(q, k, v, causal=True).output
+    short = hstu_kernel(q[:, :, :4], k[:, :, :4], v[:, :, :4], causal=True).output
     torch.testing.assert_close(short, long[:, :, :4])
 
 
-def test_shares_of_hstu_do_not_compete(hstu_core):
+def test_shares_of_hstu_do_not_compete(hstu_kernel):
     q, k, v = sequences(5)
-    before = hstu_core(q, k, v, need_weights=True).weights
+    before = hstu_kernel(q, k, v, need_weights=True).weights
     k[:, :, 2] += 1
-    after = hstu_core(q, k, v, need_weights=True).weights
+    after = hstu_kernel(q, k, v, need_weights=True).weights
     torch.testing.assert_close(after[..., [0, 1, 3, 4]], before[..., [0, 1, 3, 4]])
 
 
-def test_hstu_refuses_a_history_longer_than_its_biases(hstu_core):
+def test_hstu_refuses_a_history_longer_than_its_biases(hstu_kernel):
     with pytest.raises(ValueError, match=r"up to max_length = 6 events, got 7 queries and 7 keys; cut the history"):
-        hstu_core(*sequences(7))
+        hstu_kernel(*sequences(7))
 
 
 @pytest.fixture
-def block(hstu_core):
+def block(hstu_kernel):
     torch.manual_seed(1)
-    return HSTUBlock(H * C, heads=H, core=hstu_core, dropout=0.5).eval()
+    return HSTUBlock(H * C, heads=H, kernel=hstu_kernel, dropout=0.5).eval()
 
 
 def test_the_block_gates_what_it_attended_to(block):
     x = torch.randn(2, 5, H * C)
     u, v, q, k = torch.nn.functional.silu(block.project_in(block.norm_in(x))).chunk(4, dim=-1)
     q, k, v = (part.unflatten(-1, (H, C)).transpose(1, 2) for part in (q, k, v))
-    attended = block.core(q, k, v, causal=True).output.transpose(1, 2).flatten(2)
+    attended = block.kernel(q, k, v, causal=True).output.transpose(1, 2).flatten(2)
     expected = x + block.project_out(torch.nn.functional.layer_norm(attended, (H * C,)) * u)
     torch.testing.assert_close(block(x, causal=True), expected)
 
@@ -273,9 +273,9 @@ def test_the_block_keeps_to_causality_padding_and_times(block):
     torch.testing.assert_close(padded[:, :3], block(x[:, :3], causal=False))
 
 
-def test_the_block_refuses_a_core_built_for_other_heads(hstu_core):
+def test_the_block_refuses_a_kernel_built_for_other_heads(hstu_kernel):
     with pytest.raises(ValueError, match=r"got 2 heads of 4 channels in a block of dim=8 and heads=4"):
-        HSTUBlock(8, heads=4, core=hstu_core, dropout=0.0)
+        HSTUBlock(8, heads=4, kernel=hstu_kernel, dropout=0.0)
 
 
 # --- memory slots
@@ -283,10 +283,10 @@ def test_the_block_refuses_a_core_built_for_other_heads(hstu_core):
 
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_slots_take_their_share_beside_the_history(need_weights):
-    core = make("memory", n_slots=6)
+    kernel = make("memory", n_slots=6)
     q, k, v = sequences(4)
-    attended = core(torch.zeros_like(q), k, v, allowed=padded_to([4, 2, 0], 4), need_weights=need_weights)
-    slots = core.slot_values.sum(-2)  # a query of zeros weighs 6 slots and n events alike
+    attended = kernel(torch.zeros_like(q), k, v, allowed=padded_to([4, 2, 0], 4), need_weights=need_weights)
+    slots = kernel.slot_values.sum(-2)  # a query of zeros weighs 6 slots and n events alike
     torch.testing.assert_close(attended.output[0, :, 0], (slots + v[0].sum(-2)) / 10)
     torch.testing.assert_close(attended.output[1, :, 0], (slots + v[1, :, :2].sum(-2)) / 8)
     assert (attended.output[2] == 0).all()
@@ -296,17 +296,17 @@ def test_slots_take_their_share_beside_the_history(need_weights):
 
 
 def test_slots_serve_queries_from_elsewhere():
-    core = make("memory", n_slots=2)
+    kernel = make("memory", n_slots=2)
     q, k, v = sequences(5)
-    with_weights = core(q[:, :, :2], k, v, need_weights=True)
+    with_weights = kernel(q[:, :, :2], k, v, need_weights=True)
     assert with_weights.weights.shape == (3, H, 2, 5)
-    torch.testing.assert_close(core(q[:, :, :2], k, v).output, with_weights.output)
+    torch.testing.assert_close(kernel(q[:, :, :2], k, v).output, with_weights.output)
 
 
 def test_slots_learn():
-    core = make("memory", n_slots=2)
-    core(*sequences(4), causal=True).output.square().sum().backward()
-    assert all((slots.grad != 0).any() for slots in core.parameters())
+    kernel = make("memory", n_slots=2)
+    kernel(*sequences(4), causal=True).output.square().sum().backward()
+    assert all((slots.grad != 0).any() for slots in kernel.parameters())
 
 
 # --- compressed memory

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
-from attnrec.attribution import METHODS, attribute, removal, scores_without, weigh, without
+from attnrec.attribution import METHODS, attribute, remove_events, removal, score_without_events, weigh
 from attnrec.attribution.gradients import integrated_gradients
 from attnrec.attribution.lime import _samples, closeness, lime
 from attnrec.attribution.shapley import shapley
@@ -21,9 +21,9 @@ N_ITEMS = 12
 SETTINGS = {
     "attnrec": SMALL,
     "attnrec_known": SMALL | {"kind": "attnrec", "time_gaps": True, "event_types": True, "positions": "rotary"},
-    "attnrec_older": SMALL | {"kind": "attnrec", "older_events": 6, "older_block": 2},
+    "attnrec_older": SMALL | {"kind": "attnrec", "memory_events": 6, "memory_block": 2},
     "sasrec": SMALL,
-    "sasrec_memory": SMALL | {"kind": "sasrec", "core": "memory", "older_events": 6, "older_block": 2},
+    "sasrec_memory": SMALL | {"kind": "sasrec", "attention": "memory", "memory_events": 6, "memory_block": 2},
     "bert4rec": SMALL,
     "hstu": SMALL,
     "core": SMALL,
@@ -42,28 +42,28 @@ COUNTS = torch.arange(N_ITEMS + 1) * 10
 
 
 @pytest.fixture(scope="module")
-def log(histories_of):
-    return histories_of({"ann": "abcdef", "bob": "ghijkl", "cid": "acegik", "dan": "abgh", "eve": "ll", "fay": "bdf"})
+def log(make_histories):
+    return make_histories({"ann": "abcdef", "bob": "ghijkl", "cid": "acegik", "dan": "abgh", "eve": "ll", "fay": "bdf"})
 
 
 @pytest.fixture(scope="module")
-def model_of(log, with_large_weights):
+def model_of(log, with_random_weights):
     """A model with large random weights, or counts of the log: nothing is small by training."""
 
     def make(name: str, **settings):
         settings = SETTINGS.get(name, SMALL) | settings
         model = build_model(model_config(settings.pop("kind", name), settings), N_ITEMS)
-        return with_large_weights(model, replace(log, events=torch.zeros(len(log.items), dtype=torch.uint8).numpy()))
+        return with_random_weights(model, replace(log, events=torch.zeros(len(log.items), dtype=torch.uint8).numpy()))
 
     return make
 
 
 @pytest.fixture
-def full_batch_of(batch_of):
+def full_batch_of(make_batch):
     """A batch with all columns; each event's time, type and weight follow from its item and its place."""
 
     def make(*rows: list[int], length: int = 1) -> Batch:
-        batch = batch_of(*rows, length=length)
+        batch = make_batch(*rows, length=length)
         places = torch.arange(batch.items.shape[1]) + 1
         older = torch.tensor([[3, 1, 2, 0]]).expand(len(rows), -1)
         return replace(
@@ -71,8 +71,8 @@ def full_batch_of(batch_of):
             times=(batch.items * 1000 + places * 100_000) * batch.real,
             events=(batch.items % 3 + 1) * batch.real,
             weights=(batch.items / 2 + places) * batch.real,
-            older=older,
-            older_lengths=(older > 0).sum(1),
+            memory_items=older,
+            memory_lengths=(older > 0).sum(1),
         )
 
     return make
@@ -135,8 +135,8 @@ def test_methods_work_where_the_model_has_what_they_need(name, model_of):
     assert {method for method in METHODS if METHODS[method].works_for(model_of(name))} == ANYTHING | vectors | own
 
 
-def test_a_method_that_does_not_exist_or_does_not_work_is_refused(model_of, batch_of):
-    batch, items = batch_of([1, 2]), torch.tensor([[3]])
+def test_a_method_that_does_not_exist_or_does_not_work_is_refused(model_of, make_batch):
+    batch, items = make_batch([1, 2]), torch.tensor([[3]])
     with pytest.raises(ValueError, match=r"must be one of contribution, weight, .*popularity, got 'magic'"):
         attribute(model_of("attnrec"), batch, items, method="magic")
     with pytest.raises(ValueError, match=r"needs scores that are sums .*, got sasrec-last-d16-L8; take one of leave_"):
@@ -151,13 +151,13 @@ def test_one_method_is_how_the_score_was_made_and_four_are_controls():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_left_behind(method, model_of, batch_of):
+def test_nothing_is_left_behind(method, model_of, make_batch):
     # called in inference mode and on a model in training mode; no gradient, no draw, no hook stays
-    model, batch, items = model_of("attnrec", dropout=0.5), batch_of([1, 3, 5], [2]), torch.tensor([[4], [6]])
+    model, batch, items = model_of("attnrec", dropout=0.5), make_batch([1, 3, 5], [2]), torch.tensor([[4], [6]])
     outside = attribute(model, batch, items, method=method, counts=COUNTS)
     state = torch.get_rng_state()
     with torch.inference_mode():
-        made_inside = batch_of([1, 3, 5], [2])
+        made_inside = make_batch([1, 3, 5], [2])
         inside = attribute(model.train(), made_inside, torch.tensor([[4], [6]]), method=method, counts=COUNTS)
         torch.testing.assert_close(inside, outside)
     assert torch.equal(torch.get_rng_state(), state)
@@ -172,21 +172,21 @@ def test_what_is_left_closes_up_with_all_its_columns(full_batch_of):
     batch = full_batch_of([7, 8, 9], [5], [4, 6])
     batch = replace(batch, targets=torch.tensor([[8, 9, 1], [2, 0, 0], [6, 3, 0]]))
     gone = torch.tensor([[False, True, False], [True, False, False], [False, False, True]])
-    left = without(batch, gone)
+    left = remove_events(batch, gone)
     assert left.items.tolist() == [[7, 9, 0], [0, 0, 0], [4, 6, 0]]
     assert left.lengths.tolist() == [2, 0, 2]
     assert left.times.tolist() == [[107_000, 309_000, 0], [0, 0, 0], [104_000, 206_000, 0]]
     assert left.events.tolist() == [[2, 1, 0], [0, 0, 0], [2, 1, 0]]
     assert left.weights.tolist() == [[4.5, 7.5, 0], [0, 0, 0], [3, 5, 0]]
     assert left.targets.tolist() == [[8, 1, 0], [0, 0, 0], [6, 3, 0]]
-    assert left.older.tolist() == batch.older.tolist()
-    assert left.older_lengths.tolist() == [3, 3, 3]
+    assert left.memory_items.tolist() == batch.memory_items.tolist()
+    assert left.memory_lengths.tolist() == [3, 3, 3]
 
 
 def test_taking_out_nothing_or_everything(full_batch_of):
     batch = full_batch_of([7, 8, 9], [], [4, 0])  # item row 0 is an event, too, where the length says so
     nothing, everything = torch.zeros(3, 3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)
-    same, empty = without(batch, nothing), without(batch, everything)
+    same, empty = remove_events(batch, nothing), remove_events(batch, everything)
     for name in ("items", "lengths", "times", "events", "weights"):
         assert torch.equal(getattr(same, name), getattr(batch, name))
         assert not getattr(empty, name).any()
@@ -197,7 +197,7 @@ def test_scores_of_shortened_histories_are_those_of_such_histories(name, model_o
     model, batch = model_of(name), full_batch_of([1, 3, 5, 7], [2, 4])
     rows, items = torch.tensor([0, 1, 0, 0]), torch.tensor([[2, 9], [3, 8]])
     removed = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 1]]).bool()
-    found = scores_without(model, batch, items, rows=rows, removed=removed)
+    found = score_without_events(model, batch, items, rows=rows, removed=removed)
     assert found.shape == (4, 2)
     for row, gone, scores in zip(rows.tolist(), removed, found, strict=True):
         kept = batch.real[row] & ~gone
@@ -207,16 +207,16 @@ def test_scores_of_shortened_histories_are_those_of_such_histories(name, model_o
         alone = replace(
             batch,
             lengths=torch.tensor([n]),
-            older=batch.older[:1],
-            older_lengths=batch.older_lengths[:1],
+            memory_items=batch.memory_items[:1],
+            memory_lengths=batch.memory_lengths[:1],
             **columns,
         )
         with torch.no_grad():
             torch.testing.assert_close(model.score(alone, items[row][None])[0], scores, rtol=1e-4, atol=1e-4)
 
 
-def test_removals_are_scored_in_chunks_of_bounded_size(model_of, batch_of, monkeypatch):
-    model, batch, items = model_of("sasrec"), batch_of([1, 2, 3, 4, 5], [6, 7], [8]), torch.ones(3, 1).long()
+def test_removals_are_scored_in_chunks_of_bounded_size(model_of, make_batch, monkeypatch):
+    model, batch, items = model_of("sasrec"), make_batch([1, 2, 3, 4, 5], [6, 7], [8]), torch.ones(3, 1).long()
     at_once = attribute(model, batch, items, method="leave_one_out")
     sizes, score = [], type(model).score
     monkeypatch.setattr(removal, "POSITIONS", 11)
@@ -230,24 +230,24 @@ def test_removals_are_scored_in_chunks_of_bounded_size(model_of, batch_of, monke
 
 
 @pytest.mark.parametrize("method", ["leave_one_out", "shapley"])
-def test_where_scores_are_plain_sums_the_effect_of_an_event_is_its_contribution(method, model_of, batch_of):
-    model, batch = model_of("item_knn"), batch_of([1, 3, 5, 5, 2, 4], [7], [])
+def test_where_scores_are_plain_sums_the_effect_of_an_event_is_its_contribution(method, model_of, make_batch):
+    model, batch = model_of("item_knn"), make_batch([1, 3, 5, 5, 2, 4], [7], [])
     items = torch.tensor([[6, 7, 2], [8, 9, 1], [1, 2, 3]])
     exact = attribute(model, batch, items, method="contribution")
     assert exact[0].count_nonzero() >= 5
     torch.testing.assert_close(attribute(model, batch, items, method=method), exact)
 
 
-def test_lime_without_penalty_finds_the_terms_of_a_plain_sum(model_of, batch_of):
-    model, batch = model_of("item_knn"), batch_of([1, 3, 5, 5, 2, 4], [1, 2])
+def test_lime_without_penalty_finds_the_terms_of_a_plain_sum(model_of, make_batch):
+    model, batch = model_of("item_knn"), make_batch([1, 3, 5, 5, 2, 4], [1, 2])
     items = torch.tensor([[6, 7, 2], [8, 9, 1]])
     exact = attribute(model, batch, items, method="contribution")
     torch.testing.assert_close(lime(model, batch, items, ridge=1e-9), exact, rtol=1e-4, atol=1e-5)
 
 
-def test_an_item_that_came_twice_has_no_effect_once_and_half_of_the_value_each_time(model_of, batch_of):
+def test_an_item_that_came_twice_has_no_effect_once_and_half_of_the_value_each_time(model_of, make_batch):
     # EASE counts an item where it stands last: without that event the earlier one takes its place
-    model, batch, items = model_of("ease"), batch_of([1, 3, 1]), torch.tensor([[5]])
+    model, batch, items = model_of("ease"), make_batch([1, 3, 1]), torch.tensor([[5]])
     added = attribute(model, batch, items, method="contribution")[0, :, 0].tolist()
     assert added[0] == 0 != added[2]
     effects = attribute(model, batch, items, method="leave_one_out")[0, :, 0].tolist()
@@ -257,8 +257,8 @@ def test_an_item_that_came_twice_has_no_effect_once_and_half_of_the_value_each_t
 
 
 @pytest.mark.parametrize("name", ["attnrec", "gat", "core"])
-def test_contributions_of_pooling_sum_to_the_score_less_the_bias(name, model_of, batch_of):
-    model, batch = model_of(name), batch_of(*HISTORIES)
+def test_contributions_of_pooling_sum_to_the_score_less_the_bias(name, model_of, make_batch):
+    model, batch = model_of(name), make_batch(*HISTORIES)
     with torch.no_grad():
         expected = model.score(batch, ITEMS) - model.item_bias()[ITEMS]
     found = attribute(model, batch, ITEMS, method="contribution").sum(1)
@@ -286,9 +286,9 @@ def test_the_effect_is_the_score_less_that_of_the_history_without_the_event(name
 # --- attention dealt out anew
 
 
-def test_where_attention_sees_single_events_dealing_it_out_anew_is_leaving_the_event_out(model_of, batch_of):
+def test_where_attention_sees_single_events_dealing_it_out_anew_is_leaving_the_event_out(model_of, make_batch):
     # GAT's shares are a softmax over what the events say one by one: without one of them the others' only grow
-    model, batch = model_of("gat"), batch_of([1, 3, 5, 5, 2, 4], [7], [], [2, 9])
+    model, batch = model_of("gat"), make_batch([1, 3, 5, 5, 2, 4], [7], [], [2, 9])
     items = torch.tensor([[6, 7, 2], [8, 9, 1], [1, 2, 3], [4, 5, 6]])
     exact = attribute(model, batch, items, method="leave_one_out")
     assert exact.count_nonzero() > 20
@@ -296,37 +296,37 @@ def test_where_attention_sees_single_events_dealing_it_out_anew_is_leaving_the_e
 
 
 @pytest.mark.parametrize("settings", [{}, {"pooling_projection": True}, {"scores": "dot"}])
-def test_dealing_attention_out_anew_leaves_values_and_the_shares_of_others_in_proportion(settings, model_of, batch_of):
-    model, batch, items = model_of("attnrec", **settings), batch_of([1, 3, 5]), torch.tensor([[6, 7]])
+def test_dealing_attention_out_anew_leaves_values_and_the_shares_of_others_in_proportion(settings, model_of, make_batch):
+    model, batch, items = model_of("attnrec", **settings), make_batch([1, 3, 5]), torch.tensor([[6, 7]])
     with torch.no_grad():
         weighed = weigh(model, batch)
         shares = weighed.weights.clone()
         shares[:, :, 1] = 0
         shares /= shares.sum(-1, keepdim=True)
         users = torch.stack([weighed.parts(weighed.weights).sum(1), weighed.parts(shares).sum(1)])[:, 0]
-        vectors = model.catalogue.scaled(model.item_vectors()[items[0]])
-        scores = users * model.catalogue.user_scale(users) @ vectors.mT
+        vectors = model.item_scorer.scaled(model.item_vectors()[items[0]])
+        scores = users * model.item_scorer.user_scale(users) @ vectors.mT
     found = attribute(model, batch, items, method="renormalized")[0, 1]
     torch.testing.assert_close(found, scores[0] - scores[1], rtol=1e-4, atol=1e-5)
 
 
-def test_without_its_only_event_a_history_has_the_bias_alone(model_of, batch_of):
+def test_without_its_only_event_a_history_has_the_bias_alone(model_of, make_batch):
     model, items = model_of("attnrec"), torch.tensor([[6, 7]])
     with torch.no_grad():
-        expected = model.score(batch_of([3]), items) - model.item_bias()[items]
-    found = attribute(model, batch_of([3]), items, method="renormalized")
+        expected = model.score(make_batch([3]), items) - model.item_bias()[items]
+    found = attribute(model, make_batch([3]), items, method="renormalized")
     torch.testing.assert_close(found[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 # --- Shapley values
 
 
-def test_of_few_events_the_shapley_value_is_exact(model_of, batch_of):
+def test_of_few_events_the_shapley_value_is_exact(model_of, make_batch):
     model, history, items = model_of("attnrec"), [1, 3, 5, 7], torch.tensor([[6, 8]])
 
     def worth(places) -> torch.Tensor:
         with torch.no_grad():
-            return model.score(batch_of([history[place] for place in sorted(places)]), items)[0]
+            return model.score(make_batch([history[place] for place in sorted(places)]), items)[0]
 
     expected = torch.zeros(4, 2)
     for event in range(4):
@@ -335,9 +335,9 @@ def test_of_few_events_the_shapley_value_is_exact(model_of, batch_of):
             share = factorial(size) * factorial(3 - size) / factorial(4)
             for there in combinations(others, size):
                 expected[event] += share * (worth({*there, event}) - worth(there))
-    found = attribute(model, batch_of(history), items, method="shapley", seed=1)[0]
+    found = attribute(model, make_batch(history), items, method="shapley", seed=1)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(attribute(model, batch_of(history), items, method="shapley", seed=2)[0], found)
+    torch.testing.assert_close(attribute(model, make_batch(history), items, method="shapley", seed=2)[0], found)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "attnrec", "v_sknn", "bert4rec"])
@@ -350,12 +350,12 @@ def test_every_order_alone_gives_out_the_whole_score(name, n_permutations, model
     torch.testing.assert_close(found.sum(1), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_order_is_a_walk_of_growing_histories(model_of, batch_of):
+def test_an_order_is_a_walk_of_growing_histories(model_of, make_batch):
     # one order of five events: each gain is the difference of two coalitions that differ by one event
     model, history, items = model_of("attnrec"), [1, 3, 5, 7, 9], torch.tensor([[6]])
-    found = shapley(model, batch_of(history), items, seed=4, n_permutations=1)[0, :, 0]
+    found = shapley(model, make_batch(history), items, seed=4, n_permutations=1)[0, :, 0]
     kept = torch.cat([torch.tensor(list(combinations([False, True] * 5, 5))).unique(dim=0)])
-    scores = scores_without(model, batch_of(history), items, rows=torch.zeros(32).long(), removed=~kept)[:, 0]
+    scores = score_without_events(model, make_batch(history), items, rows=torch.zeros(32).long(), removed=~kept)[:, 0]
     worth = {tuple(row.tolist()): score for row, score in zip(kept, scores, strict=True)}
     there, left = [False] * 5, set(range(5))
     for _ in range(5):
@@ -366,15 +366,15 @@ def test_an_order_is_a_walk_of_growing_histories(model_of, batch_of):
     assert all(there)
 
 
-def test_more_orders_come_closer_to_the_shapley_value(model_of, batch_of):
-    model, batch, items = model_of("attnrec"), batch_of([1, 3, 5, 7, 9]), torch.tensor([[6, 8, 10]])
+def test_more_orders_come_closer_to_the_shapley_value(model_of, make_batch):
+    model, batch, items = model_of("attnrec"), make_batch([1, 3, 5, 7, 9]), torch.tensor([[6, 8, 10]])
     exact = shapley(model, batch, items, n_permutations=120)
     errors = [(shapley(model, batch, items, n_permutations=n) - exact).abs().mean() for n in (1, 8, 64)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 
 
-def test_draws_follow_the_seed_and_the_history(model_of, batch_of):
-    model, batch = model_of("attnrec"), batch_of([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], [1, 3, 5, 7, 9])
+def test_draws_follow_the_seed_and_the_history(model_of, make_batch):
+    model, batch = model_of("attnrec"), make_batch([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], [1, 3, 5, 7, 9])
     items = torch.tensor([[6, 8]] * 3)
     for method in ("shapley", "lime", "random"):
         one, two = (attribute(model, batch, items, method=method, seed=seed) for seed in (1, 2))
@@ -385,23 +385,23 @@ def test_draws_follow_the_seed_and_the_history(model_of, batch_of):
 # --- LIME
 
 
-def test_lime_is_a_weighted_ridge_regression(model_of, batch_of):
-    model, batch, items = model_of("attnrec"), batch_of([1, 3, 5, 7, 9], [2, 4]), torch.tensor([[6, 8], [1, 3]])
+def test_lime_is_a_weighted_ridge_regression(model_of, make_batch):
+    model, batch, items = model_of("attnrec"), make_batch([1, 3, 5, 7, 9], [2, 4]), torch.tensor([[6, 8], [1, 3]])
     found = attribute(model, batch, items, method="lime", seed=1)
     kept = _samples(batch, 256, seed=1)
     weights = closeness(kept, batch)
     for user, length in enumerate([5, 2]):
         rows = torch.full((256,), user)
-        scores = scores_without(model, batch, items, rows=rows, removed=~kept[user])
+        scores = score_without_events(model, batch, items, rows=rows, removed=~kept[user])
         line = Ridge(alpha=1.0).fit(kept[user, :, :length], scores, sample_weight=weights[user].numpy())
         torch.testing.assert_close(found[user, :length], torch.tensor(line.coef_.T).float(), rtol=1e-4, atol=1e-4)
 
 
-def test_samples_of_lime_keep_all_first_and_count_by_their_cosine(batch_of):
-    batch = batch_of([1, 2, 3, 4], [5], [])
+def test_samples_of_lime_keep_all_first_and_count_by_their_cosine(make_batch):
+    batch = make_batch([1, 2, 3, 4], [5], [])
     kept = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
     # the cosine of one event of four to all four is 1/2
-    assert closeness(kept[None], batch.rows(0, 1))[0].tolist() == pytest.approx(
+    assert closeness(kept[None], batch.slice(0, 1))[0].tolist() == pytest.approx(
         [1, exp(-((0.5 / 0.25) ** 2)), exp(-16)]
     )
     samples = _samples(batch, 400, seed=0)
@@ -422,16 +422,16 @@ def test_reading_from_vectors_is_reading_the_items_that_have_them(name, model_of
         for items in (batch.items, others.items):
             with torch.no_grad():
                 found = model.read_vectors(batch, model.item_vectors()[items])
-                expected = model.read(replace(batch, items=items))
+                expected = model.encode(replace(batch, items=items))
             torch.testing.assert_close(found.users, expected.users)
             if expected.parts is not None:
                 torch.testing.assert_close(found.parts, expected.parts)
 
 
-def test_in_a_linear_model_gradients_and_contributions_are_one(model_of, batch_of):
+def test_in_a_linear_model_gradients_and_contributions_are_one(model_of, make_batch):
     # the user is the mean of the item vectors, scores are dot products
     model = even(model_of("core", encoder="none", scores="dot"))
-    batch, items = batch_of([1, 3, 5], [2]), torch.tensor([[4, 6], [7, 8]])
+    batch, items = make_batch([1, 3, 5], [2]), torch.tensor([[4, 6], [7, 8]])
     vectors = model.item_vectors().detach()
     by_hand = torch.stack([vectors[[1, 3, 5]] @ vectors[[4, 6]].mT / 3, vectors[[2, 0, 0]] @ vectors[[7, 8]].mT])
     by_hand[1, 1:] = 0
@@ -465,8 +465,8 @@ def test_integrated_gradients_sum_to_what_the_history_adds_to_zero_vectors(name,
     torch.testing.assert_close(found, expected, rtol=0.01, atol=0.02)
 
 
-def test_even_steps_would_miss_most_of_what_norms_see(model_of, batch_of, monkeypatch):
-    model, batch, items = model_of("attnrec"), batch_of([1, 3, 5]), torch.tensor([[6, 7]])
+def test_even_steps_would_miss_most_of_what_norms_see(model_of, make_batch, monkeypatch):
+    model, batch, items = model_of("attnrec"), make_batch([1, 3, 5]), torch.tensor([[6, 7]])
     with torch.no_grad():
         expected = model.score(batch, items) - zero_scores(model, batch, items)
     errors = {}
@@ -477,10 +477,10 @@ def test_even_steps_would_miss_most_of_what_norms_see(model_of, batch_of, monkey
     assert errors[1] > 0.2 * expected.abs().max()
 
 
-def test_cosines_of_a_plain_sum_have_no_slope_towards_zero(model_of, batch_of):
+def test_cosines_of_a_plain_sum_have_no_slope_towards_zero(model_of, make_batch):
     # Euler: a score that does not change with the length of the user vector; as said in the docstrings
     model = even(model_of("core", encoder="none"))
-    batch, items = batch_of([1, 3, 5]), torch.tensor([[4, 6]])
+    batch, items = make_batch([1, 3, 5]), torch.tensor([[4, 6]])
     for method in GRADIENTS:
         found = attribute(model, batch, items, method=method)
         assert found.abs().max() > 0.1
@@ -490,9 +490,9 @@ def test_cosines_of_a_plain_sum_have_no_slope_towards_zero(model_of, batch_of):
 # --- attention
 
 
-def test_rollout_of_even_attention_through_two_layers(model_of, batch_of):
+def test_rollout_of_even_attention_through_two_layers(model_of, make_batch):
     # a layer with its residual: the first event keeps itself, the second takes 1/4 from the first
-    batch, items = batch_of([1, 2], [3], []), torch.tensor([[4, 5]] * 3)
+    batch, items = make_batch([1, 2], [3], []), torch.tensor([[4, 5]] * 3)
     last = attribute(even(model_of("sasrec", layers=2)), batch, items, method="attention_rollout")
     assert last[:, :, 0].tolist() == [pytest.approx([1 / 4 + 3 / 4 / 4, 9 / 16]), pytest.approx([1, 0]), [0, 0]]
     assert torch.equal(last[..., 0], last[..., 1])
@@ -501,37 +501,37 @@ def test_rollout_of_even_attention_through_two_layers(model_of, batch_of):
     assert pooled[:, :, 0].tolist() == [pytest.approx([1 / 2 + 1 / 8, 3 / 8]), pytest.approx([1, 0]), [0, 0]]
 
 
-@pytest.mark.parametrize("core", ["scaled_dot", "memory"])
-def test_rollout_goes_from_the_last_layer_to_the_first_and_loses_nothing(core, model_of, batch_of):
+@pytest.mark.parametrize("attention", ["scaled_dot", "memory"])
+def test_rollout_goes_from_the_last_layer_to_the_first_and_loses_nothing(attention, model_of, make_batch):
     # the memory's slots take their share of attention, so what is left is brought to sum to 1 first
-    model, batch = model_of("sasrec", layers=2, core=core), batch_of([1, 2, 3])
+    model, batch = model_of("sasrec", layers=2, attention=attention), make_batch([1, 2, 3])
     found = attribute(model, batch, torch.tensor([[5]]), method="attention_rollout")[0, :, 0]
     with torch.no_grad():
-        shares = [each[0].mean(0) for each in model.encoder.shares(model.catalogue(batch.items), lengths=batch.lengths)]
+        shares = [each[0].mean(0) for each in model.encoder.shares(model.item_scorer(batch.items), lengths=batch.lengths)]
     first, second = ((each + torch.eye(3)) / (1 + each.sum(1, keepdim=True)) for each in shares)
     torch.testing.assert_close(found, (second @ first)[2])
     assert not torch.allclose(found, (first @ second)[2], atol=1e-3)
     assert found.sum().item() == pytest.approx(1)
 
 
-def test_rollout_leaves_out_what_went_to_the_hidden_event(model_of, batch_of):
+def test_rollout_leaves_out_what_went_to_the_hidden_event(model_of, make_batch):
     model = even(model_of("bert4rec", layers=1, max_length=3))
-    found = attribute(model, batch_of([1, 2], [5, 6, 7]), torch.tensor([[4]] * 2), method="attention_rollout")
+    found = attribute(model, make_batch([1, 2], [5, 6, 7]), torch.tensor([[4]] * 2), method="attention_rollout")
     # the hidden event sees 3: two events and itself; where three events fill the window the oldest made room
     assert found[:, :, 0].tolist() == [pytest.approx([1 / 6, 1 / 6, 0]), pytest.approx([0, 1 / 6, 1 / 6])]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("sasrec", [1 / 6, 2 / 3]), ("attnrec", [3 / 8 + 1 / 12, 1 / 3])])
-def test_rollout_leaves_out_what_went_to_older_events(kind, expected, model_of, batch_of):
+def test_rollout_leaves_out_what_went_to_older_events(kind, expected, model_of, make_batch):
     # one vector of memory: the first event sees 2, the second 3
-    model = even(model_of(kind, layers=1, older_events=2, older_block=2))
-    batch = replace(batch_of([1, 2]), older=torch.tensor([[7, 8]]), older_lengths=torch.tensor([2]))
+    model = even(model_of(kind, layers=1, memory_events=2, memory_block=2))
+    batch = replace(make_batch([1, 2]), memory_items=torch.tensor([[7, 8]]), memory_lengths=torch.tensor([2]))
     found = attribute(model, batch, torch.tensor([[4]]), method="attention_rollout")
     assert found[0, :, 0].tolist() == pytest.approx(expected)
 
 
-def test_the_readouts_weights_are_shares_and_the_same_for_every_item(model_of, batch_of):
-    batch, items = batch_of([1, 2, 3], [4]), torch.tensor([[5, 6]] * 2)
+def test_the_readouts_weights_are_shares_and_the_same_for_every_item(model_of, make_batch):
+    batch, items = make_batch([1, 2, 3], [4]), torch.tensor([[5, 6]] * 2)
     assert attribute(even(model_of("attnrec")), batch, items, method="weight")[:, :, 1].tolist() == [
         pytest.approx([1 / 3] * 3),
         [1, 0, 0],
@@ -542,8 +542,8 @@ def test_the_readouts_weights_are_shares_and_the_same_for_every_item(model_of, b
 
 
 @pytest.mark.parametrize("name", ["attnrec", "core"])
-def test_norms_of_what_even_pooling_takes(name, model_of, batch_of):
-    model, batch = even(model_of(name)), batch_of([1, 2, 3], [4])
+def test_norms_of_what_even_pooling_takes(name, model_of, make_batch):
+    model, batch = even(model_of(name)), make_batch([1, 2, 3], [4])
     found = attribute(model, batch, torch.tensor([[5, 6]] * 2), method="value_norm")
     with torch.no_grad():
         norms = model.readout.values(model.item_vectors()).norm(dim=-1)
@@ -551,8 +551,8 @@ def test_norms_of_what_even_pooling_takes(name, model_of, batch_of):
     assert found[1, :, 0].tolist() == pytest.approx([norms[4].item(), 0, 0])
 
 
-def test_norms_of_what_the_last_layer_takes_under_even_attention(model_of, batch_of):
-    model, batch = even(model_of("sasrec", layers=1, positions="none")), batch_of([1, 2, 3], [4])
+def test_norms_of_what_the_last_layer_takes_under_even_attention(model_of, make_batch):
+    model, batch = even(model_of("sasrec", layers=1, positions="none")), make_batch([1, 2, 3], [4])
     found = attribute(model, batch, torch.tensor([[5]] * 2), method="value_norm")[..., 0]
     block = model.encoder.blocks[0]
     with torch.no_grad():
@@ -562,9 +562,9 @@ def test_norms_of_what_the_last_layer_takes_under_even_attention(model_of, batch
     assert found[1].tolist() == pytest.approx([norms[4].item(), 0, 0])
 
 
-def test_norms_are_of_the_layer_next_to_the_readout(model_of, batch_of):
+def test_norms_are_of_the_layer_next_to_the_readout(model_of, make_batch):
     # a last layer that adds nothing takes nothing, whatever the first one did
-    model, batch, items = model_of("sasrec", layers=2), batch_of([1, 2, 3]), torch.tensor([[5]])
+    model, batch, items = model_of("sasrec", layers=2), make_batch([1, 2, 3]), torch.tensor([[5]])
     with torch.no_grad():
         model.encoder.blocks[0].attention.project_out.weight.zero_()
         assert (attribute(model, batch, items, method="value_norm") > 0).all()
@@ -575,25 +575,25 @@ def test_norms_are_of_the_layer_next_to_the_readout(model_of, batch_of):
 # --- controls
 
 
-def test_later_events_are_larger(model_of, batch_of):
-    found = attribute(model_of("popularity"), batch_of([1, 2, 3], [4], []), torch.tensor([[5]] * 3), method="recency")
+def test_later_events_are_larger(model_of, make_batch):
+    found = attribute(model_of("popularity"), make_batch([1, 2, 3], [4], []), torch.tensor([[5]] * 3), method="recency")
     assert found[..., 0].tolist() == [pytest.approx([1 / 3, 2 / 3, 1]), [1, 0, 0], [0, 0, 0]]
 
 
-def test_alike_items_are_larger(model_of, batch_of):
+def test_alike_items_are_larger(model_of, make_batch):
     model = model_of("attnrec")
     with torch.no_grad():
-        model.catalogue.embedding.weight[[1, 2, 3]] = torch.eye(16)[:3] * torch.tensor([[2.0], [3.0], [4.0]])
-        model.catalogue.embedding.weight[4] = torch.eye(16)[0] - torch.eye(16)[1]
-        model.catalogue.embedding.weight[0] = 0
-    found = attribute(model, batch_of([1, 2, 4, 0], [3]), torch.tensor([[1, 4]] * 2), method="item_cosine")
+        model.item_scorer.embedding.weight[[1, 2, 3]] = torch.eye(16)[:3] * torch.tensor([[2.0], [3.0], [4.0]])
+        model.item_scorer.embedding.weight[4] = torch.eye(16)[0] - torch.eye(16)[1]
+        model.item_scorer.embedding.weight[0] = 0
+    found = attribute(model, make_batch([1, 2, 4, 0], [3]), torch.tensor([[1, 4]] * 2), method="item_cosine")
     half = 0.5**0.5
     assert found[0].flatten().tolist() == pytest.approx([1, half, 0, -half, half, 1, 0, 0])
     assert not found[1].any()
 
 
-def test_events_of_popular_items_are_larger(model_of, batch_of):
-    batch, items = batch_of([1, 12], [2, 2]), torch.tensor([[5, 6]] * 2)
+def test_events_of_popular_items_are_larger(model_of, make_batch):
+    batch, items = make_batch([1, 12], [2, 2]), torch.tensor([[5, 6]] * 2)
     found = attribute(model_of("sasrec"), batch, items, method="popularity", counts=COUNTS)
     assert found[..., 1].tolist() == [[10, 120], [20, 20]]
     with pytest.raises(ValueError, match=r"needs the events of each item row in training, \(13,\), got none"):
@@ -602,10 +602,10 @@ def test_events_of_popular_items_are_larger(model_of, batch_of):
         attribute(model_of("sasrec"), batch, items, method="popularity", counts=COUNTS[1:])
 
 
-def test_the_random_control_has_no_favourite_place(model_of, batch_of):
+def test_the_random_control_has_no_favourite_place(model_of, make_batch):
     # the same length, other items: each place is the largest about as often
     rows = [[a, b, c] for a in range(1, 13) for b in range(1, 13) for c in range(1, 4)]
-    found = attribute(model_of("popularity"), batch_of(*rows), torch.tensor([[5, 6]] * len(rows)), method="random")
+    found = attribute(model_of("popularity"), make_batch(*rows), torch.tensor([[5, 6]] * len(rows)), method="random")
     firsts = torch.bincount(found[..., 0].argmax(1), minlength=3) / len(rows)
     assert firsts.tolist() == pytest.approx([1 / 3] * 3, abs=0.08)
     assert 0 < found.min() < 0.05

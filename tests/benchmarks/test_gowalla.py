@@ -54,9 +54,9 @@ def folder(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def board(checkerboard) -> Holdout:
     """The checkerboard's questions: of the colour, the sixth item is the only one left."""
-    n_asked = len(checkerboard.asked)
+    n_asked = len(checkerboard.users)
     times, offsets = np.zeros(n_asked, np.int64), np.arange(n_asked + 1)
-    return Holdout(checkerboard.seen, checkerboard.asked, checkerboard.answers, times, offsets)
+    return Holdout(checkerboard.histories, checkerboard.users, checkerboard.targets, times, offsets)
 
 
 def log_of(*pairs):
@@ -195,7 +195,7 @@ def test_scores_of_another_shape_and_questions_without_an_answer_are_refused():
     with pytest.raises(ValueError, match="a user with an unseen answer, got none"):
         ranked_metrics(lambda users: np.zeros((len(users), 3)), train, questions)
     with pytest.raises(ValueError, match="a user with an unseen answer, got none"):
-        ranked_metrics(lambda users: np.zeros((len(users), 3)), train, questions.only(np.array([], np.int64)))
+        ranked_metrics(lambda users: np.zeros((len(users), 3)), train, questions.select(np.array([], np.int64)))
 
 
 # --- LightGCN ------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_the_final_part_asks_the_test_file_once_after_the_epochs_that_were_given
 def test_settings_reach_the_model_and_training(run):
     line = run("gat", "--epochs", "1", "--set", "dim=16", "--set", "train.learning_rate=0.02", "--batch", "8")
     assert line["settings"]["dim"] == 16
-    assert {"learning_rate": 0.02, "batch_size": 8, "clock": "processor"}.items() <= line["settings"]["train"].items()
+    assert {"learning_rate": 0.02, "batch_size": 8, "clock": "cpu_time"}.items() <= line["settings"]["train"].items()
     line = run("lightgcn", "--epochs", "1", "--set", "initial_std=null", "--set", "dim=4")
     assert {"dim": 4, "initial_std": None, "batch_size": 2048, "epochs": 1}.items() <= line["settings"].items()
     assert run("gf_cf", "--set", "singular_vectors=7")["settings"]["singular_vectors"] == 7

@@ -26,8 +26,8 @@ def epoch_items(windows: Windows, epoch: int, *, first: int = 0) -> list[list]:
 # --- the last events of users
 
 
-def test_batches_are_padded_on_the_right(histories_of):
-    batch = last_events(histories_of({"ann": "abc", "bob": "b"}), np.array([0, 1]), max_length=10)
+def test_batches_are_padded_on_the_right(make_histories):
+    batch = last_events(make_histories({"ann": "abc", "bob": "b"}), np.array([0, 1]), max_length=10)
     assert batch.items.tolist() == [[1, 2, 3], [2, 0, 0]]
     assert batch.times.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch.lengths.tolist() == [3, 1]
@@ -35,13 +35,13 @@ def test_batches_are_padded_on_the_right(histories_of):
     assert batch.targets is None
 
 
-def test_long_histories_are_cut_to_their_last_events(histories_of):
-    batch = last_events(histories_of({"ann": "abcde", "bob": "b"}), np.array([1, 0]), max_length=2)
+def test_long_histories_are_cut_to_their_last_events(make_histories):
+    batch = last_events(make_histories({"ann": "abcde", "bob": "b"}), np.array([1, 0]), max_length=2)
     assert batch.items.tolist() == [[2, 0], [4, 5]]
 
 
-def test_only_the_visible_events_are_read(histories_of):
-    view = histories_of({"ann": "abcde", "bob": "ba"}).up_to(np.array([3, 0]))
+def test_only_the_visible_events_are_read(make_histories):
+    view = make_histories({"ann": "abcde", "bob": "ba"}).up_to(np.array([3, 0]))
     batch = last_events(view, np.array([0, 1]), max_length=2)
     assert batch.items.tolist() == [[2, 3], [0, 0]]
     assert batch.lengths.tolist() == [2, 0]
@@ -55,8 +55,8 @@ def test_weights_and_kinds_of_event_go_along():
     assert batch.events.tolist() == [[2, 1], [2, 0]]  # buy is 1, view is 2, 0 is padding
 
 
-def test_a_user_without_events_alone_in_the_log_is_one_empty_row(histories_of):
-    nobody = histories_of({"ann": "a"}).up_to(np.array([0]))
+def test_a_user_without_events_alone_in_the_log_is_one_empty_row(make_histories):
+    nobody = make_histories({"ann": "a"}).up_to(np.array([0]))
     empty = Histories(
         nobody.user_ids,
         nobody.item_ids,
@@ -99,27 +99,27 @@ def test_windows_of_sets_hold_every_event_exactly_once(many, max_length):
     assert all(batch.targets is None for batch in batches)
 
 
-def test_the_target_of_a_position_is_the_item_after_it(histories_of):
-    (batch,) = Windows(histories_of({"ann": "abca", "bob": "cb"}), max_length=10, batch_size=4).epoch(0)
+def test_the_target_of_a_position_is_the_item_after_it(make_histories):
+    (batch,) = Windows(make_histories({"ann": "abca", "bob": "cb"}), max_length=10, batch_size=4).epoch(0)
     pairs = {tuple(items): targets for items, targets in zip(batch.items.tolist(), batch.targets.tolist(), strict=True)}
     assert pairs == {(1, 2, 3): [2, 3, 1], (3, 0, 0): [2, 0, 0]}
 
 
-def test_long_histories_are_cut_from_their_end(histories_of):
-    (batch,) = Windows(histories_of({"ann": "abcdef"}), max_length=3, batch_size=4).epoch(0)
+def test_long_histories_are_cut_from_their_end(make_histories):
+    (batch,) = Windows(make_histories({"ann": "abcdef"}), max_length=3, batch_size=4).epoch(0)
     pairs = {tuple(items): targets for items, targets in zip(batch.items.tolist(), batch.targets.tolist(), strict=True)}
     assert pairs == {(3, 4, 5): [4, 5, 6], (1, 2, 0): [2, 3, 0]}
 
 
-def test_what_lies_behind_a_view_is_never_a_target(histories_of):
-    view = histories_of({"ann": "abcdef", "bob": "fa"}).up_to(np.array([3, 1]))
+def test_what_lies_behind_a_view_is_never_a_target(make_histories):
+    view = make_histories({"ann": "abcdef", "bob": "fa"}).up_to(np.array([3, 1]))
     (batch,) = Windows(view, max_length=3, batch_size=4).epoch(0)
     assert batch.items.tolist() == [[1, 2]]
     assert batch.targets.tolist() == [[2, 3]]
 
 
-def test_users_with_one_event_have_no_next_item(histories_of):
-    assert len(Windows(histories_of({"ann": "a", "bob": "b"}), max_length=3, batch_size=4)) == 0
+def test_users_with_one_event_have_no_next_item(make_histories):
+    assert len(Windows(make_histories({"ann": "a", "bob": "b"}), max_length=3, batch_size=4)) == 0
 
 
 def test_an_epoch_has_as_many_batches_as_it_says(many):

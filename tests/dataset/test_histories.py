@@ -135,7 +135,7 @@ def test_weights_and_events_lie_beside_their_items(tiny_log):
 
 def test_times_without_a_clock_are_no_dates(tiny_log):
     histories = histories_from_frame(tiny_log)
-    assert histories.moments(np.array([0]))[0] == pd.Timestamp("1970-01-01", tz="UTC")
+    assert histories.to_datetime(np.array([0]))[0] == pd.Timestamp("1970-01-01", tz="UTC")
     assert replace(histories, time_kind="order").moments(np.array([0, 1])).isna().all()
 
 
@@ -179,7 +179,7 @@ def test_recoding_to_another_catalogue_leaves_out_what_it_does_not_know(tiny_log
     assert recoded.n_items == 3
 
 
-def test_saved_histories_are_read_back_memory_mapped(tmp_path, tiny_log, holds_pickle):
+def test_saved_histories_are_read_back_memory_mapped(tmp_path, tiny_log, contains_pickle):
     histories = histories_from_frame(tiny_log.assign(weight=1.5, event="view")).up_to(np.array([3, 2, 1]))
     histories.save(tmp_path / "histories")
     loaded = Histories.load(tmp_path / "histories")
@@ -190,7 +190,7 @@ def test_saved_histories_are_read_back_memory_mapped(tmp_path, tiny_log, holds_p
     assert loaded.user_ids.ids.tolist() == histories.user_ids.ids.tolist()
     facts = ("event_names", "ordered", "content_hash", "n_items", "n_users", "n_events")
     assert all(getattr(loaded, fact) == getattr(histories, fact) for fact in facts)
-    assert not any(holds_pickle(path) for path in (tmp_path / "histories").iterdir())
+    assert not any(contains_pickle(path) for path in (tmp_path / "histories").iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["histories"]
 
 

@@ -13,9 +13,9 @@ from attnrec.dataset import (
     audit_split,
     histories_from_frame,
     histories_from_parts,
-    join_given,
+    join_predefined,
     split_by_time,
-    split_given,
+    split_predefined,
     split_last,
     user_item_edges,
 )
@@ -54,8 +54,8 @@ def days() -> Histories:
 # --- leave one out
 
 
-def test_the_last_event_is_test_and_the_second_last_validation(histories_of):
-    split = split_last(histories_of({"ann": "abcde", "bob": "eda"}))
+def test_the_last_event_is_test_and_the_second_last_validation(make_histories):
+    split = split_last(make_histories({"ann": "abcde", "bob": "eda"}))
     assert shown(split.train) == {"ann": "abc", "bob": "e"}
     assert answers(split.validation) == {"ann": "d", "bob": "d"}
     assert shown(split.test.histories) == {"ann": "abcd", "bob": "ed"}
@@ -63,16 +63,16 @@ def test_the_last_event_is_test_and_the_second_last_validation(histories_of):
     assert split.test.target_times.tolist() == [4, 2]
 
 
-def test_users_with_fewer_than_three_events_are_not_asked_but_trained_on(histories_of):
-    split = split_last(histories_of({"ann": "ab", "bob": "abc", "cid": "a"}))
+def test_users_with_fewer_than_three_events_are_not_asked_but_trained_on(make_histories):
+    split = split_last(make_histories({"ann": "ab", "bob": "abc", "cid": "a"}))
     assert shown(split.train) == {"ann": "ab", "bob": "a", "cid": "a"}
     assert answers(split.validation) == {"bob": "b"}
     assert answers(split.test) == {"bob": "c"}
     assert shown(split.test.histories) == {"ann": "ab", "bob": "ab", "cid": "a"}
 
 
-def test_a_view_is_split_as_if_the_rest_were_not_there(histories_of):
-    split = split_last(histories_of({"ann": "abcde"}).up_to(np.array([4])))
+def test_a_view_is_split_as_if_the_rest_were_not_there(make_histories):
+    split = split_last(make_histories({"ann": "abcde"}).up_to(np.array([4])))
     assert answers(split.test) == {"ann": "d"}
 
 
@@ -147,18 +147,18 @@ def test_an_unordered_set_has_no_time_to_split_by():
 # --- given
 
 
-def test_a_given_test_log_comes_behind_its_train_log(histories_of):
-    joined, n_test = join_given(histories_of({"ann": "ab", "bob": "c"}), histories_of({"ann": "dc", "eve": "a"}))
+def test_a_given_test_log_comes_behind_its_train_log(make_histories):
+    joined, n_test = join_predefined(make_histories({"ann": "ab", "bob": "c"}), make_histories({"ann": "dc", "eve": "a"}))
     assert shown(joined) == {"ann": "abdc", "bob": "c", "eve": "a"}
     assert n_test.tolist() == [2, 0, 1]
     assert joined.item_ids.ids.tolist() == list("abcd")
 
 
-def test_the_last_tenth_of_given_train_events_is_validation(histories_of):
-    joined, n_test = join_given(
-        histories_of({"ann": "abcdefghijklmnopqrst", "bob": "abc"}), histories_of({"ann": "ca", "bob": "d"})
+def test_the_last_tenth_of_given_train_events_is_validation(make_histories):
+    joined, n_test = join_predefined(
+        make_histories({"ann": "abcdefghijklmnopqrst", "bob": "abc"}), make_histories({"ann": "ca", "bob": "d"})
     )
-    split = split_given(joined, n_test)
+    split = split_predefined(joined, n_test)
     assert shown(split.train) == {"ann": "abcdefghijklmnopqr", "bob": "abc"}
     assert answers(split.validation) == {"ann": "st"}
     assert answers(split.test) == {"ann": "ca", "bob": "d"}
@@ -168,20 +168,20 @@ def test_the_last_tenth_of_given_train_events_is_validation(histories_of):
 def test_a_given_split_of_unordered_sets_passes_the_audit():
     train = histories_from_frame(pd.DataFrame({"user_id": ["ann"] * 20, "item_id": list("abcdefghijklmnopqrst")}))
     test = histories_from_frame(pd.DataFrame({"user_id": ["ann"], "item_id": ["z"]}))
-    split = split_given(*join_given(train, test))
+    split = split_predefined(*join_predefined(train, test))
     assert len(split.validation.targets) == 2
     audit_split(split)
 
 
-def test_users_who_are_only_in_the_given_test_log_are_not_asked(histories_of):
-    joined, n_test = join_given(histories_of({"ann": "ab"}), histories_of({"ann": "b", "eve": "a"}))
-    assert answers(split_given(joined, n_test).test) == {"ann": "b"}
+def test_users_who_are_only_in_the_given_test_log_are_not_asked(make_histories):
+    joined, n_test = join_predefined(make_histories({"ann": "ab"}), make_histories({"ann": "b", "eve": "a"}))
+    assert answers(split_predefined(joined, n_test).test) == {"ann": "b"}
 
 
 def test_unordered_train_events_are_shuffled_once_within_their_user():
     train = histories_from_frame(pd.DataFrame({"user_id": ["ann"] * 20, "item_id": list("abcdefghijklmnopqrst")}))
     test = histories_from_frame(pd.DataFrame({"user_id": ["ann"], "item_id": ["z"]}))
-    first, again, other = (shown(join_given(train, test, seed=seed)[0])["ann"] for seed in (0, 0, 1))
+    first, again, other = (shown(join_predefined(train, test, seed=seed)[0])["ann"] for seed in (0, 0, 1))
     assert first == again != other
     assert sorted(first[:-1]) == list("abcdefghijklmnopqrst")
     assert first[:-1] != "abcdefghijklmnopqrst"
@@ -193,18 +193,18 @@ def test_unordered_train_events_are_shuffled_once_within_their_user():
 
 def test_a_holdout_can_be_narrowed_to_some_of_its_questions(days):
     test = split_by_time(days, datetime(1970, 1, 8, tzinfo=UTC), validation_days=2).test
-    assert answers(test.only(np.array([1]))) == {"bob": "b"}
-    assert answers(test.only(np.array([1, 0]))) == {"bob": "b", "ann": "de"}
-    assert test.only(np.array([1, 0])).target_times.tolist() == [8 * DAY, 7 * DAY, 9 * DAY]
-    assert answers(test.only(np.array([], dtype=np.int64))) == {}
+    assert answers(test.select(np.array([1]))) == {"bob": "b"}
+    assert answers(test.select(np.array([1, 0]))) == {"bob": "b", "ann": "de"}
+    assert test.select(np.array([1, 0])).target_times.tolist() == [8 * DAY, 7 * DAY, 9 * DAY]
+    assert answers(test.select(np.array([], dtype=np.int64))) == {}
 
 
 # --- the audit
 
 
 @pytest.fixture
-def loo(histories_of):
-    return split_last(histories_of({"ann": "abcde", "bob": "eda", "cid": "ab"}))
+def loo(make_histories):
+    return split_last(make_histories({"ann": "abcde", "bob": "eda", "cid": "ab"}))
 
 
 def test_honest_splits_pass_the_audit(days, loo):

@@ -132,7 +132,7 @@ def hstu(encoder, x):
         projected = linear(layer_norm(x, weights, f"{block}.norm_in"), weights, f"{block}.project_in")
         u, *vqk = np.split(projected * sigmoid(projected), 4, axis=1)
         offsets = np.arange(len(x)) - np.arange(len(x))[:, None] + L - 1
-        bias, mixed = weights[f"{block}.core.position_bias"][offsets], []
+        bias, mixed = weights[f"{block}.kernel.position_bias"][offsets], []
         for v, q, k in zip(*(heads_of(part, n_heads) for part in vqk), strict=True):
             scores = q @ k.T + bias
             mixed.append(np.tril(scores * sigmoid(scores)) / L @ v)
@@ -163,7 +163,7 @@ def session_graph(encoder, x, items=None):
 
 
 REFERENCES = {
-    "attention": attention,
+    "layer": attention,
     "dilated_conv": dilated_conv,
     "gated_conv": gated_conv,
     "gru": gru,
@@ -328,11 +328,11 @@ def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
         ("dilated_conv", {"dilations": []}, "dilations: .* at least 1 item"),
         (
             "attention",
-            {"positions": "relative", "core": "linrec"},
-            "relative positions are a bias .* got core = 'linrec'",
+            {"positions": "relative", "attention": "linrec"},
+            "relative positions are a bias .* got attention = 'linrec'",
         ),
         ("attention", {"heads": 4}, "dim must be a multiple of heads, got 6 and 4"),
-        ("attention", {"core": "linformer"}, "can't be causal"),
+        ("attention", {"attention": "linformer"}, "can't be causal"),
         ("hstu", {"positions": "rotary"}, "got positions = 'rotary'"),
         ("session_graph", {}, r"a session graph can't be causal: .* set objective = 'last_item'"),
         ("session_graph", {"layers": 0}, "layers: Input should be greater than or equal to 1, got 0"),
@@ -390,7 +390,7 @@ def test_shares_are_told_layer_by_layer_and_never_of_later_events(vectors):
         torch.testing.assert_close(shares.sum(-1), torch.ones(B, 2, L))
         assert (shares.triu(1) == 0).all()
     assert build_encoder("gru", dim=D, max_length=L).shares(vectors, lengths=LENGTHS) == []
-    other = build_encoder("attention", dim=D, max_length=L, settings={"core": "linrec"})
+    other = build_encoder("attention", dim=D, max_length=L, settings={"attention": "linrec"})
     assert other.shares(vectors, lengths=LENGTHS) == [None, None]
 
 

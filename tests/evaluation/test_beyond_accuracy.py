@@ -42,8 +42,8 @@ def nan(*values):
 # --- histories as profiles ------------------------------------------------------------------------------
 
 
-def test_profiles_show_what_the_histories_show_in_the_order_asked(histories_of):
-    histories = histories_of({"ann": "abd", "bob": "c", "cid": "aca"}).up_to(np.array([2, 0, 3]))
+def test_profiles_show_what_the_histories_show_in_the_order_asked(make_histories):
+    histories = make_histories({"ann": "abd", "bob": "c", "cid": "aca"}).up_to(np.array([2, 0, 3]))
     found = profiles_of(histories, np.array([2, 1, 0]))
     assert found.items.tolist() == [1, 3, 1, 1, 2]
     assert found.offsets.tolist() == [0, 3, 3, 5]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Annotation, Text
 
-from attnrec.evaluation.comparison import against_best, compare
+from attnrec.evaluation.comparison import compare_with_best, compare
 from attnrec.evaluation.metrics import bootstrap_interval
 from attnrec.tracking.figures.comparison import comparison_figure
 
@@ -166,7 +166,7 @@ def test_flips_of_many_users_are_never_in_memory_together():
 def test_holm_by_hand():
     # raw p-values 2 / 2 ** n of n users: 1/128, 1/32, 1/32, 1 and 1
     models = {"d": 1, "b": 6, "best": 0, "a": 8, "e": 1, "c": 6}
-    table = against_best({name: all_better(n, of=8) for name, n in models.items()}, metric=NDCG)
+    table = compare_with_best({name: all_better(n, of=8) for name, n in models.items()}, metric=NDCG)
     corrected = table.set_index("model")["p_value"]
     assert corrected["a"] == 5 * (1 / 128)
     assert corrected["b"] == 4 * (1 / 32)
@@ -177,13 +177,13 @@ def test_holm_by_hand():
 
 def test_a_difference_that_one_comparison_would_show_is_not_significant_among_many():
     alone = {"best": all_better(0, of=8), "a": all_better(6, of=8)}
-    assert against_best(alone, metric=NDCG)["significant"].tolist() == [False, True]
+    assert compare_with_best(alone, metric=NDCG)["significant"].tolist() == [False, True]
     among = alone | {"b": all_better(1, of=8)}
-    assert not against_best(among, metric=NDCG)["significant"].any()
+    assert not compare_with_best(among, metric=NDCG)["significant"].any()
 
 
 def test_models_stand_by_their_mean_and_equal_ones_by_name():
-    table = against_best(
+    table = compare_with_best(
         {
             "late": evaluated([0.5, 0.5]),
             "low": evaluated([0.1, 0.2]),
@@ -201,7 +201,7 @@ def test_models_stand_by_their_mean_and_equal_ones_by_name():
 
 
 def test_the_best_is_not_compared_with_itself():
-    table = against_best({"a": evaluated([0.1, 0.2]), "b": evaluated([0.3, 0.9])}, metric=NDCG)
+    table = compare_with_best({"a": evaluated([0.1, 0.2]), "b": evaluated([0.3, 0.9])}, metric=NDCG)
     best = table.iloc[0]
     assert best["model"] == "b"
     assert (best["difference"], best["difference_low"], best["difference_high"]) == (0, 0, 0)
@@ -211,7 +211,7 @@ def test_the_best_is_not_compared_with_itself():
 
 
 def test_one_model_alone_is_the_best():
-    table = against_best({"a": evaluated([0.1, 0.2])}, metric=NDCG)
+    table = compare_with_best({"a": evaluated([0.1, 0.2])}, metric=NDCG)
     assert table["model"].tolist() == ["a"]
     assert table["mean"].tolist() == pytest.approx([0.15])
 
@@ -220,7 +220,7 @@ def test_a_row_says_what_compare_says():
     random = np.random.default_rng(6)
     models = {"a": evaluated(random.random(40)), "b": evaluated(random.random(40) + 0.2)}
     shuffled = {name: frame.sample(frac=1, random_state=1) for name, frame in models.items()}
-    row = against_best(shuffled, metric=NDCG, seed=3).iloc[1]
+    row = compare_with_best(shuffled, metric=NDCG, seed=3).iloc[1]
     pair = compare(models["a"], models["b"], metric=NDCG, seed=3)
     assert row["model"] == "a"
     assert row["difference"] == pytest.approx(pair.mean)
@@ -236,7 +236,7 @@ def test_other_users_are_refused():
     with pytest.raises(ValueError, match=r"same users, got 2 that only one of 'one' and 'other' has \(first: 'u01'\)"):
         compare(evaluated([1, 1]), evaluated([1, 1], users=["u00", "u07"]), metric=NDCG)
     with pytest.raises(ValueError, match="got 1 that only one of 'a' and 'c'"):
-        against_best({"a": evaluated([1, 1]), "b": evaluated([1, 1]), "c": evaluated([1])}, metric=NDCG)
+        compare_with_best({"a": evaluated([1, 1]), "b": evaluated([1, 1]), "c": evaluated([1])}, metric=NDCG)
 
 
 def test_ids_that_only_look_alike_are_other_users():
@@ -266,7 +266,7 @@ def test_nothing_to_compare_is_refused():
     with pytest.raises(ValueError, match="needs a user, got none of 'one'"):
         compare(evaluated([]), evaluated([]), metric=NDCG)
     with pytest.raises(ValueError, match="needs a model, got none"):
-        against_best({}, metric=NDCG)
+        compare_with_best({}, metric=NDCG)
 
 
 # --- the figure -----------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from attnrec.models import PopularityConfig, SequenceConfig, build_model
 
 
 @pytest.fixture
-def questions(histories_of) -> Holdout:
+def questions(make_histories) -> Holdout:
     """Seen: ann ab, bob ab, cid ac, dan a, so the counts are a 4, b 2, c 1, d 0. Asked: ann d, bob c, cid a."""
-    histories = histories_of({"ann": "abd", "bob": "abc", "cid": "aca", "dan": "a"})
+    histories = make_histories({"ann": "abd", "bob": "abc", "cid": "aca", "dan": "a"})
     return Holdout(
         histories=histories.up_to(np.array([2, 2, 2, 1])),
         users=np.array([0, 1, 2]),
@@ -64,8 +64,8 @@ def test_popularity_by_hand_when_seen_items_may_come_again(questions):
     assert found.summary["mean_popularity_at_2"] == (4 + 2) / 2
 
 
-def test_several_answers_of_a_user_count_once_each(histories_of):
-    histories = histories_of({"ann": "abcde", "bob": "baca", "cid": "abbcdee"})
+def test_several_answers_of_a_user_count_once_each(make_histories):
+    histories = make_histories({"ann": "abcde", "bob": "baca", "cid": "abbcdee"})
     # counts of what is seen: a 3, b 3, c 2, d 1, e 0; ann, who saw a, is asked for c, e, c and b
     holdout = Holdout(
         histories=histories.up_to(np.array([1, 4, 5])),
@@ -82,16 +82,16 @@ def test_several_answers_of_a_user_count_once_each(histories_of):
 
 
 def test_answers_without_a_training_event_are_misses_and_still_counted(questions):
-    found = evaluate(popularity(questions), questions.only(np.array([0])), ks=(4,), filter_viewed=False)
+    found = evaluate(popularity(questions), questions.select(np.array([0])), ks=(4,), filter_viewed=False)
     assert found.per_user["n_relevant"].tolist() == [1]
     assert found.summary["recall_at_4"] == 0
 
 
 @pytest.mark.parametrize("filter_viewed", [True, False])
 def test_a_model_with_its_own_catalogue_gets_the_same_metrics(checkerboard, filter_viewed):
-    holdout = split_last(checkerboard.seen).test
+    holdout = split_last(checkerboard.histories).test
     own_ids = Vocabulary([99, *np.random.default_rng(0).permutation(12)], first=1)  # the holdout knows no item 99
-    rows = holdout.histories.item_ids.rows_in(own_ids)
+    rows = holdout.histories.item_ids.rows_for(own_ids)
     config = SequenceConfig(dim=16, heads=2, pooling_heads=2, layers=1, max_length=8)
     torch.manual_seed(0)
     model, own = build_model(config, 12), build_model(config, 13)
@@ -124,12 +124,12 @@ def test_more_places_than_items_do_no_harm(questions):
 
 def test_when_nobody_is_left_to_ask_it_is_said(questions):
     with pytest.raises(ValueError, match="needs a user with an unseen answer"):
-        evaluate(popularity(questions), questions.only(np.array([2])))
+        evaluate(popularity(questions), questions.select(np.array([2])))
 
 
-def test_users_with_longer_and_shorter_histories_keep_their_own_lists(histories_of):
+def test_users_with_longer_and_shorter_histories_keep_their_own_lists(make_histories):
     # the counts are a 5, b 3, c 2, d 1: ann has only d left, bob a first, cid b first, dan b and then c
-    histories = histories_of({"ann": "abcd", "bob": "ba", "cid": "dab", "dan": "ac", "eve": "abca"})
+    histories = make_histories({"ann": "abcd", "bob": "ba", "cid": "dab", "dan": "ac", "eve": "abca"})
     holdout = Holdout(
         histories=histories.up_to(np.array([3, 1, 2, 1, 4])),
         users=np.array([0, 1, 2, 3]),
@@ -142,7 +142,7 @@ def test_users_with_longer_and_shorter_histories_keep_their_own_lists(histories_
 
 
 def test_users_are_told_apart_in_any_order(questions):
-    swapped = questions.only(np.array([2, 0, 1]))
+    swapped = questions.select(np.array([2, 0, 1]))
     found = evaluate(popularity(questions), swapped, ks=(3,), filter_viewed=False)
     assert found.per_user["user_id"].tolist() == ["cid", "ann", "bob"]
     assert found.asked.tolist() == [0, 1, 2]
@@ -150,7 +150,7 @@ def test_users_are_told_apart_in_any_order(questions):
 
 
 def test_intervals_hold_the_mean_and_can_be_left_out(checkerboard):
-    holdout = split_last(checkerboard.seen).test
+    holdout = split_last(checkerboard.histories).test
     model = build_model(PopularityConfig(), 12)
     model.observe(holdout.histories)
     found = evaluate(model, holdout, ks=(3,))

@@ -55,7 +55,7 @@ def with_contributions(model, monkeypatch, table: dict[tuple[str, str], float], 
     for (event, item), value in table.items():
         likes[item_ids.row(event), item_ids.row(item)] = value
 
-    class Reading:
+    class EncodedHistories:
         weights = None
 
         def __init__(self, batch):
@@ -69,7 +69,7 @@ def with_contributions(model, monkeypatch, table: dict[tuple[str, str], float], 
             whole = likes[self.batch.items] * self.batch.real[..., None]
             return whole.gather(2, items[:, None].expand(-1, whole.shape[1], -1))
 
-    monkeypatch.setattr(model, "read", Reading)
+    monkeypatch.setattr(model, "encode", EncodedHistories)
 
 
 def test_a_cause_is_that_of_the_event_asked_for(holdout, small_log):

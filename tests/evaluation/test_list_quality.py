@@ -8,7 +8,7 @@ import pytest
 from attnrec.dataset import Holdout, Vocabulary, features_from_frame, split_last
 from attnrec.evaluation.comparison import compare
 from attnrec.evaluation.evaluator import Evaluation, evaluate, mean_intervals
-from attnrec.evaluation.list_quality import MOST_CATEGORIES, beyond
+from attnrec.evaluation.list_quality import MOST_CATEGORIES, measure_beyond_accuracy
 from attnrec.evaluation.segments import segments_of
 from attnrec.models import PopularityConfig, build_model
 
@@ -17,9 +17,9 @@ NEW = ("novelty", "popularity_lift", "diversity", "miscalibration")
 
 
 @pytest.fixture
-def questions(histories_of) -> Holdout:
+def questions(make_histories) -> Holdout:
     """Seen: ann ab, bob ab, cid ac, dan a, so the counts are a 4, b 2, c 1, d 0. Asked: ann d, bob c, cid a."""
-    histories = histories_of({"ann": "abd", "bob": "abc", "cid": "aca", "dan": "a"})
+    histories = make_histories({"ann": "abd", "bob": "abc", "cid": "aca", "dan": "a"})
     return Holdout(
         histories=histories.up_to(np.array([2, 2, 2, 1])),
         users=np.array([0, 1, 2]),
@@ -55,7 +55,7 @@ def added(found, before: Evaluation) -> list[str]:
 
 
 def test_novelty_and_popularity_by_hand(questions, by_popularity):
-    found = beyond(by_popularity, questions, k=2)
+    found = measure_beyond_accuracy(by_popularity, questions, k=2)
     assert found.evaluation.per_user["novelty_at_2"].tolist() == pytest.approx(
         [(log2(EVENTS / 4) + log2(EVENTS / 2)) / 2] * 3
     )
@@ -68,13 +68,13 @@ def test_novelty_and_popularity_by_hand(questions, by_popularity):
 
 
 def test_only_the_first_places_count(questions, by_popularity):
-    found = beyond(by_popularity, questions, k=1).evaluation
+    found = measure_beyond_accuracy(by_popularity, questions, k=1).evaluation
     assert found.per_user["novelty_at_1"].tolist() == pytest.approx([log2(EVENTS / 4)] * 3)
     assert "novelty_at_3" not in found.per_user
 
 
 def test_what_the_evaluation_had_is_kept(questions, by_popularity):
-    found = beyond(by_popularity, questions, k=2).evaluation
+    found = measure_beyond_accuracy(by_popularity, questions, k=2).evaluation
     assert found.per_user[by_popularity.per_user.columns].equals(by_popularity.per_user)
     assert found.summary.items() >= by_popularity.summary.items()
     assert found.intervals.items() >= by_popularity.intervals.items()
@@ -83,7 +83,7 @@ def test_what_the_evaluation_had_is_kept(questions, by_popularity):
 
 
 def test_exposure_by_hand(questions, by_popularity):
-    exposure = beyond(by_popularity, questions, k=1).exposure
+    exposure = measure_beyond_accuracy(by_popularity, questions, k=1).exposure
     # of 7 events c has the first, b the next two and a the last four: a's are 3 / 7 to 1, the last 4 / 7
     assert exposure["decile"].tolist() == [*range(1, 11)]
     inside = [max(0, (place + 1) / 10 - max(place / 10, 3 / 7)) / (4 / 7) for place in range(10)]
@@ -93,11 +93,11 @@ def test_exposure_by_hand(questions, by_popularity):
     assert exposure["n_items"][0] == pytest.approx(1 + 0.1 * 7)
 
 
-def test_exposure_is_the_mean_over_users(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "b", "cid": "aab"})
+def test_exposure_is_the_mean_over_users(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "b", "cid": "aab"})
     questions = Holdout(histories, np.array([0, 1]), np.array([2, 1]), np.array([9, 9]), np.array([0, 1, 2]))
     lists = np.array([[1, 0], [2, 1]])
-    table = beyond(evaluated(questions, lists), questions, k=2).exposure
+    table = measure_beyond_accuracy(evaluated(questions, lists), questions, k=2).exposure
     # three events each: equally popular, so that every place is a tenth in every decile
     assert table["share"].tolist() == pytest.approx([0.1] * 10)
 
@@ -109,15 +109,15 @@ def evaluated(holdout: Holdout, lists, asked=None) -> Evaluation:
     return Evaluation(per_user=users, summary={}, intervals={}, asked=asked, lists=np.array(lists))
 
 
-def test_groups_of_users_are_those_of_the_segments_whoever_was_left_without_an_answer(histories_of):
+def test_groups_of_users_are_those_of_the_segments_whoever_was_left_without_an_answer(make_histories):
     # a is the head of five items; the shares are ann 1, bob 1/2, cid 0 and dan 1/4
     world = {"ann": "aaaa", "bob": "abac", "cid": "bcde", "dan": "abcd"}
-    histories = histories_of(world)
+    histories = make_histories(world)
     users, nothing = np.array([3, 2, 1, 0]), np.zeros(0, dtype=np.int64)
     questions = Holdout(histories, users, nothing, nothing, np.zeros(5, dtype=np.int64))
     groups = dict(segments_of(questions)[["user_id", "popularity_group"]].to_numpy())
     assert groups == {"dan": "mixed", "cid": "niche", "bob": "mixed", "ann": "blockbuster"}
-    found = beyond(evaluated(questions, [[1], [1], [2]], asked=[0, 1, 2]), questions, k=1).popularity_groups
+    found = measure_beyond_accuracy(evaluated(questions, [[1], [1], [2]], asked=[0, 1, 2]), questions, k=1).popularity_groups
     assert found[["group", "n_users"]].to_numpy().tolist() == [["niche", 1], ["mixed", 2]]
     # dan is shown a (counts a 7, b 3, c 3, d 2, e 1), bob b
     profiles = [(7 + 3 + 3 + 2) / 4, (7 + 3 + 7 + 3) / 4]
@@ -126,8 +126,8 @@ def test_groups_of_users_are_those_of_the_segments_whoever_was_left_without_an_a
 
 
 def test_two_models_compare_user_by_user(questions, by_popularity):
-    one = beyond(by_popularity, questions, k=2).evaluation
-    other = beyond(evaluated(questions, [[1, 0], [2, 0], [3, 0]]), questions, k=2).evaluation
+    one = measure_beyond_accuracy(by_popularity, questions, k=2).evaluation
+    other = measure_beyond_accuracy(evaluated(questions, [[1, 0], [2, 0], [3, 0]]), questions, k=2).evaluation
     found = compare(one.per_user, other.per_user, metric="novelty_at_2")
     both = (log2(EVENTS / 4) + log2(EVENTS / 2)) / 2
     assert found.mean == pytest.approx(both - (log2(EVENTS / 4) + log2(EVENTS / 2) + log2(EVENTS / 1)) / 3)
@@ -137,8 +137,8 @@ def test_two_models_compare_user_by_user(questions, by_popularity):
 def test_logs_without_times_are_no_different(questions, by_popularity):
     histories = questions.histories
     untimed = replace(histories, times=np.zeros_like(histories.times), time_kind="none")
-    found = beyond(by_popularity, replace(questions, histories=untimed), k=2)
-    timed = beyond(by_popularity, questions, k=2)
+    found = measure_beyond_accuracy(by_popularity, replace(questions, histories=untimed), k=2)
+    timed = measure_beyond_accuracy(by_popularity, questions, k=2)
     assert found.exposure.equals(timed.exposure)
     assert found.popularity_groups.equals(timed.popularity_groups)
     assert found.evaluation.summary == timed.evaluation.summary
@@ -149,7 +149,7 @@ def test_logs_without_times_are_no_different(questions, by_popularity):
 
 def test_categories_give_diversity_and_miscalibration(questions, by_popularity):
     items = described(questions, kind=[["x"], ["y"], ["x"], ["x"]])
-    found = beyond(by_popularity, questions, k=3, features=items)
+    found = measure_beyond_accuracy(by_popularity, questions, k=3, features=items)
     assert added(found, by_popularity) == [
         "novelty_at_3", "popularity_lift_at_3", "diversity_kind_at_3", "miscalibration_kind_at_3",
     ]  # fmt: skip
@@ -165,21 +165,21 @@ def test_categories_give_diversity_and_miscalibration(questions, by_popularity):
 def test_vectors_give_diversity(questions, by_popularity):
     items = described(questions, place=[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     vectors = np.array([[0, 0], [1, 0], [1, 0], [-1, 0], [1, 0]])
-    found = beyond(by_popularity, questions, k=3, features=items, vectors=vectors)
+    found = measure_beyond_accuracy(by_popularity, questions, k=3, features=items, vectors=vectors)
     assert found.evaluation.summary["diversity_place_at_3"] == pytest.approx(1 - (0 + 1 + 0) / 3)
     assert found.evaluation.summary["diversity_at_3"] == pytest.approx(1 - (1 - 1 - 1) / 3)
 
 
 def test_numbers_and_texts_say_nothing_of_lists(questions, by_popularity):
     items = described(questions, price=[1, 2, 3, 4], title=["an a", "a b", "a c", "a d"])
-    found = beyond(by_popularity, questions, k=2, features=items)
+    found = measure_beyond_accuracy(by_popularity, questions, k=2, features=items)
     assert added(found, by_popularity) == ["novelty_at_2", "popularity_lift_at_2"]
 
 
 def test_users_without_a_value_are_left_out_of_the_mean(questions, by_popularity):
     # b alone has a category: of cid, who saw a and c, nothing is known
     items = described(questions, kind=[None, ["y"], None, None])
-    found = beyond(by_popularity, questions, k=2, features=items).evaluation
+    found = measure_beyond_accuracy(by_popularity, questions, k=2, features=items).evaluation
     assert found.per_user["miscalibration_kind_at_2"].tolist() == pytest.approx([0, 0, np.nan], nan_ok=True)
     assert found.summary["miscalibration_kind_at_2"] == 0
     assert found.intervals["miscalibration_kind_at_2"] == (0, 0)
@@ -189,9 +189,9 @@ def test_users_without_a_value_are_left_out_of_the_mean(questions, by_popularity
 def test_a_column_of_too_many_categories_is_no_taste(questions, by_popularity):
     names = [[f"n{number:04}" for number in range(start, start + MOST_CATEGORIES // 2)] for start in (0, 500)]
     full = described(questions, kind=[*names, None, None])
-    assert len(added(beyond(by_popularity, questions, k=2, features=full), by_popularity)) == 4
+    assert len(added(measure_beyond_accuracy(by_popularity, questions, k=2, features=full), by_popularity)) == 4
     more = described(questions, kind=[*names, ["one more"], None])
-    assert len(added(beyond(by_popularity, questions, k=2, features=more), by_popularity)) == 2
+    assert len(added(measure_beyond_accuracy(by_popularity, questions, k=2, features=more), by_popularity)) == 2
 
 
 # --- edges ----------------------------------------------------------------------------------------------
@@ -200,28 +200,28 @@ def test_a_column_of_too_many_categories_is_no_taste(questions, by_popularity):
 def test_when_nobody_is_recommended_anything_there_is_nothing_to_say(questions):
     found = judged(questions, item_ids=Vocabulary(["a", "b"], first=1))  # which ann and bob have seen
     assert not found.lists.any()
-    empty = beyond(found, questions, k=2, features=described(questions, kind=[["x"]] * 4))
+    empty = measure_beyond_accuracy(found, questions, k=2, features=described(questions, kind=[["x"]] * 4))
     assert added(empty, found) == []
     assert len(empty.exposure) == len(empty.popularity_groups) == 0
     assert empty.exposure.columns.tolist() == ["decile", "n_items", "share", "low", "high"]
 
 
-def test_one_user_with_one_item(histories_of):
-    histories = histories_of({"ann": "aaa"})
-    found = beyond(judged(split_last(histories).test, filter_viewed=False), split_last(histories).test, k=2)
+def test_one_user_with_one_item(make_histories):
+    histories = make_histories({"ann": "aaa"})
+    found = measure_beyond_accuracy(judged(split_last(histories).test, filter_viewed=False), split_last(histories).test, k=2)
     assert found.evaluation.summary["novelty_at_2"] == 0  # log2(1): all events are of this item
     assert found.evaluation.summary["popularity_lift_at_2"] == 0
     assert found.exposure["share"].tolist() == pytest.approx([0.1] * 10)
     assert found.popularity_groups["group"].tolist() == ["mixed"]
 
 
-def test_the_same_seed_gives_the_same_intervals(histories_of):
+def test_the_same_seed_gives_the_same_intervals(make_histories):
     random = np.random.default_rng(0)
-    histories = histories_of({f"u{n:02}": "".join(random.choice([*"aaaabbcdefgh"], 8)) for n in range(40)})
+    histories = make_histories({f"u{n:02}": "".join(random.choice([*"aaaabbcdefgh"], 8)) for n in range(40)})
     nothing = np.zeros(0, dtype=np.int64)
     questions = Holdout(histories, np.arange(40), nothing, nothing, np.zeros(41, dtype=np.int64))
     before = evaluated(questions, random.integers(1, histories.n_items + 1, size=(40, 3)))
-    one, two, other = (beyond(before, questions, k=3, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (measure_beyond_accuracy(before, questions, k=3, seed=seed) for seed in (0, 0, 1))
     assert one.exposure.equals(two.exposure)
     assert one.popularity_groups.equals(two.popularity_groups)
     assert one.evaluation.intervals == two.evaluation.intervals
@@ -242,14 +242,14 @@ def test_intervals_are_over_the_users_who_have_a_value():
     assert found["all"] != pytest.approx(found["too"])
 
 
-def test_what_does_not_fit_is_refused(questions, by_popularity, histories_of):
+def test_what_does_not_fit_is_refused(questions, by_popularity, make_histories):
     with pytest.raises(ValueError, match="k must be 1 to 3, the places that were evaluated, got 10"):
-        beyond(by_popularity, questions)
+        measure_beyond_accuracy(by_popularity, questions)
     with pytest.raises(ValueError, match="k must be 1 to 3, the places that were evaluated, got 0"):
-        beyond(by_popularity, questions, k=0)
+        measure_beyond_accuracy(by_popularity, questions, k=0)
     with pytest.raises(ValueError, match="vectors must have a row per item row of the holdout, got 4 for 5"):
-        beyond(by_popularity, questions, k=2, vectors=np.ones((4, 2)))
-    other = histories_of({"ann": "ab"}).item_ids
+        measure_beyond_accuracy(by_popularity, questions, k=2, vectors=np.ones((4, 2)))
+    other = make_histories({"ann": "ab"}).item_ids
     features = features_from_frame(pd.DataFrame({"item_id": ["a"], "kind": [["x"]]}), other)
     with pytest.raises(ValueError, match="features must have a row per item row of the holdout, got 3 for 5"):
-        beyond(by_popularity, questions, k=2, features=features)
+        measure_beyond_accuracy(by_popularity, questions, k=2, features=features)

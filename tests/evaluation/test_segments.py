@@ -4,7 +4,7 @@ import pytest
 
 from attnrec.dataset import Holdout, features_from_frame, histories_from_frame
 from attnrec.evaluation.metrics import bootstrap_interval
-from attnrec.evaluation.segments import by_segment, lagging_sentences, segment_tables, segments_of
+from attnrec.evaluation.segments import by_segment, underperforming_sentences, segment_tables, segments_of
 from attnrec.tracking.figures.segments import exposure_figure, segment_figure
 
 NDCG = "ndcg_at_10"
@@ -19,9 +19,9 @@ def holdout_of(histories, users=None) -> Holdout:
 
 
 @pytest.fixture
-def four_users(histories_of) -> Holdout:
+def four_users(make_histories) -> Holdout:
     """Histories of 1, 2, 3 and 5 events."""
-    return holdout_of(histories_of({"ann": "a", "bob": "ab", "cid": "abc", "dan": "abcde"}))
+    return holdout_of(make_histories({"ann": "a", "bob": "ab", "cid": "abc", "dan": "abcde"}))
 
 
 def segment(holdout, name, frame=None) -> list[str]:
@@ -32,23 +32,23 @@ def segment(holdout, name, frame=None) -> list[str]:
 # --- which group a user belongs to ----------------------------------------------------------------------
 
 
-def test_history_length_is_cut_at_quartiles_named_by_their_range(histories_of):
+def test_history_length_is_cut_at_quartiles_named_by_their_range(make_histories):
     lengths = {f"u{n}": "ab" * n for n in range(1, 9)}  # 2, 4, ..., 16
-    found = segment(holdout_of(histories_of(lengths)), "history_length")
+    found = segment(holdout_of(make_histories(lengths)), "history_length")
     assert found == ["2-4", "2-4", "6-8", "6-8", "10-12", "10-12", "14-16", "14-16"]
 
 
-def test_only_visible_events_of_users_who_are_asked_count(histories_of):
-    histories = histories_of({"ann": "abc", "bob": "abcde", "cid": "abcdefgh"}).up_to(np.array([1, 4, 8]))
+def test_only_visible_events_of_users_who_are_asked_count(make_histories):
+    histories = make_histories({"ann": "abc", "bob": "abcde", "cid": "abcdefgh"}).up_to(np.array([1, 4, 8]))
     found = segments_of(holdout_of(histories, users=[1, 0]))
     assert found["user_id"].tolist() == ["bob", "ann"]
     assert found["history_length"].tolist() == ["4", "1"]
 
 
-def test_equal_values_are_never_parted(histories_of):
-    assert segment(holdout_of(histories_of(dict.fromkeys("uvwxyz", "abc"))), "history_length") == ["3"] * 6
+def test_equal_values_are_never_parted(make_histories):
+    assert segment(holdout_of(make_histories(dict.fromkeys("uvwxyz", "abc"))), "history_length") == ["3"] * 6
     one_differs = dict.fromkeys("uvwxyz", "abc") | {"t": "a"}
-    assert segment(holdout_of(histories_of(one_differs)), "history_length") == ["1"] + ["3"] * 6
+    assert segment(holdout_of(make_histories(one_differs)), "history_length") == ["1"] + ["3"] * 6
 
 
 def test_activity_is_events_per_week_with_an_event():
@@ -60,20 +60,20 @@ def test_activity_is_events_per_week_with_an_event():
     assert found == [f"{5 / 3:.3g}", "4", "1"]
 
 
-def test_logs_without_a_clock_have_no_activity(histories_of):
+def test_logs_without_a_clock_have_no_activity(make_histories):
     frame = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["a", "a"]})
     found = segments_of(holdout_of(histories_from_frame(frame)))
     assert found.columns.tolist() == ["user_id", "history_length", "popularity_group"]
 
 
-def test_users_are_grouped_by_their_taste_for_the_popular(histories_of):
+def test_users_are_grouped_by_their_taste_for_the_popular(make_histories):
     # a is the head of five items: shares 1, 1/2, 0
-    found = segment(holdout_of(histories_of({"ann": "aaaa", "bob": "abacd" + "a", "cid": "bcde"})), "popularity_group")
+    found = segment(holdout_of(make_histories({"ann": "aaaa", "bob": "abacd" + "a", "cid": "bcde"})), "popularity_group")
     assert found == ["blockbuster", "mixed", "niche"]
 
 
-def test_a_user_without_history_is_in_groups_of_their_own(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
+def test_a_user_without_history_is_in_groups_of_their_own(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
     found = segments_of(holdout_of(histories)).iloc[0]
     assert found.tolist() == ["ann", "0", "(unknown)", "no history"]
 
@@ -100,10 +100,10 @@ def test_numbers_below_zero_are_groups_too(four_users):
     assert segment(four_users, "change", frame) == ["-2", "-2", "-1.5", "0.25"]
 
 
-def test_a_range_from_below_zero_is_written_out(histories_of):
+def test_a_range_from_below_zero_is_written_out(make_histories):
     world = {f"u{n}": "a" for n in range(8)}
     frame = pd.DataFrame({"user_id": list(world), "change": np.arange(8) - 4.0})
-    found = segment(holdout_of(histories_of(world)), "change", frame)
+    found = segment(holdout_of(make_histories(world)), "change", frame)
     assert found == ["-4 to -3"] * 2 + ["-2 to -1"] * 2 + ["0 to 1"] * 2 + ["2 to 3"] * 2
 
 
@@ -117,24 +117,24 @@ def test_a_column_of_numbers_that_nobody_has_is_unknown(four_users):
     assert segment(four_users, "age", frame) == ["(unknown)"] * 4
 
 
-def test_only_the_largest_groups_keep_their_names(histories_of):
+def test_only_the_largest_groups_keep_their_names(make_histories):
     world = {f"u{n:02}": "a" for n in range(30)}
     frame = pd.DataFrame({"user_id": list(world), "town": [[f"t{n // 2 if n < 6 else n:02}"] for n in range(30)]})
-    found = segment(holdout_of(histories_of(world)), "town", frame)
+    found = segment(holdout_of(make_histories(world)), "town", frame)
     # t00, t01 and t02 have two users, t06 to t29 one: of these the first 17 by name are kept
     assert found[:7] == ["t00", "t00", "t01", "t01", "t02", "t02", "t06"]
     assert found[22:] == ["t22", *["(other)"] * 7]
 
 
 def test_a_column_with_the_name_of_a_segment_is_told_apart(four_users):
-    frame = pd.DataFrame({"user_id": ["ann"], "activity": [3], "everyone": [["x"]]})
+    frame = pd.DataFrame({"user_id": ["ann"], "activity": [3], "all users": [["x"]]})
     found = segments_of(four_users, features_from_frame(frame, four_users.histories.user_ids))
     assert {"activity", "users.activity", "users.everyone"} <= set(found)
-    assert "everyone" not in found
+    assert "all users" not in found
 
 
-def test_features_of_other_users_are_refused(four_users, histories_of):
-    other = histories_of({"ann": "ab"})
+def test_features_of_other_users_are_refused(four_users, make_histories):
+    other = make_histories({"ann": "ab"})
     features = features_from_frame(pd.DataFrame({"user_id": ["ann"], "age": [3]}), other.user_ids)
     with pytest.raises(ValueError, match="a row per user of the histories, got 1 for 4"):
         segments_of(four_users, features)
@@ -155,7 +155,7 @@ def grouped(**columns) -> pd.DataFrame:
 def test_groups_are_held_against_everyone():
     values = [0.1, 0.3, 0.8, 0.4]
     table = by_segment(evaluated(values), grouped(side=["l", "l", "r", "r"]), metric=NDCG).set_index("group")
-    assert table["segment"].tolist() == ["everyone", "side", "side"]
+    assert table["segment"].tolist() == ["all users", "side", "side"]
     assert table["n_users"].tolist() == [4, 2, 2]
     assert table["mean"].tolist() == pytest.approx([0.4, 0.2, 0.6])
     assert table["behind"].tolist() == pytest.approx([0, 0.2 / 0.4 - 1, 0.6 / 0.4 - 1])
@@ -166,15 +166,15 @@ def test_groups_keep_their_order_and_the_rows_of_users_need_none():
     side = pd.Categorical(["2-9", "10-12", "2-9", "10-12"], categories=["2-9", "10-12", "none such"], ordered=True)
     segments = grouped(side=side)
     one = by_segment(evaluated([1, 0, 1, 0]), segments, metric=NDCG)
-    assert one["group"].tolist() == ["everyone", "2-9", "10-12"]
+    assert one["group"].tolist() == ["all users", "2-9", "10-12"]
     assert one.equals(by_segment(evaluated([1, 0, 1, 0]), segments.iloc[::-1], metric=NDCG))
 
 
 def test_a_large_group_far_behind_is_lagging():
     values = np.repeat([0.1, 0.3], 200) + np.tile([-0.05, 0.05], 200)
     table = by_segment(evaluated(values), grouped(side=["l"] * 200 + ["r"] * 200), metric=NDCG)
-    assert table["lagging"].tolist() == [False, True, False]
-    assert lagging_sentences(table, NDCG) == [
+    assert table["underperforming"].tolist() == [False, True, False]
+    assert underperforming_sentences(table, NDCG) == [
         "ndcg_at_10 of side l is 0.1000, 50% behind the 0.2000 of everyone "
         f"(95 % interval {table['low'][1]:.4f} to {table['high'][1]:.4f}, 200 users)"
     ]
@@ -183,8 +183,8 @@ def test_a_large_group_far_behind_is_lagging():
 def test_a_group_a_little_behind_is_not_lagging_however_large():
     values = np.repeat([0.17, 0.23], 2000)  # 15 % less than .2
     table = by_segment(evaluated(values), grouped(side=["l"] * 2000 + ["r"] * 2000), metric=NDCG)
-    assert not table["lagging"].any()
-    assert lagging_sentences(table, NDCG) == []
+    assert not table["underperforming"].any()
+    assert underperforming_sentences(table, NDCG) == []
 
 
 def test_a_handful_of_users_with_nothing_found_is_not_lagging():
@@ -192,7 +192,7 @@ def test_a_handful_of_users_with_nothing_found_is_not_lagging():
     table = by_segment(evaluated([1, *[0] * 9] * 20), grouped(side=[*"rrrrrlllll"] + ["r"] * 190), metric=NDCG)
     few = table.set_index("group").loc["l"]
     assert (few["mean"], few["high"], few["behind"]) == (0, 0, -1)
-    assert not few["lagging"]
+    assert not few["underperforming"]
 
 
 def test_a_group_whose_interval_holds_the_mean_of_everyone_is_not_lagging():
@@ -201,7 +201,7 @@ def test_a_group_whose_interval_holds_the_mean_of_everyone_is_not_lagging():
     few = table.set_index("group").loc["l"]
     assert few["mean"] == pytest.approx(0.1)
     assert few["high"] == pytest.approx(0.3)
-    assert not few["lagging"]
+    assert not few["underperforming"]
 
 
 def test_the_more_groups_are_looked_at_the_more_it_takes():
@@ -210,27 +210,27 @@ def test_the_more_groups_are_looked_at_the_more_it_takes():
     side, many = ["l"] * 100 + ["r"] * 900, [f"g{n % 18:02}" for n in range(1000)]
     alone = by_segment(evaluated(values), grouped(side=side), metric=NDCG)
     among = by_segment(evaluated(values), grouped(side=side, many=many), metric=NDCG)
-    assert alone.set_index("group").loc["l", "lagging"]
-    assert not among.set_index("group").loc["l", "lagging"]
+    assert alone.set_index("group").loc["l", "underperforming"]
+    assert not among.set_index("group").loc["l", "underperforming"]
 
 
 def test_the_worst_is_said_first():
     values = np.repeat([0.5, 0.2, 0.1], 300)
     table = by_segment(evaluated(values), grouped(side=["a"] * 300 + ["b"] * 300 + ["c"] * 300), metric=NDCG)
-    assert [sentence.split()[3] for sentence in lagging_sentences(table, NDCG)] == ["c", "b"]
+    assert [sentence.split()[3] for sentence in underperforming_sentences(table, NDCG)] == ["c", "b"]
 
 
 def test_groups_of_one_user_and_of_equal_users_make_no_noise():
     table = by_segment(evaluated([0.5, 0.5, 0.5]), grouped(side=["a", "b", "c"]), metric=NDCG)
     assert table["behind"].tolist() == [0] * 4
     assert table["low"].tolist() == table["high"].tolist() == [0.5] * 4
-    assert not table["lagging"].any()
+    assert not table["underperforming"].any()
 
 
 def test_when_nothing_is_ever_found_nobody_is_behind():
     table = by_segment(evaluated([0, 0]), grouped(side=["a", "b"]), metric=NDCG)
     assert table["behind"].isna().all()
-    assert not table["lagging"].any()
+    assert not table["underperforming"].any()
 
 
 def test_users_without_a_value_are_left_out():
@@ -310,7 +310,7 @@ def test_a_panel_per_segment_with_a_dot_per_group():
     assert [text.get_text() for text in side.texts] == ["200", "400"]
     assert side.lines[0].get_xdata()[0] == pytest.approx((0.1 + 0.3 + 0.35) / 3)
     assert height.get_xlabel() == "ndcg@10 (mean over users, 95 % interval)"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["everyone", "group", "lagging group"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["all users", "group", "underperforming group"]
 
 
 def exposed(**shares) -> pd.DataFrame:
@@ -369,7 +369,7 @@ def test_a_figure_leaves_no_pyplot_state():
 
 def test_a_table_that_is_none_is_refused():
     table = by_segment(evaluated([1, 0]), grouped(side=["a", "b"]), metric=NDCG)
-    with pytest.raises(ValueError, match=r"the figure needs \['lagging'\]"):
-        segment_figure(table.drop(columns="lagging"), metric=NDCG)
+    with pytest.raises(ValueError, match=r"the figure needs \['underperforming'\]"):
+        segment_figure(table.drop(columns="underperforming"), metric=NDCG)
     with pytest.raises(ValueError, match="needs 'everyone' and a segment, got \\['everyone'\\]"):
         segment_figure(table.head(1), metric=NDCG)

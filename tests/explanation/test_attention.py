@@ -28,8 +28,8 @@ def explained(kind, histories, *, method="contribution", items=(4,), **settings)
 
 
 @pytest.fixture
-def world(histories_of):
-    return histories_of({"ann": "abcab", "bob": "ad", "cid": "bdc"})
+def world(make_histories):
+    return make_histories({"ann": "abcab", "bob": "ad", "cid": "bdc"})
 
 
 # --- heads of the readout
@@ -40,7 +40,7 @@ def world(histories_of):
     [
         ("attnrec", SMALL),
         ("attnrec", SMALL | {"pooling_projection": True}),
-        ("attnrec", SMALL | {"max_length": 3, "older_events": 4, "older_block": 2}),
+        ("attnrec", SMALL | {"max_length": 3, "memory_events": 4, "memory_block": 2}),
         ("gru4rec", {"dim": 16, "readout": "pooling", "pooling_heads": 2}),
         ("gat", {"dim": 16, "heads": 2, "pooling_heads": 4}),
     ],
@@ -56,10 +56,10 @@ def test_the_heads_of_an_event_add_up_to_its_contribution(world, kind, settings)
 
 def test_a_head_is_its_own_channels_of_the_user_where_nothing_mixes_them(world):
     model = shaken("attnrec", world, **SMALL)
-    reading = model.read(last_events(world, np.array([0]), max_length=model.max_length))
-    item = model.catalogue.scaled(reading.table[4])
+    encoded = model.encode(last_events(world, np.array([0]), max_length=model.max_length))
+    item = model.item_scorer.scaled(encoded.table[4])
     # head 2 of 4 owns channels 4 to 8 of 16
-    expected = (reading.parts[0, :, 4:8] / reading.users[0].norm()) @ item[4:8]
+    expected = (encoded.parts[0, :, 4:8] / encoded.users[0].norm()) @ item[4:8]
     found = explain_items(model, world, user=0, items=[4])[0]
     np.testing.assert_allclose(found.heads[:, 1], expected.detach(), atol=1e-5)
 
@@ -108,7 +108,7 @@ def test_attention_has_a_row_for_each_head_of_each_layer_and_of_the_readout(worl
     first, second = model.shares(batch)
     np.testing.assert_allclose(found.shares[:2], first[0].detach(), atol=1e-6)
     np.testing.assert_allclose(found.shares[2:4], second[0].detach(), atol=1e-6)
-    weights = model.read(batch).weights[0].detach()
+    weights = model.encode(batch).weights[0].detach()
     np.testing.assert_allclose(found.shares[4:].mean(0), weights, atol=1e-6)  # which are the mean over the heads
 
 
@@ -158,10 +158,10 @@ def test_what_goes_to_a_hidden_event_or_a_memory_goes_to_no_event_of_the_history
     np.testing.assert_allclose(found.shares[:, 0], 0)
     np.testing.assert_allclose(found.shares[:, 1:], seen[:, :3], atol=1e-6)
 
-    settings = SMALL | {"layers": 1, "max_length": 3, "older_events": 4, "older_block": 2}
+    settings = SMALL | {"layers": 1, "max_length": 3, "memory_events": 4, "memory_block": 2}
     remembering = shaken("attnrec", world, **settings)
     found = explain_items(remembering, world, user=0, items=[4])[0].attention
-    batch = last_events(world, np.array([0]), max_length=3, older=4)
+    batch = last_events(world, np.array([0]), max_length=3, memory_events=4)
     seen = remembering.shares(batch)[0][0].detach().numpy()  # one vector of the memory, then three events
     assert seen.shape == (2, 4)
     np.testing.assert_allclose(found.shares[:2], seen[:, 1:], atol=1e-6)

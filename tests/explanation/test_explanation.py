@@ -59,8 +59,8 @@ def clock() -> Explanation:
 
 
 @pytest.mark.parametrize("max_length", [3, 10])
-def test_the_score_is_the_bias_and_the_sum_of_the_frame(histories_of, max_length):
-    histories = histories_of({"ann": "abcab", "bob": "ad"})
+def test_the_score_is_the_bias_and_the_sum_of_the_frame(make_histories, max_length):
+    histories = make_histories({"ann": "abcab", "bob": "ad"})
     model = shaken(SequenceConfig(**SMALL, max_length=max_length), histories)
     found = explain_items(model, histories, user=0, items=[4])[0]
     assert found.item_id == "d"
@@ -73,8 +73,8 @@ def test_the_score_is_the_bias_and_the_sum_of_the_frame(histories_of, max_length
     assert (found.source, found.unit) == ("this project", "score units")
 
 
-def test_the_frame_is_the_history_the_model_read_oldest_first(histories_of):
-    histories = histories_of({"ann": "abcab", "bob": "ad"})
+def test_the_frame_is_the_history_the_model_read_oldest_first(make_histories):
+    histories = make_histories({"ann": "abcab", "bob": "ad"})
     found = explained(SequenceConfig(**SMALL, max_length=3), histories)
     assert list(found.frame.columns) == ["item_id", "datetime", "contribution", "weight"]
     assert found.frame["item_id"].tolist() == ["c", "a", "b"]
@@ -90,8 +90,8 @@ def test_events_have_their_types_where_the_log_has_them():
     assert found.frame["event"].tolist() == ["view", "cart", "purchase"]
 
 
-def test_several_items_are_explained_by_one_reading_of_the_history(histories_of):
-    histories = histories_of({"ann": "abcab", "bob": "ad"})
+def test_several_items_are_explained_by_one_reading_of_the_history(make_histories):
+    histories = make_histories({"ann": "abcab", "bob": "ad"})
     model = shaken(SequenceConfig(**SMALL), histories)
     alone = [explain_items(model, histories, user=0, items=[item])[0] for item in (4, 1, 2)]
     with mock.patch.object(type(model), "read", autospec=True, side_effect=type(model).read) as read:
@@ -103,8 +103,8 @@ def test_several_items_are_explained_by_one_reading_of_the_history(histories_of)
         np.testing.assert_allclose(one.frame["contribution"], other.frame["contribution"], atol=1e-5)
 
 
-def test_explanations_are_a_sequence_with_one_frame(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "ad", "cid": "c"})
+def test_explanations_are_a_sequence_with_one_frame(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "ad", "cid": "c"})
     found = explain_items(shaken(SequenceConfig(**SMALL), histories), histories, user=0, items=[4, 3])
     assert [each.item_id for each in found] == ["d", "c"]
     assert found[-1].item_id == "c"
@@ -118,16 +118,16 @@ def test_explanations_are_a_sequence_with_one_frame(histories_of):
     assert repr(found) == f"Explanations(d {found[0].score:.2f}, c {found[1].score:.2f})"
 
 
-def test_a_model_without_attention_has_no_shares(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "abc"})
+def test_a_model_without_attention_has_no_shares(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "abc"})
     found = explained(ItemKNNConfig(), histories, item=3)
     assert found.frame["weight"].isna().all()
     assert (found.frame["contribution"] > 0).all()
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "contribution"])
-def test_an_empty_history_leaves_the_item_bias_by_every_method(histories_of, method):
-    view = histories_of({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
+def test_an_empty_history_leaves_the_item_bias_by_every_method(make_histories, method):
+    view = make_histories({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
     found = explained(SequenceConfig(**SMALL), view, item=2, method=method, known=view)
     assert found.frame.empty
     assert found.score == pytest.approx(found.item_bias)
@@ -135,22 +135,22 @@ def test_an_empty_history_leaves_the_item_bias_by_every_method(histories_of, met
     assert found.sentences() == []
 
 
-def test_an_empty_history_leaves_the_item_bias(histories_of):
-    view = histories_of({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
+def test_an_empty_history_leaves_the_item_bias(make_histories):
+    view = make_histories({"ann": "ab", "bob": "abc"}).up_to(np.array([0, 3]))
     found = explained(SequenceConfig(**SMALL), view, item=2)
     assert found.score == found.item_bias != 0
     assert found.frame.empty
-    assert found.because() == f"because of: everyone likes it {found.item_bias:+.2f}"
+    assert found.because() == f"because: popularity {found.item_bias:+.2f}"
 
 
-def test_a_repeated_item_is_one_reason_of_several_rows(histories_of):
-    histories = histories_of({"ann": "aaa", "bob": "ab"})
+def test_a_repeated_item_is_one_reason_of_several_rows(make_histories):
+    histories = make_histories({"ann": "aaa", "bob": "ab"})
     found = explained(SequenceConfig(**SMALL), histories, item=2)
     assert found.frame["item_id"].tolist() == ["a", "a", "a"]
     assert found.score == found.item_bias + found.frame["contribution"].sum()
     added = found.score - found.item_bias
-    reason = f"a {added:+.2f}, " if added > 0 else f"the rest {added:+.2f}, "
-    assert found.because() == f"because of: {reason}everyone likes it {found.item_bias:+.2f}"
+    reason = f"a {added:+.2f}, " if added > 0 else f"other events {added:+.2f}, "
+    assert found.because() == f"because: {reason}popularity {found.item_bias:+.2f}"
 
 
 # --- other methods
@@ -161,8 +161,8 @@ def test_every_method_has_its_words():
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "contribution"])
-def test_other_methods_stand_in_a_column_of_their_own(histories_of, method):
-    histories = histories_of({"ann": "abcab", "bob": "ad"})
+def test_other_methods_stand_in_a_column_of_their_own(make_histories, method):
+    histories = make_histories({"ann": "abcab", "bob": "ad"})
     model = shaken(SequenceConfig(**SMALL), histories)
     found = explain_items(model, histories, user=0, items=[4, 3], method=method, known=histories)
     batch = last_events(histories, np.array([0]), max_length=model.max_length)
@@ -201,8 +201,8 @@ def test_a_control_is_called_one():
     assert (found.control, found.source, found.unit) == (True, "control", "parts of the history, 1 is its end")
 
 
-def test_the_last_state_has_no_contributions_and_the_error_says_what_it_has(histories_of):
-    histories = histories_of({"ann": "ab"})
+def test_the_last_state_has_no_contributions_and_the_error_says_what_it_has(make_histories):
+    histories = make_histories({"ann": "ab"})
     config = SequenceConfig(**SMALL, readout="last")
     with pytest.raises(
         ReasonsError, match="readout='pooling', or explain by another method: leave_one_out, "
@@ -217,8 +217,8 @@ def test_the_last_state_has_no_contributions_and_the_error_says_what_it_has(hist
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_every_model_is_explained_by_leaving_events_out(histories_of, kind):
-    histories = histories_of({"ann": "abcab", "bob": "adb", "cid": "bca"})
+def test_every_model_is_explained_by_leaving_events_out(make_histories, kind):
+    histories = make_histories({"ann": "abcab", "bob": "adb", "cid": "bca"})
     settings = {"dim": 16} if "dim" in MODELS[kind][1].model_fields else {}
     found = explained(model_config(kind, settings), histories, method="leave_one_out")
     assert found.frame["item_id"].tolist() == list("abcab")
@@ -230,27 +230,27 @@ def test_every_model_is_explained_by_leaving_events_out(histories_of, kind):
 
 def test_the_sentence_names_the_largest_reasons_of_items_joined():
     found = explanation(("tea", 0.5), ("cup", 0.875), ("tea", 0.75), ("pan", -2.0), ("jar", 0.25), ("pot", 0.125))
-    assert found.because() == "because of: tea +1.25, cup +0.88, jar +0.25, the rest -1.88, everyone likes it +0.10"
+    assert found.because() == "because: tea +1.25, cup +0.88, jar +0.25, other events -1.88, popularity +0.10"
     # .125 + .875 + .25 - 2 = -.75
-    assert found.because(1) == "because of: tea +1.25, the rest -0.75, everyone likes it +0.10"
-    assert repr(found).startswith("Explanation(hat, score 0.60, because of: tea +1.25")
+    assert found.because(1) == "because: tea +1.25, other events -0.75, popularity +0.10"
+    assert repr(found).startswith("Explanation(hat, score 0.60, because: tea +1.25")
 
 
 def test_equal_reasons_stand_in_the_order_of_the_history():
     found = explanation(("cup", 0.5), ("tea", 0.5), ("pan", 0.5), item_bias=0)
-    assert found.because(2) == "because of: cup +0.50, tea +0.50, the rest +0.50, everyone likes it +0.00"
+    assert found.because(2) == "because: cup +0.50, tea +0.50, other events +0.50, popularity +0.00"
     many = explanation(*[(f"item {number}", 1.0 + number % 3) for number in range(60)], item_bias=0)
-    assert many.because(3).startswith("because of: item 2 +3.00, item 5 +3.00, item 8 +3.00, ")
+    assert many.because(3).startswith("because: item 2 +3.00, item 5 +3.00, item 8 +3.00, ")
 
 
 def test_what_takes_away_is_no_reason():
     found = explanation(("tea", -0.5), item_bias=-1)
-    assert found.because() == "because of: the rest -0.50, everyone likes it -1.00"
+    assert found.because() == "because: other events -0.50, popularity -1.00"
     assert found.sentences() == []
 
 
 def test_a_sentence_from_published_reasons():
-    assert because([("tea", 1.5)], score=1.75, item_bias=0.25) == "because of: tea +1.50, everyone likes it +0.25"
+    assert because([("tea", 1.5)], score=1.75, item_bias=0.25) == "because: tea +1.50, popularity +0.25"
 
 
 def test_sentences_say_what_was_done_and_how_long_before_the_last_event(clock):
@@ -277,7 +277,7 @@ def test_now_is_not_before_the_last_event(clock):
 
 def test_a_type_of_event_without_a_verb_is_had(clock):
     clock.frame["contribution"] = [0.0, 0.0, 0.0, 1.0, 0.0]
-    assert clock.sentences() == ["because you had pan 2 hours ago (+1.00)"]
+    assert clock.sentences() == ["because you interacted with pan 2 hours ago (+1.00)"]
 
 
 @pytest.mark.parametrize(
@@ -300,32 +300,32 @@ def test_times_are_told_in_the_largest_unit_that_fits(seconds, said):
     found = explanation(*rows)
     last = pd.Timestamp("2026-01-31", tz="UTC")
     found.frame["datetime"] = [last - pd.Timedelta(seconds=seconds), last]
-    assert found.sentences() == [f"because you had tea {said} (+1.00)"]
+    assert found.sentences() == [f"because you interacted with tea {said} (+1.00)"]
 
 
 def test_without_a_clock_events_are_counted():
     found = explanation(("tea", 0.5), ("cup", 1.0), ("tea", 0.25), ("pan", 0.125), ("jar", 0.0))
     assert found.sentences(4) == [
-        "because you had cup 3 events before (+1.00)",
-        "because you had tea twice, last 2 events before (+0.75)",
-        "because you had pan 1 event before (+0.12)",
+        "because you interacted with cup 3 events before (+1.00)",
+        "because you interacted with tea twice, last 2 events before (+0.75)",
+        "because you interacted with pan 1 event before (+0.12)",
     ]
-    assert explanation(("tea", 1.0)).sentences() == ["because you had tea just now (+1.00)"]
+    assert explanation(("tea", 1.0)).sentences() == ["because you interacted with tea just now (+1.00)"]
 
 
 def test_without_an_order_no_time_is_told():
     rows = [("tea", 0.5), ("cup", 1.0), ("tea", 0.25), ("tea", 0.25)]
     assert explanation(*rows, ordered=False).sentences() == [
-        "because you had tea 3 times (+1.00)",
-        "because you had cup (+1.00)",
+        "because you interacted with tea 3 times (+1.00)",
+        "because you interacted with cup (+1.00)",
     ]
 
 
 def test_titles_are_used_where_there_are_any(clock):
     titled = explanation(("tea", 0.5), ("cup", 0.25), titles={"tea": "Green {tea}", "hat": "Top hat"})
     assert titled.title == "Top hat"
-    assert titled.because() == "because of: Green {tea} +0.50, cup +0.25, everyone likes it +0.10"
-    assert titled.sentences(1) == ["because you had Green {tea} 1 event before (+0.50)"]
+    assert titled.because() == "because: Green {tea} +0.50, cup +0.25, popularity +0.10"
+    assert titled.sentences(1) == ["because you interacted with Green {tea} 1 event before (+0.50)"]
 
 
 # --- titles
@@ -353,15 +353,15 @@ def test_titles_come_as_a_mapping_a_series_or_a_frame(titles):
     assert [each.title for each in found.with_titles(titles)] == ["two", "5"]
 
 
-def test_numbers_may_be_given_for_ids_that_are_texts(histories_of):
-    histories = histories_of({"ann": "12", "bob": "13"})
+def test_numbers_may_be_given_for_ids_that_are_texts(make_histories):
+    histories = make_histories({"ann": "12", "bob": "13"})
     found = explained(SequenceConfig(**SMALL), histories, item=3)
     assert found.item_id == "3"
     assert Explanations([found]).with_titles({3: "three"})[0].title == "three"
 
 
-def test_a_frame_of_titles_needs_its_columns(histories_of):
-    histories = histories_of({"ann": "ab"})
+def test_a_frame_of_titles_needs_its_columns(make_histories):
+    histories = make_histories({"ann": "ab"})
     found = explain_items(shaken(SequenceConfig(**SMALL), histories), histories, user=0, items=[1])
     with pytest.raises(ValueError, match=r"columns item_id and title, got \['item_id', 'name'\]; rename"):
         found.with_titles(pd.DataFrame({"item_id": ["a"], "name": ["A"]}))
@@ -370,8 +370,8 @@ def test_a_frame_of_titles_needs_its_columns(histories_of):
 # --- histories and what is wrong with them
 
 
-def test_a_history_is_a_list_or_a_frame_in_any_order(histories_of):
-    item_ids = histories_of({"ann": "abc"}).item_ids
+def test_a_history_is_a_list_or_a_frame_in_any_order(make_histories):
+    item_ids = make_histories({"ann": "abc"}).item_ids
     listed = one_history(["c", "?", "a"], item_ids)
     framed = one_history(pd.DataFrame({"item_id": ["a", "?", "c"], "datetime": [9, 5, 1]}), item_ids)
     with_user = one_history(pd.DataFrame({"user_id": 7, "item_id": ["a", "c"], "timestamp": [9, 1]}), item_ids)
@@ -386,8 +386,8 @@ def test_a_history_is_a_list_or_a_frame_in_any_order(histories_of):
     "history",
     [[], ["?"], pd.DataFrame({"item_id": [], "datetime": []}), pd.DataFrame({"item_id": ["?"], "datetime": 1})],
 )
-def test_a_history_of_nothing_known_is_empty(histories_of, history):
-    histories = one_history(history, histories_of({"ann": "abc"}).item_ids)
+def test_a_history_of_nothing_known_is_empty(make_histories, history):
+    histories = one_history(history, make_histories({"ann": "abc"}).item_ids)
     assert (histories.n_users, histories.n_events) == (1, 0)
 
 
@@ -399,13 +399,13 @@ def test_a_history_of_nothing_known_is_empty(histories_of, history):
         (pd.DataFrame({"item": ["a"]}), "interactions need user_id and item_id"),
     ],
 )
-def test_a_history_that_is_none_is_refused(histories_of, history, words):
+def test_a_history_that_is_none_is_refused(make_histories, history, words):
     with pytest.raises(ValueError, match=words):
-        one_history(history, histories_of({"ann": "abc"}).item_ids)
+        one_history(history, make_histories({"ann": "abc"}).item_ids)
 
 
-def test_no_item_and_an_unknown_method_are_refused(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "abc"})
+def test_no_item_and_an_unknown_method_are_refused(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "abc"})
     model = shaken(SequenceConfig(**SMALL), histories)
     with pytest.raises(ValueError, match="at least one item, got none; give an item_id"):
         explain_items(model, histories, user=0, items=[])
@@ -417,8 +417,8 @@ def test_no_item_and_an_unknown_method_are_refused(histories_of):
         explained(SequenceConfig(**SMALL), histories, item=1, method="popularity")
 
 
-def test_a_model_that_needs_an_order_refuses_a_set(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "abc"})
+def test_a_model_that_needs_an_order_refuses_a_set(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "abc"})
     unordered = one_history(pd.DataFrame({"item_id": ["a", "b"]}), histories.item_ids)
     with pytest.raises(ValueError, match="attnrec needs an ordered history, got a frame without datetime"):
         explain_items(shaken(SequenceConfig(**SMALL), histories), unordered, user=0, items=[1])

@@ -17,9 +17,9 @@ from attnrec.explanation import Explanation, Explanations, explain_items, one_hi
 from attnrec.explanation.graph_drawing import EXACT, NO_PATH, VIEW, graph_of, places_of
 from attnrec.explanation.neighbourhood import Neighbourhood
 from attnrec.models import build_model, model_config
-from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.graph.item_encoder import ItemGraphEncoder
 from attnrec.models.saved_model import SavedModel, load_whole, save_model
-from attnrec.tracking.figures import run as figures
+from attnrec.tracking.figures import item_graph
 
 mpl.use("Agg")
 
@@ -51,7 +51,7 @@ def why(model, histories, history: str, *items: str, method: str = "contribution
 
 def told(paths: pd.DataFrame) -> list[tuple]:
     return [
-        (path.item_id, path.through, path.listens, pytest.approx(path.product))
+        (path.item_id, path.through, path.attending_item, pytest.approx(path.product))
         for path in paths.itertuples()
     ]  # fmt: skip
 
@@ -63,23 +63,23 @@ def _close():
 
 
 @pytest.fixture
-def pairs(histories_of):
+def pairs(make_histories):
     """ann had a and b, bob had b and c, eve had e alone: a - b - c through two users.
 
-    Evenly: a listens to ann alone, who listens to a and b: a -> b 1/2. b listens to both users: b -> a 1/4, b -> c 1/4.
+    Evenly: a attending_item to ann alone, who attending_item to a and b: a -> b 1/2. b attending_item to both users: b -> a 1/4, b -> c 1/4.
     c -> b 1/2. The rest comes back to the item itself.
     """
-    return histories_of({"ann": "ab", "bob": "bc", "eve": "e"})
+    return make_histories({"ann": "ab", "bob": "bc", "eve": "e"})
 
 
 @pytest.fixture
-def line(histories_of):
+def line(make_histories):
     """a and d come before b, b comes before c twice.
 
     By what came before: b -> a 1/2, b -> d 1/2, c -> b 1. By what came after: a -> b 1, d -> b 1, b -> c 1. Only b has
     both relations, and half of its attention for each.
     """
-    return histories_of({"ann": "abc", "bob": "dbc", "eve": "e"})
+    return make_histories({"ann": "abc", "bob": "dbc", "eve": "e"})
 
 
 # --- shares of neighbours
@@ -138,17 +138,17 @@ def test_steps_through_a_category_lead_from_items_without_history_to_those_with_
 
 @pytest.mark.parametrize("attention", ["gat", "gatv2"])
 @pytest.mark.parametrize("relation", ["bipartite", "items", "transitions"])
-def test_shares_are_those_of_the_whole_graphs_first_layer(checkerboard, with_large_weights, relation, attention):
-    settings = {"dim": 16, "heads": 2, "relations": [relation], "neighbours": 3, "attention": attention, "layers": 2}
-    histories = checkerboard.seen
-    model = with_large_weights(build_model(model_config("gat", settings), histories.n_items), histories)
+def test_shares_are_those_of_the_whole_graphs_first_layer(checkerboard, with_random_weights, relation, attention):
+    settings = {"dim": 16, "heads": 2, "relations": [relation], "neighbours": 3, "layer": attention, "layers": 2}
+    histories = checkerboard.histories
+    model = with_random_weights(build_model(model_config("gat", settings), histories.n_items), histories)
     asked = torch.tensor([7, 2, 12])
     found = model.neighbour_shares(asked)
     for name, hop in model.graph.hops.items():
         layer, hops, items = (
             model.graph.layers[0][name],
             hop.whole(torch.device("cpu")),
-            model.catalogue.embedding.weight,
+            model.item_scorer.embedding.weight,
         )
         if len(hops) == 1:
             steps = dense(hops[0], layer.layer(items, graph=hops[0], need_weights=True), n_sources=13)
@@ -166,19 +166,19 @@ def dense(hop, attended, *, n_sources: int) -> torch.Tensor:
     return matrix.index_put_((hop.targets, hop.sources), attended.weights.mean(1), accumulate=True)
 
 
-def test_to_be_asked_leaves_a_model_in_training_as_it_was(line, batch_of):
-    model = even("attnrec", line, **TRANSITIONS | {"graph_settings": {"attention": "gat"}}).train()
+def test_to_be_asked_leaves_a_model_in_training_as_it_was(line, make_batch):
+    model = even("attnrec", line, **TRANSITIONS | {"graph_settings": {"layer": "gat"}}).train()
     model.observe(line)  # edges are brought to the device when they are first asked for, and kept
     found = model.neighbour_shares(torch.tensor([2]))
     assert model.training
     assert all(not of.shares.requires_grad for of in found.values())
-    batch = replace(batch_of([1, 2]), targets=torch.tensor([[2, 3]]))
+    batch = replace(make_batch([1, 2]), targets=torch.tensor([[2, 3]]))
     model.loss(batch).backward()
     assert model.graph.share.grad is not None
 
 
 def test_a_walks_shares_are_the_steps_it_scores_by(pairs):
-    model = even("graph_walk", pairs, heads=2)
+    model = even("random_walk", pairs, heads=2)
     # a and c share no user
     found = shares_of(model, [1, 2, 4])["items"]
     assert [set(shares) for shares in found] == [{2}, {1, 3}, set()]
@@ -210,13 +210,13 @@ def test_products_are_starts_times_steps(pairs):
         ("b", None, "history", 1 / 2 * 1 / 4),
     ]
     assert list(paths.columns) == [
-        "item_id", "through", "length", "listens", "relation", "other_relation", "start", "step", "other_step",
+        "item_id", "through", "length", "attending_item", "relation", "other_relation", "start", "step", "recommended_step",
         "product", "exact",
     ]  # fmt: skip
     assert paths["length"].tolist() == [1, 2, 1]
     assert paths["start"].tolist() == [0.5] * 3
     np.testing.assert_allclose(paths["step"], [np.nan, 1 / 2, 1 / 4])
-    np.testing.assert_allclose(paths["other_step"], [1 / 2, 1 / 2, np.nan])
+    np.testing.assert_allclose(paths["recommended_step"], [1 / 2, 1 / 2, np.nan])
     assert paths["relation"].tolist() == [None, "by_bipartite", "by_bipartite"]
     assert paths["other_relation"].tolist() == ["by_bipartite", "by_bipartite", None]
     assert not paths["exact"].any()
@@ -238,9 +238,9 @@ def test_both_may_listen_by_different_relations(line):
     assert paths[["relation", "other_relation"]].to_numpy().tolist() == [["by_later", "by_earlier"]] * 2
 
 
-def test_a_step_by_two_relations_is_one_step_that_names_both(histories_of):
+def test_a_step_by_two_relations_is_one_step_that_names_both(make_histories):
     # b came after a and before it; c only after it
-    histories = histories_of({"ann": "aba", "bob": "ac"})
+    histories = make_histories({"ann": "aba", "bob": "ac"})
     paths = why(even("attnrec", histories, **TRANSITIONS), histories, "a", "b")[0].paths()
     # a -> b: all of what came before, half of what came after; b -> a: all of both
     assert told(paths) == [("a", None, "recommended", 1), ("a", None, "history", 3 / 4)]
@@ -265,7 +265,7 @@ def test_an_event_whose_item_has_no_edge_leads_nowhere(line):
     assert why(model, line, "a", "e")[0].paths().empty
 
 
-@pytest.mark.parametrize("kind", ["gat", "graph_walk"])
+@pytest.mark.parametrize("kind", ["gat", "random_walk"])
 def test_an_empty_history_has_no_paths(pairs, kind):
     found = why(even(kind, pairs, dim=16), pairs, "", "c")[0]
     assert found.paths().empty
@@ -280,12 +280,12 @@ def test_the_strongest_come_first_and_no_more_than_asked_for(pairs):
             found.paths(n)
 
 
-def test_equal_paths_stand_in_the_order_of_the_history(histories_of):
+def test_equal_paths_stand_in_the_order_of_the_history(make_histories):
     # nine items that all share one user with the recommended one
-    histories = histories_of({f"user-{letter}": f"{letter}z" for letter in "abcdefghi"})
+    histories = make_histories({f"user-{letter}": f"{letter}z" for letter in "abcdefghi"})
     paths = why(even("gat", histories, dim=16), histories, "hgfedcbai", "z")[0].paths(9)
     assert paths["item_id"].tolist() == list("hgfedcbai")
-    assert set(paths["listens"]) == {"history"}
+    assert set(paths["attending_item"]) == {"history"}
     assert paths["product"].tolist() == pytest.approx([1 / 9 * 1 / 2] * 9)
 
 
@@ -322,11 +322,11 @@ def test_nothing_is_made_before_it_is_asked_for_and_then_once(pairs):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("relation", ["items", "transitions"])
 def test_a_walks_products_times_the_number_of_items_are_the_contributions(
-    checkerboard, with_large_weights, relation, heads
+    checkerboard, with_random_weights, relation, heads
 ):
-    histories = checkerboard.seen
-    config = model_config("graph_walk", {"relation": relation, "heads": heads, "neighbours": 4})
-    model = with_large_weights(build_model(config, histories.n_items), histories)
+    histories = checkerboard.histories
+    config = model_config("random_walk", {"relation": relation, "heads": heads, "neighbours": 4})
+    model = with_random_weights(build_model(config, histories.n_items), histories)
     view = one_history([0, 2, 4, 2], histories.item_ids)
     asked = histories.item_ids.encode([6, 2, 5])
     for found in explain_items(model, view, user=0, items=asked.tolist()):
@@ -343,7 +343,7 @@ def test_a_walks_products_times_the_number_of_items_are_the_contributions(
 
 
 def test_a_walks_paths_are_exact_whatever_else_is_asked(pairs):
-    model = even("graph_walk", pairs)
+    model = even("random_walk", pairs)
     one, other = (why(model, pairs, "aca", "b", method=method)[0] for method in ("contribution", "leave_one_out"))
     assert sorted(one.paths()["item_id"]) == ["a", "c"]
     assert 4 * one.paths()["product"].sum() == pytest.approx(one.values.sum())  # of 4 items
@@ -351,18 +351,18 @@ def test_a_walks_paths_are_exact_whatever_else_is_asked(pairs):
 
 
 def test_a_walk_steps_only_from_items_that_have_a_neighbour(pairs):
-    paths = why(even("graph_walk", pairs), pairs, "ea", "b")[0].paths()
+    paths = why(even("random_walk", pairs), pairs, "ea", "b")[0].paths()
     assert paths["item_id"].tolist() == ["a"]
-    assert paths["listens"].tolist() == ["history"]
+    assert paths["attending_item"].tolist() == ["history"]
     assert paths["through"].tolist() == paths["other_relation"].tolist() == [None]
     assert paths["step"].tolist() == pytest.approx([1])  # b is a's only neighbour
-    assert why(even("graph_walk", pairs), pairs, "a", "c")[0].paths().empty  # it goes no further than one step
+    assert why(even("random_walk", pairs), pairs, "a", "c")[0].paths().empty  # it goes no further than one step
 
 
 def test_paths_of_a_sequence_model_beside_a_walk_are_a_view(pairs):
-    model = even("attnrec", pairs, **SEQUENCE, walk="items")
+    model = even("attnrec", pairs, **SEQUENCE, random_walk="items")
     paths = why(model, pairs, "a", "b", method="leave_one_out")[0].paths()
-    assert paths["listens"].tolist() == ["history", "recommended"]
+    assert paths["attending_item"].tolist() == ["history", "recommended"]
     assert paths["step"][0] == 1  # b is a's only neighbour
     assert not paths["exact"].any()
 
@@ -404,7 +404,7 @@ def test_a_loaded_model_has_lost_its_graph_until_it_observes_again(pairs, tmp_pa
 
 
 def test_a_loaded_walk_has_its_graph(pairs, tmp_path):
-    model = even("graph_walk", pairs)
+    model = even("random_walk", pairs)
     again = loaded(model, pairs, tmp_path / "model").model
     assert len(why(again, pairs, "ab", "c")[0].paths()) == 1
     pd.testing.assert_frame_equal(why(again, pairs, "ab", "c")[0].paths(), why(model, pairs, "ab", "c")[0].paths())
@@ -450,7 +450,7 @@ def test_columns_stand_from_left_to_right_and_edges_past_the_middle_have_a_place
     assert places[b][1] - places[a][1] == pytest.approx(1)  # the strongest path's item is on top
     assert sorted(places[node][1] for node in [middle, *bends]) == pytest.approx([-1, 0, 1])
     assert places[middle][1] == pytest.approx(-1)  # below, as a is: no edges cross
-    walk = graph_of(why(even("graph_walk", pairs), pairs, "ac", "b")[0], n=10)
+    walk = graph_of(why(even("random_walk", pairs), pairs, "ac", "b")[0], n=10)
     assert {column for column, _ in places_of(walk)} == {"history", "recommended"}
 
 
@@ -487,12 +487,12 @@ def test_the_picture_says_whether_it_is_exact(pairs):
     # b and c are the strongest: half of the history, half of c's attention
     assert view.get_xlabel().split("\n") == [
         VIEW,
-        "arrows: who listens to whom, as wide as the product of shares, at most 25 %",
+        "arrows: who attending_item to whom, as wide as the product of shares, at most 25 %",
     ]
     assert view.get_title(loc="left") == "paths to c"
     assert [text.get_text() for text in view.texts] == ["c", "b  50%", "a  50%", "b", "history", "heard by both"]
     assert view.get_legend() is None  # one relation needs no colours
-    walk = why(even("graph_walk", pairs), pairs, "ab", "c")[0].draw_graph()
+    walk = why(even("random_walk", pairs), pairs, "ab", "c")[0].draw_graph()
     assert walk.get_xlabel().split("\n")[0] == EXACT
     assert len(walk.patches) == 1
 
@@ -540,13 +540,13 @@ def test_axes_may_be_given_and_a_figure_for_saving_is_none_of_pyplots(pairs, tmp
 
 
 @pytest.fixture
-def asked(histories_of):
+def asked(make_histories):
     """ann's visible history has 3 events, bob's 4, cid's 2."""
-    return split_last(histories_of({"ann": "abcd", "bob": "bcdea", "cid": "dea", "dan": "e"}))
+    return split_last(make_histories({"ann": "abcd", "bob": "bcdea", "cid": "dea", "dan": "e"}))
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings"), [("gat", {"dim": 16}), ("attnrec", TRANSITIONS), ("graph_walk", {})], ids=str
+    ("kind", "settings"), [("gat", {"dim": 16}), ("attnrec", TRANSITIONS), ("random_walk", {})], ids=str
 )
 def test_a_run_has_the_graph_around_the_best_item_of_the_longest_history_that_has_room(
     asked, tmp_path, monkeypatch, kind, settings
@@ -554,26 +554,27 @@ def test_a_run_has_the_graph_around_the_best_item_of_the_longest_history_that_ha
     saved = loaded(even(kind, asked.train, **settings), asked.train, tmp_path / "model")
     drawn = []
     monkeypatch.setattr(Explanation, "graph_figure", lambda self: drawn.append(self) or self.draw_graph().figure)
-    assert figures.graph_around(saved, asked) is not None
+    assert item_graph.item_graph_figure(saved, asked) is not None
     assert drawn[0].frame["item_id"].tolist() == list("bcde")  # bob's
     assert drawn[0].item_id == "a"  # the only item that bob has not seen
-    monkeypatch.setattr(figures, "GRAPH_EVENTS", 4)
-    figures.graph_around(saved, asked)
+    monkeypatch.setattr(item_graph, "MAX_EVENTS", 4)
+    item_graph.item_graph_figure(saved, asked)
     assert drawn[1].frame["item_id"].tolist() == list("abc")  # ann's
 
 
-def test_a_run_without_such_a_user_or_graph_has_no_picture(asked, tmp_path, monkeypatch, histories_of):
+def test_a_run_without_such_a_user_or_graph_has_no_picture(asked, tmp_path, monkeypatch, make_histories):
     plain = SavedModel(even("attnrec", asked.train, **SEQUENCE), asked.train.item_ids)
-    assert figures.graph_around(plain, asked) is None
+    assert item_graph.item_graph_figure(plain, asked) is None
     no_reasons = SavedModel(even("attnrec", asked.train, **TRANSITIONS | {"readout": "last"}), asked.train.item_ids)
-    assert figures.graph_around(no_reasons, asked) is None
-    all_seen = split_last(histories_of({"ann": "abab", "bob": "ab"}))
+    assert item_graph.item_graph_figure(no_reasons, asked) is None
+    all_seen = split_last(make_histories({"ann": "abab", "bob": "ab"}))
     assert (
-        figures.graph_around(SavedModel(even("gat", all_seen.train, dim=16), all_seen.train.item_ids), all_seen) is None
+        item_graph.item_graph_figure(SavedModel(even("gat", all_seen.train, dim=16), all_seen.train.item_ids), all_seen)
+        is None
     )
-    monkeypatch.setattr(figures, "GRAPH_EVENTS", 2)
+    monkeypatch.setattr(item_graph, "MAX_EVENTS", 2)
     saved = loaded(even("gat", asked.train, dim=16), asked.train, tmp_path / "model")
-    assert figures.graph_around(saved, asked) is None
+    assert item_graph.item_graph_figure(saved, asked) is None
 
 
 def test_a_graph_of_attributes_is_described_again_by_the_saved_features(asked, tmp_path):
@@ -582,12 +583,12 @@ def test_a_graph_of_attributes_is_described_again_by_the_saved_features(asked, t
     model = even("gat", asked.train, features, dim=16, relations=[], attributes=["kind"])
     (tmp_path / "model").mkdir()
     save_model(SavedModel(model, asked.train.item_ids, features=features), tmp_path / "model")
-    figure = figures.graph_around(load_whole(tmp_path / "model"), asked)
+    figure = item_graph.item_graph_figure(load_whole(tmp_path / "model"), asked)
     assert figure.axes[0].get_title(loc="left") == "paths to A"
 
 
 def test_the_graph_of_items_is_whole_only_where_it_has_observed(pairs):
-    graph = GraphItems(model_config("gat", {"dim": 16}), 16, relations=("bipartite",))
+    graph = ItemGraphEncoder(model_config("gat", {"dim": 16}), 16, relations=("bipartite",))
     with pytest.raises(ValueError, match="paths need the training graph"):
         graph.neighbour_shares(torch.zeros(5, 16), torch.tensor([1]))
 

@@ -56,7 +56,7 @@ def saved(figure, tmp_path) -> bytes:
 
 def test_bars_stand_in_time_order_over_the_items_own_part():
     axes = explanation(*EVENTS).plot()
-    assert names_of(axes) == ["everyone (item bias)", "tea", "cup", "tea"]
+    assert names_of(axes) == ["popularity (item bias)", "tea", "cup", "tea"]
     assert bars_of(axes) == [(0.25, GREY), (0.5, BLUE), (-1.0, ORANGE), (2.0, BLUE)]
     assert texts_of(axes) == ["+0.25", "+0.50", "-1.00", "+2.00"]
     assert axes.get_title(loc="left") == "why hat: score 1.75"  # .25 + .5 - 1 + 2
@@ -67,7 +67,7 @@ def test_bars_stand_in_time_order_over_the_items_own_part():
 
 def test_older_events_are_one_bar():
     axes = explanation(*EVENTS).plot(n=1)
-    assert names_of(axes) == ["everyone (item bias)", "2 older events", "tea"]
+    assert names_of(axes) == ["popularity (item bias)", "2 older events", "tea"]
     assert [width for width, _ in bars_of(axes)] == [0.25, 0.5 - 1.0, 2.0]
     assert names_of(explanation(*EVENTS).plot(n=2))[1] == "1 older event"
     with pytest.raises(ValueError, match="n must be 1 or more events, got 0"):
@@ -276,7 +276,7 @@ def test_the_html_has_the_latest_event_first_and_adds_up_to_the_score():
         ["2026-02-01", "tea", "", "+2.00", "50%"],
         ["2026-01-02", "A cup", "", "-1.00", "25%"],
         ["2026-01-01", "tea", "", "+0.50", "25%"],
-        ["", "everyone likes it", "", "+0.25"],
+        ["", "popularity", "", "+0.25"],
         ["", "score", "", "1.75"],
     ]
     assert page.text.startswith("why A hat hat: score 1.75")
@@ -292,7 +292,7 @@ def test_the_html_shows_twenty_events_and_sums_the_others():
         "item",
         *(f"item {n}" for n in range(24, 4, -1)),
         "and 5 more",
-        "everyone likes it",
+        "popularity",
         "score",
     ]
     assert page.rows[-3] == ["and 5 more", "", "+5.00"]
@@ -316,7 +316,7 @@ def test_ids_titles_and_events_are_escaped():
 
 def test_no_history_is_said():
     page = Parsed(explanation(score=0.25)._repr_html_())
-    assert page.rows == [["everyone likes it", "", "+0.25"], ["score", "", "0.25"]]
+    assert page.rows == [["popularity", "", "+0.25"], ["score", "", "0.25"]]
     assert page.text.endswith("no history: scored by what everyone likes")
     assert Parsed(explanation(score=0.25, method="lime")._repr_html_()).rows == []
 
@@ -325,7 +325,7 @@ def test_the_html_of_another_method_says_what_it_is():
     page = Parsed(explanation(*EVENTS, method="leave_one_out", score=9.0)._repr_html_())
     assert page.text.startswith("hat: score 9.00")
     assert [row[2] for row in page.rows] == ["leave-one-out", "2.00", "-1.00", "0.50"]
-    assert "everyone likes it" not in page.text
+    assert "popularity" not in page.text
     assert page.text.endswith(
         "(not a split of the score); in score units; after Ghazimatin et al. 2020, arXiv:1911.08378"
     )
@@ -346,7 +346,7 @@ def test_attention_is_told_once_and_only_where_there_is_some():
 def test_the_html_of_several_items_has_a_block_for_each():
     found = Explanations([explanation(*EVENTS), explanation(*EVENTS, item_id="cap")])
     page = Parsed(found._repr_html_())
-    assert page.text.count("everyone likes it") == 2 * 2  # in the table and in the sentence
+    assert page.text.count("popularity") == 2 * 2  # in the table and in the sentence
     assert "why hat: score 1.75" in page.text
     assert "why cap: score 1.75" in page.text
 

@@ -11,7 +11,7 @@ import torch
 from attnrec.attribution import METHODS
 from attnrec.dataset import histories_from_frame
 from attnrec.experiment import ExperimentError, load_experiment
-from attnrec.faithfulness import DEFAULT_METHODS, Faithfulness, faithful, measure
+from attnrec.faithfulness import DEFAULT_METHODS, Faithfulness, faithfulness_verdict, measure
 from attnrec.faithfulness.files import TABLES, load_faithfulness, save_faithfulness
 from attnrec.faithfulness.settings import FaithfulnessConfig
 from attnrec.models import build_model, model_config
@@ -53,13 +53,13 @@ def test_what_was_saved_is_loaded_as_it_was(world, tmp_path):
     found = load_faithfulness(tmp_path)
     for name in TABLES:
         pd.testing.assert_frame_equal(getattr(found, name), getattr(measured, name), check_exact=True, obj=name)
-    assert (found.model, found.left_out, found.users_left_out) == (
-        measured.model, measured.left_out, measured.users_left_out,
+    assert (found.model, found.skipped_methods, found.skipped_users) == (
+        measured.model, measured.skipped_methods, measured.skipped_users,
     )  # fmt: skip
-    assert found.users_left_out["fewer than 2 events"] == 1, "dot has one event"
+    assert found.skipped_users["fewer than 2 events"] == 1, "dot has one event"
     pd.testing.assert_frame_equal(found.summary(), measured.summary(), check_exact=True)
     assert found.to_json() == measured.to_json()
-    assert faithful(found) == faithful(measured)
+    assert faithfulness_verdict(found) == faithfulness_verdict(measured)
 
 
 def test_values_that_nobody_has_stay_unknown(tmp_path):
@@ -78,7 +78,7 @@ def test_a_model_without_weights_has_an_empty_permutation_test(tmp_path):
     found = load_faithfulness(tmp_path)
     assert list(found.permutation) == ["user_id", "n_events", "largest_weight", "median_distance"]
     assert len(found.permutation) == 0
-    assert np.isnan(found.indifferent_share)
+    assert np.isnan(found.interchangeable_share)
 
 
 def test_the_folder_holds_three_tables_and_json_that_any_reader_takes(tmp_path):

@@ -21,7 +21,7 @@ from attnrec.models import Model, build_model, model_config
 SMALL = {"dim": 16, "max_length": 8, "layers": 1, "pooling_heads": 2}
 KINDS = {
     "attnrec": SMALL,
-    "attnrec_older": SMALL | {"kind": "attnrec", "older_events": 4, "older_block": 2, "max_length": 5},
+    "attnrec_older": SMALL | {"kind": "attnrec", "memory_events": 4, "memory_block": 2, "max_length": 5},
     "attnrec_mixed": SMALL | {"kind": "attnrec", "pooling_projection": True},
     "core": SMALL,
     "sasrec": SMALL,
@@ -43,7 +43,7 @@ class Sums(Model):
         super().__init__(SimpleNamespace(max_length=max_length), len(bias) - 1)
         self.table, self.bias, self.n_read = table, bias, 0
 
-    def read(self, batch):
+    def encode(self, batch):
         self.n_read += len(batch.items)
         added = self.table[batch.items] * batch.real[..., None]
         return SimpleNamespace(
@@ -86,8 +86,8 @@ def as_method(monkeypatch, name: str, function, **settings) -> None:
 
 
 @pytest.fixture
-def ann(histories_of):
-    return histories_of({"ann": "cadb", "bob": "abcdefg"})
+def ann(make_histories):
+    return make_histories({"ann": "cadb", "bob": "abcdefg"})
 
 
 @pytest.fixture
@@ -163,19 +163,19 @@ def test_without_the_filter_what_was_seen_competes(tower, ann):
     assert one(measured)["pos_at_1"] == 1, "nothing adds to it, nothing takes from it"
 
 
-def test_an_event_that_is_there_twice_is_two_events(histories_of):
+def test_an_event_that_is_there_twice_is_two_events(make_histories):
     # 2 + 2 + 1 against 1.5: without both of a, 1 is left, with one of them 3
     model = sums(4, {(1, 3): 2, (2, 3): 1}, {4: 1.5})
-    histories = histories_of({"ann": "aba", "bob": "abcd"})
+    histories = make_histories({"ann": "aba", "bob": "abcd"})
     measured = measure(model, histories, np.array([0]), methods=["contribution"], ks=(1,), n_bins=3)
     assert one(measured)["n_events"] == 3
     assert of(measured.curves, "contribution")["score_change"][:4].tolist() == [0, -2, -4, -5]
     assert one(measured)["pos_at_1"] == 1 / 3
 
 
-def test_an_item_that_equals_others_is_not_below_them(histories_of):
+def test_an_item_that_equals_others_is_not_below_them(make_histories):
     model = sums(4, {(1, 3): 1}, {})
-    measured = measure(model, histories_of({"ann": "ab", "bob": "abcd"}), np.array([0]), methods=["contribution"])
+    measured = measure(model, make_histories({"ann": "ab", "bob": "abcd"}), np.array([0]), methods=["contribution"])
     assert of(measured.curves, "contribution")["rank"].tolist() == [1] * 33
 
 
@@ -238,9 +238,9 @@ def test_the_terms_of_a_sum_are_better_reasons_than_any_control(crowd):
 
 def test_where_scores_are_plain_sums_effects_and_contributions_are_one_order(checkerboard):
     model = build_model(model_config("item_knn", {"shrinkage": 0.0}), 12)
-    model.observe(checkerboard.seen)
+    model.observe(checkerboard.histories)
     measured = measure(
-        model, checkerboard.seen, checkerboard.asked, methods=["contribution", "leave_one_out", "random"]
+        model, checkerboard.histories, checkerboard.users, methods=["contribution", "leave_one_out", "random"]
     )
     own, effect = of(measured.per_user, "contribution"), of(measured.per_user, "leave_one_out")
     known = own["tau"].notna()  # five events that all add the same have no order
@@ -253,19 +253,19 @@ def test_where_scores_are_plain_sums_effects_and_contributions_are_one_order(che
 
 
 @pytest.fixture(scope="module")
-def log(histories_of):
+def log(make_histories):
     worlds = {"ann": "abcdef", "bob": "ghijkl", "cid": "acegikbdfh", "dan": "abgh", "eve": "ll", "fay": "bdf"}
-    return histories_of(worlds | {"gus": "aaab", "hal": "c", "ida": "lkjihgfed"})
+    return make_histories(worlds | {"gus": "aaab", "hal": "c", "ida": "lkjihgfed"})
 
 
 @pytest.fixture(scope="module")
-def model_of(log, with_large_weights):
+def model_of(log, with_random_weights):
     """A model with large random weights, or counts of the log: nothing is small by training."""
 
     def make(name: str, **settings):
         settings = KINDS[name] | settings
         model = build_model(model_config(settings.pop("kind", name), settings), 12)
-        return with_large_weights(model, log)
+        return with_random_weights(model, log)
 
     return make
 
@@ -279,7 +279,7 @@ def test_every_kind_of_model_is_measured(name, model_of, log):
     measured = measure(model, log, ALL, n_permutations=2)
     able = [method for method in DEFAULT_METHODS if METHODS[method].works_for(model)]
     assert measured.methods == able
-    assert [*measured.left_out] == [method for method in DEFAULT_METHODS if method not in able]
+    assert [*measured.skipped_methods] == [method for method in DEFAULT_METHODS if method not in able]
     assert of(measured.per_user, "random")["user_id"].tolist() == [
         "ann",
         "bob",
@@ -290,7 +290,7 @@ def test_every_kind_of_model_is_measured(name, model_of, log):
         "gus",
         "ida",
     ]
-    assert measured.users_left_out == {"fewer than 2 events": 1, "nothing to recommend": 0}
+    assert measured.skipped_users == {"fewer than 2 events": 1, "nothing to recommend": 0}
     values = measured.per_user[measured.metrics].drop(columns=["tau", "stability"])
     assert np.isfinite(values).all(axis=None)
     assert values.drop(columns=["comprehensiveness", "sufficiency"]).stack().between(0, 1).all()
@@ -330,10 +330,10 @@ def test_the_same_seed_gives_the_same_and_another_does_not(model_of, log):
     assert not first.permutation.equals(other.permutation)
 
 
-def test_events_out_of_the_window_are_no_reasons_but_stay_seen(tower, histories_of):
+def test_events_out_of_the_window_are_no_reasons_but_stay_seen(tower, make_histories):
     # the window is d, b: the last two; a, c are neither taken out nor recommended
     tower.max_length = 2
-    measured = measure(tower, histories_of({"ann": "cadb", "bob": "abcdefg"}), np.array([0]), methods=["contribution"])
+    measured = measure(tower, make_histories({"ann": "cadb", "bob": "abcdefg"}), np.array([0]), methods=["contribution"])
     row = one(measured)
     assert row[["item_id", "n_events"]].tolist() == ["f", 2]
     assert of(measured.curves, "contribution")["rank"].max() == 1
@@ -378,12 +378,12 @@ def test_chunks_change_nothing(model_of, log, monkeypatch):
 # --- what cannot be measured
 
 
-def test_users_who_cannot_be_measured_are_counted(tower, histories_of):
-    histories = histories_of({"ann": "cadb", "bob": "abcdefg", "cid": "a", "dan": "ab"})
+def test_users_who_cannot_be_measured_are_counted(tower, make_histories):
+    histories = make_histories({"ann": "cadb", "bob": "abcdefg", "cid": "a", "dan": "ab"})
     seen = histories.up_to(np.array([4, 7, 1, 0]))
     measured = measure(tower, seen, np.arange(4), methods=["contribution"], counts=torch.zeros(8))
     assert measured.per_user["user_id"].tolist() == ["ann"]
-    assert measured.users_left_out == {"fewer than 2 events": 2, "nothing to recommend": 1}
+    assert measured.skipped_users == {"fewer than 2 events": 2, "nothing to recommend": 1}
     with pytest.raises(ValueError, match="got 2 with fewer than 2 events and 1 with nothing to recommend; take others"):
         measure(tower, seen, np.array([1, 2, 3]), methods=["contribution"])
     tower.max_length = 1
@@ -427,4 +427,4 @@ def test_popularity_counts_the_log_where_no_counts_are_given(tower, ann):
 def test_a_method_is_asked_once_however_often_it_is_named(tower, ann):
     measured = measure(tower, ann, np.array([0]), methods=["recency", "random", "recency"])
     assert measured.methods == ["recency", "random"]
-    assert replace(measured, left_out={}).methods == measured.methods
+    assert replace(measured, skipped_methods={}).methods == measured.methods

@@ -20,25 +20,25 @@ SMALL = {"dim": 16, "max_length": 8, "pooling_heads": 2}
 WEIGHED = {
     "attnrec": SMALL,
     "attnrec_mixed": SMALL | {"kind": "attnrec", "pooling_projection": True},
-    "attnrec_older": SMALL | {"kind": "attnrec", "older_events": 4, "older_block": 2},
+    "attnrec_older": SMALL | {"kind": "attnrec", "memory_events": 4, "memory_block": 2},
     "core": SMALL,
     "gat": {"dim": 16, "max_length": 8, "pooling_heads": 2, "heads": 2},
 }
 
 
 @pytest.fixture(scope="module")
-def log(histories_of):
-    return histories_of({"ann": "abcdef", "bob": "ghijkl", "cid": "acegik", "dan": "abgh", "eve": "ll", "fay": "bdf"})
+def log(make_histories):
+    return make_histories({"ann": "abcdef", "bob": "ghijkl", "cid": "acegik", "dan": "abgh", "eve": "ll", "fay": "bdf"})
 
 
 @pytest.fixture(scope="module")
-def model_of(log, with_large_weights):
+def model_of(log, with_random_weights):
     """With large random weights."""
 
     def make(name: str, settings: dict | None = None):
         settings = dict(WEIGHED.get(name, SMALL) if settings is None else settings)
         model = build_model(model_config(settings.pop("kind", name), settings), 12)
-        return with_large_weights(model, log)
+        return with_random_weights(model, log)
 
     return make
 
@@ -68,26 +68,26 @@ def test_chance_orders_equals_and_nothing_else():
     assert places(found, chance, real=rows([1, 1, 1, 1]).bool()).tolist() == [[3, 1, 0, 2]]
 
 
-def test_equals_come_first_equally_often(batch_of):
-    batch, items = batch_of(*[[1, 2, 3]] * 900), torch.full((900,), 4)
-    chance = torch.cat([drawn(batch.rows(0, 1), items[:1], seed=seed, purpose=TIES) for seed in range(900)])
+def test_equals_come_first_equally_often(make_batch):
+    batch, items = make_batch(*[[1, 2, 3]] * 900), torch.full((900,), 4)
+    chance = torch.cat([drawn(batch.slice(0, 1), items[:1], seed=seed, purpose=TIES) for seed in range(900)])
     first = places(torch.zeros(900, 3).long(), chance, real=batch.real).argmin(1)
     assert first.bincount().tolist() == pytest.approx([300] * 3, abs=50)
 
 
-def test_draws_follow_the_seed_the_history_the_item_and_the_purpose(batch_of):
-    batch, items = batch_of([1, 2, 3], [3, 2, 1], [1, 2, 3], length=6), torch.tensor([4, 4, 5])
+def test_draws_follow_the_seed_the_history_the_item_and_the_purpose(make_batch):
+    batch, items = make_batch([1, 2, 3], [3, 2, 1], [1, 2, 3], length=6), torch.tensor([4, 4, 5])
     found = drawn(batch, items, seed=1, purpose=TIES)
-    assert torch.equal(drawn(batch_of([1, 2, 3]), items[:1], seed=1, purpose=TIES)[0], found[0, :3])
+    assert torch.equal(drawn(make_batch([1, 2, 3]), items[:1], seed=1, purpose=TIES)[0], found[0, :3])
     assert (found[:, 3:] == 0).all()
     others = [found[1], found[2], *(drawn(batch, items, seed=s, purpose=p)[0] for s, p in ((2, TIES), (1, TIES + 1)))]
     assert not any(torch.equal(found[0], other) for other in others)
 
 
-def test_values_that_differ_by_rounding_are_one_level(monkeypatch, batch_of, model_of):
+def test_values_that_differ_by_rounding_are_one_level(monkeypatch, make_batch, model_of):
     values = torch.tensor([[2.0, 2.0 + 1e-6, -1.0, 1.999], [0.0, 0.0, 0.0, 0.0]])
     monkeypatch.setitem(METHODS, "given", Method(lambda *_, seed: values[..., None], source="this test"))
-    batch = batch_of([1, 2, 3, 4], [1])
+    batch = make_batch([1, 2, 3, 4], [1])
     found = levels(model_of("attnrec"), batch, torch.tensor([5, 5]), method="given", given=Given())
     assert found.tolist() == [[LEVELS, LEVELS, -LEVELS / 2, 0.9995 * LEVELS], [0] * 4]
 
@@ -206,28 +206,28 @@ def even(model):
 
 
 @pytest.mark.parametrize("name", WEIGHED)
-def test_even_attention_may_be_dealt_out_anew(name, model_of, batch_of):
+def test_even_attention_may_be_dealt_out_anew(name, model_of, make_batch):
     model = even(model_of(name))
-    found = permutation_test(model, explained_of(model, batch_of([1, 2, 3, 4], [5, 6])))
+    found = permutation_test(model, explained_of(model, make_batch([1, 2, 3, 4], [5, 6])))
     assert found is not None
     assert found[0].tolist() == pytest.approx([1 / 4, 1 / 2])
     assert found[1].tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["attnrec", "attnrec_mixed"])
-def test_two_events_that_change_their_weights(name, model_of, batch_of):
+def test_two_events_that_change_their_weights(name, model_of, make_batch):
     # by hand: each head's share of the one goes to the other, the heads are joined, then mixed where they are
-    model, batch = model_of(name), batch_of([1, 2])
+    model, batch = model_of(name), make_batch([1, 2])
     explained, readout = explained_of(model, batch), model.readout
     with torch.no_grad():
         vectors = model.item_vectors()[batch.items]
         values = readout.values(vectors)[0].view(2, 2, 8)  # events, heads, channels
         shares = readout.weights(model.states(vectors, batch, model.item_vectors()), lengths=batch.lengths)[0]
         swapped = torch.cat([shares[h, 1] * values[0, h] + shares[h, 0] * values[1, h] for h in range(2)])
-        reading = model.read(batch)
-        before = reading.scores()[0, 1:].softmax(0)
-        reading.users[0] = readout.pooling.project_out(swapped)
-        expected = (reading.scores()[0, 1:].softmax(0) - before).abs().sum().item() / 2
+        encoded = model.encode(batch)
+        before = encoded.scores()[0, 1:].softmax(0)
+        encoded.users[0] = readout.pooling.project_out(swapped)
+        expected = (encoded.scores()[0, 1:].softmax(0) - before).abs().sum().item() / 2
     assert expected > 0.01
     found = [permutation_test(model, explained, seed=seed, n_permutations=1)[1].item() for seed in range(8)]
     assert {round(value, 5) for value in found} == {0.0, round(expected, 5)}
@@ -238,38 +238,38 @@ def test_two_events_that_change_their_weights(name, model_of, batch_of):
 
 
 @pytest.mark.parametrize("name", WEIGHED)
-def test_attention_to_one_item_over_and_over_may_go_anywhere(name, model_of, batch_of):
+def test_attention_to_one_item_over_and_over_may_go_anywhere(name, model_of, make_batch):
     # values look at the item alone, so whatever the weights are, the user is the same
     model = model_of(name)
-    found = permutation_test(model, explained_of(model, batch_of([3, 3, 3, 3])))
+    found = permutation_test(model, explained_of(model, make_batch([3, 3, 3, 3])))
     assert found is not None
     assert found[1].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_median_of_all_permutations(model_of, batch_of):
+def test_the_median_of_all_permutations(model_of, make_batch):
     model = model_of("attnrec")
-    explained = explained_of(model, batch_of([1, 2, 3, 4, 5], [6, 7, 8]))
+    explained = explained_of(model, make_batch([1, 2, 3, 4, 5], [6, 7, 8]))
     largest, median = permutation_test(model, explained, seed=1)
-    assert torch.equal(largest, model.read(explained.batch).weights.amax(1))
+    assert torch.equal(largest, model.encode(explained.batch).weights.amax(1))
     again = permutation_test(model, explained, seed=1)[1]
     assert torch.equal(again, median)
     assert not torch.equal(permutation_test(model, explained, seed=2)[1], median)
-    alone = permutation_test(model, explained_of(model, batch_of([6, 7, 8])), seed=1)[1]
+    alone = permutation_test(model, explained_of(model, make_batch([6, 7, 8])), seed=1)[1]
     torch.testing.assert_close(alone, median[1:], rtol=1e-4, atol=1e-6)
 
 
-def test_only_what_can_be_recommended_counts(model_of, batch_of):
-    model, batch = model_of("attnrec"), batch_of([1, 2, 3, 4])
+def test_only_what_can_be_recommended_counts(model_of, make_batch):
+    model, batch = model_of("attnrec"), make_batch([1, 2, 3, 4])
     only = torch.arange(13)[None] == 12
     found = permutation_test(model, Explained(np.arange(1), batch, torch.tensor([12]), only))
     assert found is not None
     assert found[1].item() == 0, "one item has all of the probability, whatever the weights"
 
 
-def test_models_without_weighed_values_have_no_permutations(model_of, batch_of):
+def test_models_without_weighed_values_have_no_permutations(model_of, make_batch):
     for name, settings in {"sasrec": SMALL, "narm": SMALL, "item_knn": {}}.items():
         model = model_of(name, settings)
-        assert permutation_test(model, explained_of(model, batch_of([1, 2]))) is None
+        assert permutation_test(model, explained_of(model, make_batch([1, 2]))) is None
 
 
 def test_the_share_of_users_whose_attention_says_little(model_of, log):
@@ -279,8 +279,8 @@ def test_the_share_of_users_whose_attention_says_little(model_of, log):
     assert measured.permutation["user_id"].tolist() == ["ann", "bob", "cid", "dan", "eve", "fay"]
     assert measured.permutation["n_events"].tolist() == [6, 6, 6, 4, 2, 3]
     assert distances[4] == pytest.approx(0, abs=1e-6), "eve did one item twice"
-    assert measured.indifferent_share == (distances < 0.05).mean()
-    assert 0 < measured.indifferent_share < 1
+    assert measured.interchangeable_share == (distances < 0.05).mean()
+    assert 0 < measured.interchangeable_share < 1
     none = measure(model_of("sasrec"), log, np.arange(6), methods=["recency"])
     assert none.permutation.empty
-    assert np.isnan(none.indifferent_share)
+    assert np.isnan(none.interchangeable_share)

@@ -11,7 +11,7 @@ import pytest
 from attnrec.attribution import METHODS
 from attnrec.evaluation.comparison import compare
 from attnrec.evaluation.metrics import bootstrap_interval
-from attnrec.faithfulness import DIRECTIONS, Faithfulness, faithful
+from attnrec.faithfulness import DIRECTIONS, Faithfulness, faithfulness_verdict
 from attnrec.tracking.figures.faithfulness import curves_figure, faithfulness_figure
 
 N_USERS = 40
@@ -24,7 +24,7 @@ def noise(seed: int) -> np.ndarray:
     return drawn - drawn.mean()
 
 
-def measured_of(means: dict[str, float], left_out: dict[str, str] | None = None, **columns) -> Faithfulness:
+def measured_of(means: dict[str, float], skipped_methods: dict[str, str] | None = None, **columns) -> Faithfulness:
     """Every metric of a method scatters about its mean; `columns` of one metric by method stand in their place."""
     users = [f"u{n:02}" for n in range(N_USERS)]
     frames, curves = [], []
@@ -39,7 +39,7 @@ def measured_of(means: dict[str, float], left_out: dict[str, str] | None = None,
             )
     permutation = pd.DataFrame({"user_id": users, "n_events": 7, "largest_weight": 0.5, "median_distance": 0.1})
     permutation.loc[:9, "median_distance"] = 0.04
-    return Faithfulness("attnrec", pd.concat(frames), pd.concat(curves), permutation, left_out or {}, {"few": 3})
+    return Faithfulness("attnrec", pd.concat(frames), pd.concat(curves), permutation, skipped_methods or {}, {"few": 3})
 
 
 @pytest.fixture
@@ -77,18 +77,18 @@ def test_what_goes_into_a_manifest_is_small_and_plain(measured):
         text = json.dumps(each.to_json(), allow_nan=False)
         assert len(text) < 5_000
     found = measured.to_json()
-    assert found["permutation"] == {"n_users": N_USERS, "median_distance": 0.1, "indifferent_share": 10 / N_USERS}
+    assert found["permutation"] == {"n_users": N_USERS, "median_distance": 0.1, "interchangeable_share": 10 / N_USERS}
     assert found["methods"][2]["pos_at_5"] == round((0.6 + noise(2)).mean(), 6)
     assert nothing_known.to_json()["methods"][0]["tau"] is None
-    assert nothing_known.to_json()["left_out"] == {"weight": "needs attention"}
-    assert found["users_left_out"] == {"few": 3}
+    assert nothing_known.to_json()["skipped_methods"] == {"weight": "needs attention"}
+    assert found["skipped_users"] == {"few": 3}
 
 
 # --- one method against the others
 
 
 def test_a_method_against_each_other_one(measured):
-    table = measured.against("pos_at_5").set_index("other")
+    table = measured.compare_method("pos_at_5").set_index("other")
     assert table.index.tolist() == ["weight", "random", "recency", "popularity"]
     expected = compare(
         *(measured.per_user[measured.per_user["method"] == name] for name in ("contribution", "random")),
@@ -110,8 +110,8 @@ def test_a_method_against_each_other_one(measured):
 def test_which_is_better_follows_the_metrics_direction(metric, better):
     measured = measured_of({"contribution": 0.2, "random": 0.6})
     names = {"low": "contribution", "high": "random"}
-    assert measured.against(metric)["better"].tolist() == [names[better]]
-    assert measured.against(metric, method="random")["better"].tolist() == [names[better]]
+    assert measured.compare_method(metric)["better"].tolist() == [names[better]]
+    assert measured.compare_method(metric, method="random")["better"].tolist() == [names[better]]
 
 
 def test_every_metric_has_a_direction(measured):
@@ -120,7 +120,7 @@ def test_every_metric_has_a_direction(measured):
 
 def test_equal_methods_have_no_better_one():
     measured = measured_of({"contribution": 0.2, "random": 0.6}, tau={"contribution": 0.5, "random": 0.5})
-    row = measured.against("tau").iloc[0]
+    row = measured.compare_method("tau").iloc[0]
     assert (row["difference"], row["p_value"], row["better"]) == (0, 1, "neither")
 
 
@@ -134,7 +134,7 @@ def test_only_users_with_both_values_are_compared():
             "recency": np.nan,
         },
     )
-    random, recency = (row for _, row in measured.against("tau").iterrows())
+    random, recency = (row for _, row in measured.compare_method("tau").iterrows())
     assert (random["n_users"], random["difference"], random["better"]) == (20, 1, "contribution")
     assert (recency["n_users"], recency["better"]) == (0, "neither")
     assert np.isnan(recency["p_value"])
@@ -142,16 +142,16 @@ def test_only_users_with_both_values_are_compared():
 
 def test_what_was_not_measured_cannot_be_compared(measured):
     with pytest.raises(ValueError, match="metric must have been measured, got 'pos_at_3'; take one of pos_at_5, "):
-        measured.against("pos_at_3")
+        measured.compare_method("pos_at_3")
     with pytest.raises(ValueError, match="got 'shapley'; take one of contribution, weight"):
-        measured.against("tau", method="shapley")
+        measured.compare_method("tau", method="shapley")
 
 
 # --- the verdict
 
 
 def test_reasons_that_beat_every_control_are_faithful(measured):
-    found = faithful(measured)
+    found = faithfulness_verdict(measured)
     assert found.faithful
     assert found.sentence == (
         "contributions beat every control: pos_at_5 0.200 against random 0.600 (p = 0.0001), recency 0.500 "
@@ -163,7 +163,7 @@ def test_reasons_that_beat_every_control_are_faithful(measured):
 
 
 def test_one_control_as_good_is_enough_against_them():
-    found = faithful(measured_of({"contribution": 0.4, "random": 0.9, "recency": 0.42, "popularity": 0.8}))
+    found = faithfulness_verdict(measured_of({"contribution": 0.4, "random": 0.9, "recency": 0.42, "popularity": 0.8}))
     assert not found.faithful
     assert found.sentence.startswith(
         "contributions do not beat recency at level 0.01: pos_at_5 0.400 against recency 0.420"
@@ -174,31 +174,31 @@ def test_one_control_as_good_is_enough_against_them():
 
 def test_being_clearly_worse_is_not_beating():
     measured = measured_of({"contribution": 0.9, "random": 0.1})
-    assert not faithful(measured).faithful
-    assert faithful(measured, metric="neg_at_5").faithful
+    assert not faithfulness_verdict(measured).faithful
+    assert faithfulness_verdict(measured, metric="neg_at_5").faithful
 
 
 def test_a_stricter_level_asks_for_more():
     measured = measured_of({"contribution": 0.4, "recency": 0.47})
-    p_value = measured.against("pos_at_5")["p_value"].item()
+    p_value = measured.compare_method("pos_at_5")["p_value"].item()
     assert 0.0005 < p_value < 0.05
-    assert faithful(measured, level=p_value * 1.01).faithful
-    assert not faithful(measured, level=p_value).faithful
+    assert faithfulness_verdict(measured, level=p_value * 1.01).faithful
+    assert not faithfulness_verdict(measured, level=p_value).faithful
 
 
 def test_a_model_without_exact_reasons_is_not_faithful_by_them():
     measured = measured_of({"random": 0.5}, {"contribution": "contribution needs scores that are sums"})
-    found = faithful(measured)
+    found = faithfulness_verdict(measured)
     assert not found.faithful
     assert found.sentence == "attnrec has no exact reasons: contribution needs scores that are sums"
 
 
 def test_a_verdict_needs_contributions_and_a_control():
     with pytest.raises(ValueError, match="got 'contribution'; take one of random"):
-        faithful(measured_of({"random": 0.5}))
+        faithfulness_verdict(measured_of({"random": 0.5}))
     for methods in ({"contribution": 0.5}, {"contribution": 0.5, "weight": 0.6}):
         with pytest.raises(ValueError, match="needs a control to beat, got contribution"):
-            faithful(measured_of(methods))
+            faithfulness_verdict(measured_of(methods))
 
 
 # --- pictures

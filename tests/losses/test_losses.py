@@ -550,7 +550,7 @@ def test_negatives_by_popularity_ask_for_counts():
 )
 def test_settings_that_would_not_be_applied_are_refused_in_one_line(settings, message):
     with pytest.raises(SettingsError, match=message) as caught:
-        LossConfig.checked(settings)
+        LossConfig.from_dict(settings)
     assert "\n" not in str(caught.value)
 
 

@@ -37,8 +37,8 @@ def scores_of(model, histories, users):
     return model.score(last_events(histories, np.asarray(users), max_length=model.max_length))
 
 
-def test_an_item_stands_where_it_is_last(batch_of):
-    batch = batch_of([1, 3, 1, 5, 3], [2], [], [4, 4, 4])
+def test_an_item_stands_where_it_is_last(make_batch):
+    batch = make_batch([1, 3, 1, 5, 3], [2], [], [4, 4, 4])
     expected = [[0, 0, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
     assert last_occurrences(batch.items).int().tolist() == expected
 
@@ -71,10 +71,10 @@ def test_ease_in_float32_differs_by_rounding_alone(crowd):
     assert model.item_weights.dtype == torch.float32
 
 
-def test_ease_of_two_items_by_hand(histories_of, batch_of):
+def test_ease_of_two_items_by_hand(make_histories, make_batch):
     # X'X + 2 I = [[4, 1], [1, 3]], its inverse [[3, -1], [-1, 4]] / 11: b gets 1 / 4 from a, a gets 1 / 3 from b
-    model = fitted(EASEConfig(regularization=2.0), histories_of({"ann": "ab", "bob": "a"}))
-    np.testing.assert_allclose(model.score(batch_of([1], [2])).numpy(), [[0, 0, 1 / 4], [0, 1 / 3, 0]], rtol=1e-6)
+    model = fitted(EASEConfig(regularization=2.0), make_histories({"ann": "ab", "bob": "a"}))
+    np.testing.assert_allclose(model.score(make_batch([1], [2])).numpy(), [[0, 0, 1 / 4], [0, 1 / 3, 0]], rtol=1e-6)
 
 
 def test_no_item_of_ease_speaks_for_itself_and_padding_says_nothing(crowd):
@@ -92,19 +92,19 @@ def test_ease_in_several_blocks_equals_one(monkeypatch, crowd):
     assert torch.equal(*found)
 
 
-def test_a_repeated_item_counts_once_where_it_is_last(crowd, batch_of):
+def test_a_repeated_item_counts_once_where_it_is_last(crowd, make_batch):
     items = torch.arange(N_ITEMS + 1)[None]
     for config in (EASEConfig(), VSKNNConfig()):
-        parts = fitted(config, crowd).contributions(batch_of([3, 1, 3, 3, 2]), items)[0]
+        parts = fitted(config, crowd).contributions(make_batch([3, 1, 3, 3, 2]), items)[0]
         assert (parts[[0, 2]] == 0).all()
         assert parts[[1, 3, 4]].any(-1).all()
     ease = fitted(EASEConfig(), crowd)
-    torch.testing.assert_close(ease.score(batch_of([3, 1, 3, 3, 2])), ease.score(batch_of([1, 2, 3])))
+    torch.testing.assert_close(ease.score(make_batch([3, 1, 3, 3, 2])), ease.score(make_batch([1, 2, 3])))
 
 
-def test_ease_is_blind_to_order(crowd, batch_of):
+def test_ease_is_blind_to_order(crowd, make_batch):
     model = fitted(EASEConfig(), crowd)
-    torch.testing.assert_close(model.score(batch_of([1, 5, 9])), model.score(batch_of([9, 1, 5])))
+    torch.testing.assert_close(model.score(make_batch([1, 5, 9])), model.score(make_batch([9, 1, 5])))
 
 
 def test_ease_refuses_a_catalogue_whose_table_would_be_too_large():
@@ -158,44 +158,44 @@ def test_v_sknn_equals_a_plain_reference(crowd, n_neighbours, sample_size):
         np.testing.assert_allclose(scores[user].numpy(), v_sknn_reference(crowd, history, **settings), rtol=1e-5)
 
 
-def test_v_sknn_by_hand(histories_of, batch_of):
+def test_v_sknn_by_hand(make_histories, make_batch):
     # history a, b: weights 1/2 and 1. ann shares both: 3/2, latest shared at place 1; bob shares a: 1/2, at place 2
-    model = fitted(VSKNNConfig(), histories_of({"ann": "abc", "bob": "ad", "cid": "e"}))
+    model = fitted(VSKNNConfig(), make_histories({"ann": "abc", "bob": "ad", "cid": "e"}))
     expected = [0, 3 / 2 + 1 / 2 / 2, 3 / 2, 3 / 2, 1 / 2 / 2, 0]
-    np.testing.assert_allclose(model.score(batch_of([1, 2]))[0].numpy(), expected, rtol=1e-6)
-    parts = model.contributions(batch_of([1, 2]), torch.tensor([[3, 4, 1]]))[0]
+    np.testing.assert_allclose(model.score(make_batch([1, 2]))[0].numpy(), expected, rtol=1e-6)
+    parts = model.contributions(make_batch([1, 2]), torch.tensor([[3, 4, 1]]))[0]
     # of what ann says of c, 1/2 is due to a and 1 to b; all that bob says of d is due to a
     np.testing.assert_allclose(parts.numpy(), [[1 / 2, 1 / 4, 1 / 2 + 1 / 4], [1, 0, 1]], rtol=1e-6)
 
 
-def test_among_equally_similar_sessions_those_that_ended_last_speak(histories_of, batch_of):
+def test_among_equally_similar_sessions_those_that_ended_last_speak(make_histories, make_batch):
     # the times of events are their places: cid's session of one event ended first, bob's of three last
-    histories = histories_of({"bob": "xay", "ann": "ab", "cid": "a"})
+    histories = make_histories({"bob": "xay", "ann": "ab", "cid": "a"})
     rows = {item: row for row, item in enumerate("abxy", start=1)}
     model = fitted(VSKNNConfig(n_neighbours=1), histories)
-    scores = model.score(batch_of([rows["a"]]))[0]
+    scores = model.score(make_batch([rows["a"]]))[0]
     assert [scores[rows[item]].item() for item in "axyb"] == [1, 1, 1, 0]
 
 
-def test_only_the_latest_sessions_are_compared(histories_of, batch_of):
+def test_only_the_latest_sessions_are_compared(make_histories, make_batch):
     # ann shares two items, but bob and cid ended later
-    histories = histories_of({"ann": "ab", "bob": "xxb", "cid": "xxxb"})
+    histories = make_histories({"ann": "ab", "bob": "xxb", "cid": "xxxb"})
     rows = {item: row for row, item in enumerate("abx", start=1)}
-    history = batch_of([rows["a"], rows["b"]])
+    history = make_batch([rows["a"], rows["b"]])
     assert fitted(VSKNNConfig(), histories).score(history)[0, rows["a"]] > 0
     assert fitted(VSKNNConfig(sample_size=2), histories).score(history)[0, rows["a"]] == 0
 
 
-def test_sessions_see_no_more_than_the_training_part(histories_of, batch_of):
-    view = histories_of({"ann": "abc", "bob": "bd"}).up_to(np.array([2, 0]))
-    scores = fitted(VSKNNConfig(), view).score(batch_of([2]))[0]
+def test_sessions_see_no_more_than_the_training_part(make_histories, make_batch):
+    view = make_histories({"ann": "abc", "bob": "bd"}).up_to(np.array([2, 0]))
+    scores = fitted(VSKNNConfig(), view).score(make_batch([2]))[0]
     assert scores.tolist() == [0, 1, 1, 0, 0]
 
 
-def test_v_sknn_without_any_training_event_scores_zero(histories_of, batch_of):
-    view = histories_of({"ann": "ab"}).up_to(np.array([0]))
+def test_v_sknn_without_any_training_event_scores_zero(make_histories, make_batch):
+    view = make_histories({"ann": "ab"}).up_to(np.array([0]))
     for model in (fitted(VSKNNConfig(), view), VSKNN(VSKNNConfig(), 2)):
-        batch, items = batch_of([1, 2], [2], []), torch.tensor([[1, 2]] * 3)
+        batch, items = make_batch([1, 2], [2], []), torch.tensor([[1, 2]] * 3)
         assert (model.score(batch) == 0).all()
         assert (model.score(batch, items) == 0).all()
         assert (model.contributions(batch, items) == torch.zeros(3, 2, 2)).all()
@@ -210,9 +210,9 @@ def test_a_saved_v_sknn_takes_its_sessions_along_and_no_user_ids(crowd, tmp_path
     assert not any(b"user-" in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_sessions_of_another_log_replace_those_that_were_there(crowd, histories_of):
+def test_sessions_of_another_log_replace_those_that_were_there(crowd, make_histories):
     letters = "abcdefghijkl"
-    other = fitted(VSKNNConfig(), histories_of({"ann": letters}))
+    other = fitted(VSKNNConfig(), make_histories({"ann": letters}))
     model = fitted(VSKNNConfig(), crowd)
     model.load_state_dict(other.state_dict())
     assert model.pairs.tolist() == other.pairs.tolist()

@@ -39,20 +39,20 @@ SETTINGS = {
     "gat": SMALL,
     "gat_sampled": SMALL | {"kind": "gat", "loss": "sampled_softmax", "negatives": "popularity"},
     "gat_bpr": SMALL | {"kind": "gat", "loss": "bpr", "n_negatives": 30},
-    "gat_deep": SMALL | {"kind": "gat", "attention": "gat", "layers": 2, "combine": "mean", "residual": "sum"},
+    "gat_deep": SMALL | {"kind": "gat", "layer": "gat", "layers": 2, "combine": "mean", "residual": "sum"},
     "gat_bounded": SMALL | {"kind": "gat", "relations": ("bipartite", "items"), "neighbours": 3, "edge_features": True},
     "gat_drawn": SMALL | {"kind": "gat", "neighbours": 2, "sample": True},
-    "graph_walk": WALK,
-    "graph_walk_next": WALK | {"kind": "graph_walk", "relation": "transitions", "heads": 2},
-    "sasrec_walk": SMALL | {"kind": "sasrec", "walk": "transitions", "walk_settings": {"neighbours": 8, "dim": 4}},
-    "narm_walk": SMALL | {"kind": "narm", "walk": "items", "walk_settings": {"neighbours": 8, "dim": 4}},
+    "random_walk": WALK,
+    "graph_walk_next": WALK | {"kind": "random_walk", "relation": "transitions", "heads": 2},
+    "sasrec_walk": SMALL | {"kind": "sasrec", "random_walk": "transitions", "random_walk_settings": {"neighbours": 8, "dim": 4}},
+    "narm_walk": SMALL | {"kind": "narm", "random_walk": "items", "random_walk_settings": {"neighbours": 8, "dim": 4}},
     "attnrec_graph": SMALL | {"kind": "attnrec", "layers": 1, "graph": "transitions"},
     "attnrec_items": SMALL | {"kind": "attnrec", "layers": 1, "graph": "items", "graph_settings": {"residual": "sum"}},
     "sasrec_graph": SMALL | {"kind": "sasrec", "graph": "transitions", "graph_settings": UNDIRECTED},
 }
 VARIANTS = [*MODELS, *(name for name in SETTINGS if name not in MODELS)]
 LEARNING = [name for name in VARIANTS if MODELS[SETTINGS.get(name, {}).get("kind", name)][0].learns]
-CATALOGUED = [name for name in LEARNING if not name.startswith("graph_walk")]  # whose scores are of item vectors
+CATALOGUED = [name for name in LEARNING if not name.startswith("random_walk")]  # whose scores are of item vectors
 TRAINING = TrainConfig(epochs=25, batch_size=16, learning_rate=1e-2, warmup_steps=0, device="cpu", seed=1)
 
 
@@ -72,22 +72,22 @@ class Trained:
 def trained(request, checkerboard) -> Trained:
     """Each model after short training on the checkerboard."""
     torch.manual_seed(0)
-    model = build_model(config_of(request.param), checkerboard.seen.n_items)
-    train(model, checkerboard.seen, config=TRAINING, progress_bar=False)
-    return Trained(request.param, model.eval(), checkerboard.seen)
+    model = build_model(config_of(request.param), checkerboard.histories.n_items)
+    train(model, checkerboard.histories, config=TRAINING, progress_bar=False)
+    return Trained(request.param, model.eval(), checkerboard.histories)
 
 
 @pytest.fixture(params=VARIANTS)
 def shaken(request, checkerboard) -> Trained:
     """Each model with large random weights and item biases: nothing is small by training."""
     torch.manual_seed(5)
-    model = build_model(config_of(request.param), checkerboard.seen.n_items)
-    model.observe(checkerboard.seen)
+    model = build_model(config_of(request.param), checkerboard.histories.n_items)
+    model.observe(checkerboard.histories)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (0.0 if "norm" in name else 0.3))
     model.refresh()
-    return Trained(request.param, model.eval(), checkerboard.seen)
+    return Trained(request.param, model.eval(), checkerboard.histories)
 
 
 def all_scores(model: Model, histories: Histories, users: Sequence[int]) -> torch.Tensor:
@@ -101,17 +101,17 @@ def all_scores(model: Model, histories: Histories, users: Sequence[int]) -> torc
 def test_the_held_out_item_ranks_first_on_the_checkerboard(trained, checkerboard):
     if trained.name == "popularity":
         pytest.skip("popularity gives everyone the same and cannot tell the colours apart")
-    scores = all_scores(trained.model, checkerboard.seen, checkerboard.asked).clone()
+    scores = all_scores(trained.model, checkerboard.histories, checkerboard.users).clone()
     scores[:, 0] = -torch.inf
-    for user in checkerboard.asked:
-        scores[user, checkerboard.seen.items_of(user)] = -torch.inf
-    assert (scores.argmax(1).numpy() == checkerboard.answers).all()
+    for user in checkerboard.users:
+        scores[user, checkerboard.histories.items_of(user)] = -torch.inf
+    assert (scores.argmax(1).numpy() == checkerboard.targets).all()
 
 
 @pytest.mark.parametrize("trained", [name for name in VARIANTS if name.startswith("attnrec")], indirect=True)
 def test_sequence_models_know_what_comes_next_without_a_filter(trained, checkerboard):
-    scores = all_scores(trained.model, checkerboard.seen, checkerboard.asked)
-    assert (scores.argmax(1).numpy() == checkerboard.answers).all()
+    scores = all_scores(trained.model, checkerboard.histories, checkerboard.users)
+    assert (scores.argmax(1).numpy() == checkerboard.targets).all()
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -119,8 +119,8 @@ def test_the_same_seed_twice_gives_identical_weights(name, checkerboard):
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        model = build_model(config_of(name), checkerboard.seen.n_items)
-        train(model, checkerboard.seen, config=TRAINING.model_copy(update={"epochs": 2}), progress_bar=False)
+        model = build_model(config_of(name), checkerboard.histories.n_items)
+        train(model, checkerboard.histories, config=TRAINING.model_copy(update={"epochs": 2}), progress_bar=False)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
@@ -128,19 +128,19 @@ def test_the_same_seed_twice_gives_identical_weights(name, checkerboard):
 @pytest.mark.parametrize("name", LEARNING)
 def test_every_weight_learns(name, checkerboard):
     torch.manual_seed(3)
-    model = build_model(config_of(name), checkerboard.seen.n_items)
+    model = build_model(config_of(name), checkerboard.histories.n_items)
     before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
-    train(model, checkerboard.seen, config=TRAINING.model_copy(update={"epochs": 2}), progress_bar=False)
+    train(model, checkerboard.histories, config=TRAINING.model_copy(update={"epochs": 2}), progress_bar=False)
     still = {key for key, parameter in model.named_parameters() if torch.equal(parameter, before[key])}
     assert still == set()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_user_is_a_history_and_never_a_row(name, checkerboard):
-    model = build_model(config_of(name), checkerboard.seen.n_items)
-    model.observe(checkerboard.seen)
+    model = build_model(config_of(name), checkerboard.histories.n_items)
+    model.observe(checkerboard.histories)
     model.refresh()
-    assert checkerboard.seen.n_users == 72
+    assert checkerboard.histories.n_users == 72
     assert {key for key, tensor in model.state_dict().items() if {71, 72, 73} & set(tensor.shape)} == set()
 
 
@@ -159,15 +159,15 @@ def test_sequence_models_refuse_unordered_sets_and_others_take_them(name):
 
 
 @pytest.mark.parametrize("name", set(VARIANTS) - set(LEARNING))
-def test_models_that_only_count_have_no_loss(name, batch_of):
+def test_models_that_only_count_have_no_loss(name, make_batch):
     with pytest.raises(TypeError, match="not trained by gradient steps"):
-        build_model(config_of(name), 4).loss(batch_of([1, 2]))
+        build_model(config_of(name), 4).loss(make_batch([1, 2]))
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_the_loss_of_a_batch_without_anything_to_ask_is_finite(name, histories_of):
+def test_the_loss_of_a_batch_without_anything_to_ask_is_finite(name, make_histories):
     # users with one event: a set model has no other item to tell it from
-    histories = histories_of({"ann": "a", "bob": "b", "cid": "abc"})
+    histories = make_histories({"ann": "a", "bob": "b", "cid": "abc"})
     model = build_model(config_of(name), histories.n_items)
     model.observe(histories)
     batch = last_events(histories, np.array([0, 1]), max_length=8)
@@ -189,37 +189,37 @@ def test_scores_cover_the_catalogue_and_single_items_agree(shaken):
         torch.testing.assert_close(shaken.model.score(batch, items), scores.gather(1, items), rtol=1e-4, atol=1e-4)
 
 
-def test_padding_never_changes_a_score(shaken, batch_of):
-    tight, wide = batch_of([1, 3, 5]), batch_of([1, 3, 5], length=8)
+def test_padding_never_changes_a_score(shaken, make_batch):
+    tight, wide = make_batch([1, 3, 5]), make_batch([1, 3, 5], length=8)
     with torch.inference_mode():
         torch.testing.assert_close(shaken.model.score(wide), shaken.model.score(tight), rtol=1e-4, atol=1e-4)
-        contributions = shaken.model.read(wide).contributions if shaken.model.exact_reasons else None
+        contributions = shaken.model.encode(wide).contributions if shaken.model.exact_reasons else None
         if contributions is not None:
             assert (contributions(torch.tensor([[7, 2]]))[:, 3:] == 0).all()
 
 
-def test_a_score_does_not_depend_on_the_company(shaken, batch_of):
-    together = shaken.model.score(batch_of([1, 3, 5], [2], [], [7, 6, 5, 4, 3, 2]))
+def test_a_score_does_not_depend_on_the_company(shaken, make_batch):
+    together = shaken.model.score(make_batch([1, 3, 5], [2], [], [7, 6, 5, 4, 3, 2]))
     for place, history in enumerate([[1, 3, 5], [2], [], [7, 6, 5, 4, 3, 2]]):
-        torch.testing.assert_close(shaken.model.score(batch_of(history))[0], together[place], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(shaken.model.score(make_batch(history))[0], together[place], rtol=1e-4, atol=1e-4)
 
 
-def test_an_empty_history_is_scored_by_the_items_alone(shaken, batch_of):
+def test_an_empty_history_is_scored_by_the_items_alone(shaken, make_batch):
     with torch.inference_mode():
-        torch.testing.assert_close(shaken.model.score(batch_of([]))[0], shaken.model.item_bias())
+        torch.testing.assert_close(shaken.model.score(make_batch([]))[0], shaken.model.item_bias())
 
 
-def test_no_shares_for_an_empty_history_and_one_for_a_single_event(shaken, batch_of):
+def test_no_shares_for_an_empty_history_and_one_for_a_single_event(shaken, make_batch):
     with torch.inference_mode():
-        weights = shaken.model.read(batch_of([], [4])).weights
+        weights = shaken.model.encode(make_batch([], [4])).weights
     if weights is not None:
         assert weights[0].tolist() == [0]
         assert weights[1].sum().item() == pytest.approx(1)
 
 
-def test_what_training_did_not_see_is_not_rankable(histories_of):
+def test_what_training_did_not_see_is_not_rankable(make_histories):
     # d and e are in the catalogue, but lie behind what training sees
-    view = histories_of({"ann": "abcd", "bob": "bcae"}).up_to(np.array([3, 3]))
+    view = make_histories({"ann": "abcd", "bob": "bcae"}).up_to(np.array([3, 3]))
     for name in VARIANTS:
         model = build_model(config_of(name), view.n_items)
         model.observe(view)
@@ -229,10 +229,10 @@ def test_what_training_did_not_see_is_not_rankable(histories_of):
 # --- reasons
 
 
-def test_contributions_and_item_bias_sum_to_the_score(shaken, batch_of):
+def test_contributions_and_item_bias_sum_to_the_score(shaken, make_batch):
     if not shaken.model.exact_reasons:
         pytest.skip("this readout has no contributions, and says so (see below)")
-    batch = batch_of([1, 3, 5, 5], [2], [], [7, 6, 5, 4, 3, 2, 1, 9])
+    batch = make_batch([1, 3, 5, 5], [2], [], [7, 6, 5, 4, 3, 2, 1, 9])
     items = torch.arange(13).expand(4, 13)
     with torch.inference_mode():
         parts, scores = shaken.model.contributions(batch, items), shaken.model.score(batch)
@@ -250,9 +250,9 @@ def test_contributions_sum_to_the_score_after_training(trained):
     torch.testing.assert_close(parts.sum(1) + trained.model.item_bias()[items], scores, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_adds_nothing(shaken, batch_of):
+def test_padding_adds_nothing(shaken, make_batch):
     if shaken.model.exact_reasons:
-        batch = batch_of([1, 3, 5], [2], [], [7, 6, 5, 4])
+        batch = make_batch([1, 3, 5], [2], [], [7, 6, 5, 4])
         with torch.inference_mode():
             parts = shaken.model.contributions(batch, torch.arange(13).expand(4, 13))
         assert (parts[~batch.real] == 0).all()
@@ -260,14 +260,14 @@ def test_padding_adds_nothing(shaken, batch_of):
 
 def test_reasons_are_exact_where_the_readout_is_a_sum_over_the_history():
     exact = {name for name in MODELS if build_model(config_of(name), 4).exact_reasons}
-    assert exact == {"popularity", "item_knn", "ease", "v_sknn", "gat", "graph_walk", "attnrec", "core"}
+    assert exact == {"popularity", "item_knn", "ease", "v_sknn", "gat", "random_walk", "attnrec", "core"}
     assert not build_model(config_of("attnrec_last"), 4).exact_reasons
 
 
-def test_the_last_state_has_no_reasons_and_says_why(batch_of):
+def test_the_last_state_has_no_reasons_and_says_why(make_batch):
     model = build_model(config_of("attnrec_last"), 4)
     with pytest.raises(ReasonsError, match=r"got readout='last', whose state mixes all events.*readout='pooling'"):
-        model.contributions(batch_of([1, 2]), torch.tensor([[3]]))
+        model.contributions(make_batch([1, 2]), torch.tensor([[3]]))
 
 
 # --- the future
@@ -278,18 +278,18 @@ NEXT_ITEM = [
     for name in LEARNING
     if build_model(config_of(name), 4).objective == "next_item"
     and not getattr(config_of(name), "n_drawn", 1)  # the walk has tests of its own, as has what is mixed with it
-    and config_of(name).walk == "none"
+    and config_of(name).random_walk == "none"
 ]
 
 
 @pytest.mark.parametrize("name", NEXT_ITEM)
 def test_the_loss_at_a_position_does_not_depend_on_later_items(name, checkerboard):
     torch.manual_seed(5)
-    model = build_model(config_of(name), checkerboard.seen.n_items).eval()
-    model.observe(checkerboard.seen)
+    model = build_model(config_of(name), checkerboard.histories.n_items).eval()
+    model.observe(checkerboard.histories)
     with torch.no_grad():
-        model.catalogue.embedding.weight.normal_()
-    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
+        model.item_scorer.embedding.weight.normal_()
+    (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
     assert batch.items.shape == (4, 4)
     for position in range(3):
         only = torch.zeros_like(batch.targets)
@@ -304,13 +304,13 @@ def test_the_loss_at_a_position_does_not_depend_on_later_items(name, checkerboar
 
 def test_states_do_not_depend_on_later_items(checkerboard):
     torch.manual_seed(5)
-    model = build_model(config_of("attnrec"), checkerboard.seen.n_items).eval()
+    model = build_model(config_of("attnrec"), checkerboard.histories.n_items).eval()
     items = torch.randint(1, 13, (3, 8))
     other = items.clone()
     other[:, 5:] = torch.randint(1, 13, (3, 3))
     with torch.inference_mode():
         lengths = torch.full((3,), 8)
-        before, after = (model.encoder(model.catalogue(x), lengths=lengths) for x in (items, other))
+        before, after = (model.encoder(model.item_scorer(x), lengths=lengths) for x in (items, other))
     torch.testing.assert_close(after[:, :5], before[:, :5])
 
 
@@ -318,13 +318,13 @@ def test_training_and_scoring_see_the_same_user_vector(checkerboard):
     # the loss at the last position of a prefix is the cross-entropy of the scores of that prefix
     torch.manual_seed(5)
     for name in set(NEXT_ITEM) - {"attnrec_smoothed"}:
-        model = build_model(config_of(name), checkerboard.seen.n_items).eval()
-        model.observe(checkerboard.seen)
+        model = build_model(config_of(name), checkerboard.histories.n_items).eval()
+        model.observe(checkerboard.histories)
         with torch.no_grad():
-            model.catalogue.embedding.weight[1:].normal_()
-            model.catalogue.bias.normal_()
+            model.item_scorer.embedding.weight[1:].normal_()
+            model.item_scorer.bias.normal_()
         model.refresh()
-        (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
+        (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
         only = torch.zeros_like(batch.targets)
         only[:, -1] = batch.targets[:, -1]
         scores = model.score(batch)[:, 1:]
@@ -335,7 +335,7 @@ def test_training_and_scoring_see_the_same_user_vector(checkerboard):
 # --- files
 
 
-def test_a_saved_model_gives_equal_scores(trained, tmp_path, holds_pickle):
+def test_a_saved_model_gives_equal_scores(trained, tmp_path, contains_pickle):
     facts = {"epoch": 3, "data": "abc"}
     save_model(SavedModel(trained.model, trained.histories.item_ids, facts), tmp_path)
     loaded = load_model(tmp_path)
@@ -344,7 +344,7 @@ def test_a_saved_model_gives_equal_scores(trained, tmp_path, holds_pickle):
         "vocabulary.parquet",
         "weights.safetensors",
     ]
-    assert not any(holds_pickle(path) for path in tmp_path.iterdir())
+    assert not any(contains_pickle(path) for path in tmp_path.iterdir())
     assert loaded.facts == facts
     assert loaded.model.config == trained.model.config
     assert loaded.item_ids.ids.tolist() == trained.histories.item_ids.ids.tolist()
@@ -355,10 +355,10 @@ def test_a_saved_model_gives_equal_scores(trained, tmp_path, holds_pickle):
     )
 
 
-def test_the_search_for_pickles_finds_them(tmp_path, holds_pickle):
+def test_the_search_for_pickles_finds_them(tmp_path, contains_pickle):
     pd.DataFrame({"a": [1]}).to_pickle(tmp_path / "frame.bin")
     torch.save({"a": torch.zeros(2)}, tmp_path / "tensors.bin")
-    assert all(holds_pickle(path) for path in tmp_path.iterdir())
+    assert all(contains_pickle(path) for path in tmp_path.iterdir())
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -367,8 +367,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 
 
 def test_a_model_of_a_later_format_is_refused(tmp_path, checkerboard):
-    model = build_model(config_of("popularity"), checkerboard.seen.n_items)
-    save_model(SavedModel(model, checkerboard.seen.item_ids), tmp_path)
+    model = build_model(config_of("popularity"), checkerboard.histories.n_items)
+    save_model(SavedModel(model, checkerboard.histories.item_ids), tmp_path)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"format": 2', '"format": 99'))
     with pytest.raises(ValueError, match="format 99"):
@@ -381,11 +381,11 @@ def test_a_model_of_a_later_format_is_refused(tmp_path, checkerboard):
 @pytest.mark.parametrize(
     ("kind", "setting"),
     [("attnrec", {"dim": 10, "heads": 3}), ("attnrec", {"dim": 10, "pooling_heads": 4}),
-     ("attnrec", {"core": "psychic"}),
+     ("attnrec", {"attention": "psychic"}),
      ("gat", {"dim": 10, "heads": 3}), ("attnrec", {"layer": 2})],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(kind, setting):
-    with pytest.raises(ValueError, match=r"multiple of|core must be one of|Extra inputs"):
+    with pytest.raises(ValueError, match=r"multiple of|attention must be one of|Extra inputs"):
         MODELS[kind][1](kind=kind, **setting)
 
 
@@ -406,12 +406,12 @@ def test_a_model_that_only_counts_takes_no_loss_and_says_so_in_one_line(kind):
 
 
 @pytest.mark.parametrize("kind", ["attnrec", "gat"])
-def test_counts_are_kept_where_negatives_are_drawn_by_them_and_never_saved(kind, histories_of):
-    histories = histories_of({"ann": "aab", "bob": "ac"})
+def test_counts_are_kept_where_negatives_are_drawn_by_them_and_never_saved(kind, make_histories):
+    histories = make_histories({"ann": "aab", "bob": "ac"})
     for negatives, expected in {"uniform": None, "popularity": [0, 3, 1, 1]}.items():
         model = build_model(model_config(kind, {"loss": "bpr", "negatives": negatives}), 3)
         model.observe(histories)
-        counts = model.catalogue.counts
+        counts = model.item_scorer.counts
         assert (None if counts is None else counts.tolist()) == expected
         assert "catalogue.counts" not in model.state_dict()
 
@@ -419,7 +419,7 @@ def test_counts_are_kept_where_negatives_are_drawn_by_them_and_never_saved(kind,
 def test_item_biases_start_at_the_base_score_of_the_loss():
     for name in CATALOGUED:
         config = config_of(name)
-        bias = build_model(config, 12).catalogue.bias
+        bias = build_model(config, 12).item_scorer.bias
         assert bias.tolist() == pytest.approx([base_score(config, 12)] * 13)
 
 
@@ -443,28 +443,28 @@ def test_vectors_of_items_or_a_word_why_not():
 # --- single models
 
 
-def test_popularity_is_the_log_of_the_count(histories_of, batch_of):
-    histories = histories_of({"ann": "aab", "bob": "a"})
+def test_popularity_is_the_log_of_the_count(make_histories, make_batch):
+    histories = make_histories({"ann": "aab", "bob": "a"})
     model = build_model(config_of("popularity"), 2)
     model.observe(histories)
-    np.testing.assert_allclose(model.score(batch_of([2]))[0].numpy(), np.log([1 + 0, 1 + 3, 1 + 1]), rtol=1e-6)
+    np.testing.assert_allclose(model.score(make_batch([2]))[0].numpy(), np.log([1 + 0, 1 + 3, 1 + 1]), rtol=1e-6)
 
 
-def test_item_knn_is_the_cosine_of_user_sets_with_shrinkage(histories_of, batch_of):
+def test_item_knn_is_the_cosine_of_user_sets_with_shrinkage(make_histories, make_batch):
     # a: ann bob cid; b: ann bob; c: cid; repeats count once
-    histories = histories_of({"ann": "aab", "bob": "ba", "cid": "ac"})
+    histories = make_histories({"ann": "aab", "bob": "ba", "cid": "ac"})
     model = build_model(MODELS["item_knn"][1](shrinkage=10.0), 3)
     model.observe(histories)
     a_b, a_c = 2 / ((3 * 2) ** 0.5 + 10), 1 / ((3 * 1) ** 0.5 + 10)
     expected = [[0, 0, a_b, a_c], [0, a_b, 0, 0], [0, 2 * a_b, a_b, a_c]]
-    np.testing.assert_allclose(model.score(batch_of([1], [2], [2, 2, 1])).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(model.score(make_batch([1], [2], [2, 2, 1])).numpy(), expected, rtol=1e-6)
 
 
-def test_item_knn_keeps_the_nearest_neighbours_only(histories_of, batch_of):
-    histories = histories_of({"ann": "abc", "bob": "ab", "cid": "ab"})
+def test_item_knn_keeps_the_nearest_neighbours_only(make_histories, make_batch):
+    histories = make_histories({"ann": "abc", "bob": "ab", "cid": "ab"})
     model = build_model(MODELS["item_knn"][1](n_neighbours=1), 3)
     model.observe(histories)
-    scores = model.score(batch_of([1]))[0]
+    scores = model.score(make_batch([1]))[0]
     assert scores[2] > 0
     assert scores[3] == 0
 
@@ -472,35 +472,35 @@ def test_item_knn_keeps_the_nearest_neighbours_only(histories_of, batch_of):
 def test_item_knn_in_several_blocks_equals_one(monkeypatch, checkerboard):
     def similarities(block: int) -> torch.Tensor:
         monkeypatch.setattr("attnrec.models.distinct_items.BLOCK", block)
-        model = build_model(config_of("item_knn"), checkerboard.seen.n_items)
-        model.observe(checkerboard.seen)
-        return all_scores(model, checkerboard.seen, list(range(60)))
+        model = build_model(config_of("item_knn"), checkerboard.histories.n_items)
+        model.observe(checkerboard.histories)
+        return all_scores(model, checkerboard.histories, list(range(60)))
 
     torch.testing.assert_close(similarities(5), similarities(256))
 
 
 def test_gat_scores_without_its_graph_once_it_is_refreshed(checkerboard):
     torch.manual_seed(0)
-    model = build_model(config_of("gat"), checkerboard.seen.n_items)
-    model.observe(checkerboard.seen)
+    model = build_model(config_of("gat"), checkerboard.histories.n_items)
+    model.observe(checkerboard.histories)
     with torch.no_grad():
         model.graph.share.fill_(1.0)
     model.refresh()
-    with_graph = all_scores(model.eval(), checkerboard.seen, [0, 1])
-    alone = build_model(config_of("gat"), checkerboard.seen.n_items).eval()
+    with_graph = all_scores(model.eval(), checkerboard.histories, [0, 1])
+    alone = build_model(config_of("gat"), checkerboard.histories.n_items).eval()
     alone.load_state_dict(model.state_dict())
     alone.refresh()
     assert not alone.graph.observed
-    assert torch.equal(all_scores(alone, checkerboard.seen, [0, 1]), with_graph)
+    assert torch.equal(all_scores(alone, checkerboard.histories, [0, 1]), with_graph)
 
 
 def test_refreshing_brings_the_table_up_to_date_and_leaves_the_mode(checkerboard):
-    model = build_model(config_of("gat"), checkerboard.seen.n_items).train()
-    model.observe(checkerboard.seen)
+    model = build_model(config_of("gat"), checkerboard.histories.n_items).train()
+    model.observe(checkerboard.histories)
     model.refresh()
     before = model.table.clone()
     with torch.no_grad():
-        model.catalogue.embedding.weight.mul_(2)
+        model.item_scorer.embedding.weight.mul_(2)
     assert torch.equal(model.table, before)
     model.refresh()
     assert not torch.equal(model.table, before)
@@ -509,28 +509,28 @@ def test_refreshing_brings_the_table_up_to_date_and_leaves_the_mode(checkerboard
 
 
 @pytest.mark.parametrize("name", ["gat", "gat_sampled", "gat_bpr"])
-def test_gat_asks_nothing_of_users_with_a_single_event(checkerboard, batch_of, name):
+def test_gat_asks_nothing_of_users_with_a_single_event(checkerboard, make_batch, name):
     torch.manual_seed(0)
-    model = build_model(config_of(name), checkerboard.seen.n_items).eval()
-    model.observe(checkerboard.seen)
+    model = build_model(config_of(name), checkerboard.histories.n_items).eval()
+    model.observe(checkerboard.histories)
     losses = []
-    for batch in (batch_of([1, 3, 5]), batch_of([1, 3, 5], [7], [])):
+    for batch in (make_batch([1, 3, 5]), make_batch([1, 3, 5], [7], [])):
         torch.manual_seed(1)
         losses.append(model.loss(batch))
     torch.testing.assert_close(*losses)
 
 
-def test_gat_is_blind_to_order(checkerboard, batch_of):
+def test_gat_is_blind_to_order(checkerboard, make_batch):
     torch.manual_seed(0)
-    model = build_model(config_of("gat"), checkerboard.seen.n_items).eval()
-    model.observe(checkerboard.seen)
+    model = build_model(config_of("gat"), checkerboard.histories.n_items).eval()
+    model.observe(checkerboard.histories)
     model.refresh()
-    torch.testing.assert_close(model.score(batch_of([1, 5, 9])), model.score(batch_of([9, 1, 5])))
+    torch.testing.assert_close(model.score(make_batch([1, 5, 9])), model.score(make_batch([9, 1, 5])))
 
 
-def test_a_graph_item_hears_of_its_users_other_items_only(histories_of):
+def test_a_graph_item_hears_of_its_users_other_items_only(make_histories):
     # ann joins a and b; c is bob's alone: what happens to c must not reach a
-    histories = histories_of({"ann": "ab", "bob": "cc"})
+    histories = make_histories({"ann": "ab", "bob": "cc"})
     torch.manual_seed(0)
     model = build_model(config_of("gat"), histories.n_items).eval()
     model.observe(histories)
@@ -539,7 +539,7 @@ def test_a_graph_item_hears_of_its_users_other_items_only(histories_of):
         with torch.no_grad():
             model.graph.share.fill_(1.0)
             if item:
-                model.catalogue.embedding.weight[item] += 1
+                model.item_scorer.embedding.weight[item] += 1
         model.refresh()
         tables.append(model.table.clone())
     assert not torch.allclose(tables[1][1], tables[0][1])

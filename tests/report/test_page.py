@@ -257,9 +257,9 @@ def test_the_sentence_is_the_one_that_explain_gives(report, show, shop_recommend
     joined = frame.groupby("item_id").contribution.sum().nlargest(3)
     row = shop_recommender.recommend(["user-0001"], k=5).iloc[3]
     rest = row.score - row.item_bias - joined.sum()
-    parts = [*joined.items(), ("the rest", rest), ("everyone likes it", row.item_bias)]
+    parts = [*joined.items(), ("the rest", rest), ("popularity", row.item_bias)]
     said = ", ".join(f"{name} {in_words(value)}" for name, value in parts)
-    assert text_of(tab.locator("#sentence")) == f"{item} because of: {said}"
+    assert text_of(tab.locator("#sentence")) == f"{item} because: {said}"
     score, history, everyone = (
         text_of(items(tab).nth(3).locator(part)) for part in (".score", ".part >> nth=0", ".part >> nth=1")
     )
@@ -453,11 +453,11 @@ def test_metrics_and_faithfulness_are_tables(report, show):
 
 
 @pytest.fixture
-def small(histories_of, tmp_path):
+def small(make_histories, tmp_path):
     """Write the page of an untrained model of a few letters."""
 
     def make(kind: str, world: dict[str, str], **more):
-        histories = histories_of(world)
+        histories = make_histories(world)
         torch.manual_seed(1)
         settings = {} if kind == "item_knn" else {"dim": 8, "max_length": 20}
         model = build_model(model_config(kind, settings), histories.n_items)

@@ -23,7 +23,7 @@ from attnrec.report.selection import published
 from attnrec.report.tables import faithfulness_rows, metric_rows, titles_of
 from attnrec.scoring.recommendations import ScoreConfig, recommend
 from attnrec.scoring.tables import to_table
-from attnrec.tracking.figures.run import fixed_users
+from attnrec.tracking.examples import fixed_users
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -39,11 +39,11 @@ LETTERS = {
 
 
 @pytest.fixture
-def knows(histories_of):
+def knows(make_histories):
     """A recommender of some kind with the letters' histories; one that learns has weights drawn by a seed."""
 
     def make(kind: str = "attnrec", world: dict[str, str] | None = None, **settings) -> Recommender:
-        histories = histories_of(world or LETTERS)
+        histories = make_histories(world or LETTERS)
         learned = {"attnrec": SMALL, "sasrec": SMALL, "narm": {"dim": 16, "max_length": 12}}.get(kind, {})
         torch.manual_seed(3)
         model = build_model(model_config(kind, learned | settings), histories.n_items)
@@ -214,10 +214,10 @@ def test_scores_of_another_model_are_refused(knows, kind):
         gathered(recommender, shown.assign(score=np.nan))
 
 
-def test_recommendations_from_longer_histories_are_refused(knows, histories_of):
+def test_recommendations_from_longer_histories_are_refused(knows, make_histories):
     recommender = knows()
     shown = recommender.recommend(["bob"], k=3)
-    shorter = histories_of(LETTERS | {"bob": "bc"}).recode(recommender.item_ids)
+    shorter = make_histories(LETTERS | {"bob": "bc"}).recode(recommender.item_ids)
     with pytest.raises(ValueError, match="made by another model or other histories"):
         gathered(Recommender(recommender.model, recommender.item_ids, shorter), shown)
 

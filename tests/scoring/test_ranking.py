@@ -47,9 +47,9 @@ def test_places_beyond_the_catalogue_are_not_given():
 
 
 @pytest.fixture
-def histories(histories_of):
+def histories(make_histories):
     """a: 5 events, b: 4, c: 2, d: 1, e only behind what is shown."""
-    histories = histories_of({"ann": "abcab", "bob": "ab", "cid": "abdc", "dan": "ae"})
+    histories = make_histories({"ann": "abcab", "bob": "ab", "cid": "abdc", "dan": "ae"})
     return histories.up_to(np.array([5, 2, 4, 1]))
 
 

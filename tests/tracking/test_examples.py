@@ -3,7 +3,7 @@
 import pandas as pd
 
 from attnrec.fitting import fit
-from attnrec.tracking.figures.run import examples_table
+from attnrec.tracking.examples import examples_table
 
 
 def test_who_has_seen_everything_is_an_example_without_recommendations():
@@ -15,4 +15,4 @@ def test_who_has_seen_everything_is_an_example_without_recommendations():
     table = examples_table(recommender, recommender.histories.user_ids.encode(["ann", "bob"]), k=2)
     assert table["top"].tolist() == ["", "c"]
     assert table["because"].tolist()[0] == ""
-    assert table["because"].tolist()[1].startswith("because of: ")
+    assert table["because"].tolist()[1].startswith("because: ")

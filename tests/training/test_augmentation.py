@@ -137,7 +137,7 @@ def test_of_a_set_masked_events_are_left_out():
 
 def test_a_batch_without_windows_stays_one():
     """One of several processes may get none."""
-    empty = windows(3).rows(0, 0)
+    empty = windows(3).slice(0, 0)
     found = augment(empty, AugmentConfig(crop=0.5, mask=0.5, reorder=0.5, probability=1.0))
     assert found.items.shape[0] == 0
 
@@ -149,13 +149,13 @@ def test_a_model_learns_from_augmented_windows(checkerboard, config):
     augmentation = AugmentConfig(crop=0.5, mask=0.3, reorder=0.5, probability=0.9)
     settings = TrainConfig(epochs=3, batch_size=16, learning_rate=1e-2, warmup_steps=3, device="cpu")
     settings = settings.model_copy(update={"augment": augmentation})
-    fitted = train(model, checkerboard.seen, config=settings, progress_bar=False)
-    losses = [report["train/loss"] for report in fitted.epochs]
+    result = train(model, checkerboard.histories, config=settings, progress_bar=False)
+    losses = [report["train/loss"] for report in result.epochs]
     assert losses[-1] < losses[0]
 
 
-def test_windows_of_a_log_keep_their_last_target_when_reordered(histories_of):
-    (batch,) = Windows(histories_of({"ann": "abcdef"}), max_length=3, batch_size=8).epoch(0)
+def test_windows_of_a_log_keep_their_last_target_when_reordered(make_histories):
+    (batch,) = Windows(make_histories({"ann": "abcdef"}), max_length=3, batch_size=8).epoch(0)
     found = augment(replace(batch), AugmentConfig(reorder=1.0, probability=1.0))
     last = found.targets.gather(1, found.lengths[:, None] - 1)[:, 0].tolist()
     assert sorted(last) == [3, 6], "c begins the second window, f ends the log"

@@ -11,7 +11,7 @@ from attnrec.dataset import Histories, Windows, split_last
 from attnrec.models import Model, SequenceConfig, build_model
 from attnrec.training import DivergenceError, TrainConfig, train
 from attnrec.training.checkpoint import Progress
-from attnrec.training.divergence import Guard
+from attnrec.training.divergence import DivergenceCheck
 from attnrec.training.step import StepReport
 
 N_BATCHES = 5  # 72 users, 16 windows a step
@@ -20,14 +20,14 @@ CONFIG = TrainConfig(epochs=4, batch_size=16, learning_rate=1e-2, warmup_steps=3
 
 @pytest.fixture
 def seen(checkerboard) -> Histories:
-    return checkerboard.seen
+    return checkerboard.histories
 
 
 @pytest.fixture(params=[1, 4], ids=["every step", "every fourth step"])
 def every(request, monkeypatch) -> int:
     """Make the loop look this often, as it does on a GPU."""
     monkeypatch.setattr(
-        "attnrec.training.loop.Guard", lambda windows, path, every: Guard(windows, path, every=request.param)
+        "attnrec.training.loop.DivergenceCheck", lambda windows, path, every: DivergenceCheck(windows, path, every=request.param)
     )
     return request.param
 
@@ -51,7 +51,7 @@ def report_of(loss: float, *, norm: float = 1.0, n_targets: int = 10) -> StepRep
     )
 
 
-def take_all(guard: Guard, *reports: StepReport) -> list[float]:
+def take_all(guard: DivergenceCheck, *reports: StepReport) -> list[float]:
     return [guard.take(report, Progress(epoch=1, batch=number)) for number, report in enumerate(reports)]
 
 
@@ -64,7 +64,7 @@ def windows(seen) -> Windows:
 
 
 def test_losses_are_summed_over_targets_when_they_are_looked_at(windows):
-    guard = Guard(windows, None, every=3)
+    guard = DivergenceCheck(windows, None, every=3)
     reports = [report_of(2.0, n_targets=1), report_of(3.0, n_targets=10), report_of(5.0, n_targets=100)]
     assert take_all(guard, *reports, report_of(7.0)) == [0, 0, 2 * 1 + 3 * 10 + 5 * 100, 0]
     assert guard.n_waiting == 10
@@ -74,7 +74,7 @@ def test_losses_are_summed_over_targets_when_they_are_looked_at(windows):
 
 @pytest.mark.parametrize(("loss", "norm", "said"), [(nan, 1.0, "nan"), (-inf, nan, "-inf"), (1.0, inf, "inf")])
 def test_the_first_step_that_is_not_finite_is_named(windows, loss, norm, said):
-    guard = Guard(windows, None, every=4)
+    guard = DivergenceCheck(windows, None, every=4)
     with pytest.raises(
         DivergenceError, match=rf"got {said} in epoch 2, batch 3; lower train\.learning_rate$"
     ) as caught:
@@ -104,7 +104,7 @@ def test_the_step_and_its_very_batch_are_kept_beside_the_checkpoint(seen, window
 def test_all_processes_windows_of_the_batch_are_kept(seen, windows, tmp_path):
     half = Windows(seen, max_length=8, batch_size=16, seed=1, process=1, n_processes=2)
     with pytest.raises(DivergenceError):
-        take_all(Guard(half, tmp_path / "run", every=1), report_of(nan))
+        take_all(DivergenceCheck(half, tmp_path / "run", every=1), report_of(nan))
     assert json.loads((tmp_path / "diverged.json").read_text())["items"] == next(windows.epoch(1)).items.tolist()
 
 
@@ -145,7 +145,7 @@ def test_how_often_is_looked_changes_no_loss_and_no_weight(seen, every):
     looked, plain = untrained(), untrained()
     found = train(looked, seen, config=CONFIG, progress_bar=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attnrec.training.loop.Guard", Guard)
+        patch.setattr("attnrec.training.loop.DivergenceCheck", DivergenceCheck)
         expected = train(plain, seen, config=CONFIG, progress_bar=False)
     assert [report["train/loss"] for report in found.epochs] == pytest.approx(
         [report["train/loss"] for report in expected.epochs], rel=1e-12

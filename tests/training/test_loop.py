@@ -10,7 +10,7 @@ from attnrec.dataset import Histories, Holdout, split_last
 from attnrec.evaluation.evaluator import Evaluation
 from attnrec.models import GATConfig, ItemKNNConfig, Model, SequenceConfig, SequenceModel, build_model
 from attnrec.training import AugmentConfig, DivergenceError, TrainConfig, choose_device, train
-from attnrec.training.ema import WeightAverage
+from attnrec.training.ema import ExponentialMovingAverage
 
 TINY = {"dim": 8, "heads": 2, "pooling_heads": 2, "max_length": 8, "dropout": 0.3}
 CONFIGS = {"attnrec": SequenceConfig(**TINY, layers=1), "gat": GATConfig(**TINY, edges_per_step=100)}
@@ -32,7 +32,7 @@ def kind(request) -> str:
 
 @pytest.fixture
 def seen(checkerboard) -> Histories:
-    return checkerboard.seen
+    return checkerboard.histories
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def losses(fitted) -> list[float]:
-    return [report["train/loss"] for report in fitted.epochs]
+def losses(result) -> list[float]:
+    return [report["train/loss"] for report in result.epochs]
 
 
 @pytest.fixture
@@ -97,18 +97,18 @@ def judged(monkeypatch):
 
 
 def test_training_lowers_the_loss(seen):
-    fitted = train(untrained(), seen, config=CONFIG, progress_bar=False)
-    assert losses(fitted)[-1] < np.log(12) < losses(fitted)[0]  # from worse than knowing nothing to better
-    assert fitted.stopped == "epochs"
+    result = train(untrained(), seen, config=CONFIG, progress_bar=False)
+    assert losses(result)[-1] < np.log(12) < losses(result)[0]  # from worse than knowing nothing to better
+    assert result.stop_reason == "epochs"
 
 
 def test_every_epoch_reports_loss_speed_time_and_validation(seen, questions):
-    fitted = train(untrained(), seen, validation=questions, config=CONFIG, progress_bar=False)
-    assert len(fitted.epochs) == 4
-    for report in fitted.epochs:
+    result = train(untrained(), seen, validation=questions, config=CONFIG, progress_bar=False)
+    assert len(result.epochs) == 4
+    for report in result.epochs:
         assert {"train/loss", "train/tokens_per_second", "train/seconds", "val/ndcg_at_10"} <= report.keys()
-    times = [report["train/seconds"] for report in fitted.epochs]
-    assert 0 < times[0] < times[-1] == fitted.seconds
+    times = [report["train/seconds"] for report in result.epochs]
+    assert 0 < times[0] < times[-1] == result.seconds
 
 
 def test_the_loss_reported_is_the_mean_over_events(seen, monkeypatch):
@@ -121,24 +121,24 @@ def test_the_loss_reported_is_the_mean_over_events(seen, monkeypatch):
         return sum(parameter.sum() * 0 for parameter in model.parameters()) + sizes[-1]
 
     monkeypatch.setattr(model, "loss", loss)
-    fitted = train(model, seen, config=CONFIG.model_copy(update={"epochs": 1}), progress_bar=False)
-    assert losses(fitted) == [pytest.approx(sum(size**2 for size in sizes) / sum(sizes))]
+    result = train(model, seen, config=CONFIG.model_copy(update={"epochs": 1}), progress_bar=False)
+    assert losses(result) == [pytest.approx(sum(size**2 for size in sizes) / sum(sizes))]
     assert len(set(sizes)) > 1
 
 
 def test_without_validation_the_last_epoch_is_kept(seen):
     model, last = untrained(), {}
-    config = CONFIG.model_copy(update={"average": 0.0})
-    fitted = train(model, seen, config=config, on_epoch=lambda *_: last.update(weights(model)), progress_bar=False)
-    assert fitted.best_epoch == 4
+    config = CONFIG.model_copy(update={"ema_decay": 0.0})
+    result = train(model, seen, config=config, on_epoch=lambda *_: last.update(weights(model)), progress_bar=False)
+    assert result.best_epoch == 4
     assert equal(weights(model), last)
 
 
 def test_the_weights_that_were_validated_in_the_best_epoch_are_kept(seen, questions, judged, kind):
     asked = judged(0.1, 0.3, 0.2, 0.3)  # an equal value later does not take its place
     model = untrained(kind)
-    fitted = train(model, seen, validation=questions, config=CONFIG, progress_bar=False)
-    assert fitted.best_epoch == 2
+    result = train(model, seen, validation=questions, config=CONFIG, progress_bar=False)
+    assert result.best_epoch == 2
     assert equal(weights(model), asked[1][1])
     assert not equal(weights(model), asked[3][1])
     assert not model.training
@@ -147,7 +147,7 @@ def test_the_weights_that_were_validated_in_the_best_epoch_are_kept(seen, questi
 def test_the_average_of_the_weights_by_hand():
     model = torch.nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(0.0)
-    average = WeightAverage(model, decay=0.15)
+    average = ExponentialMovingAverage(model, decay=0.15)
     model.weight.data.fill_(1.0)
     average.update(0)  # of the first average a tenth stays: (1 + 0) / (10 + 0)
     assert average.tensors()["weight"].item() == pytest.approx(0.1 * 0 + 0.9 * 1)
@@ -163,9 +163,9 @@ def test_the_average_is_taken_after_every_step(seen):
     model, taken = untrained(), []
     loss = model.loss
     model.loss = lambda batch: (taken.append(weights(model)), loss(batch))[1]
-    config = CONFIG.model_copy(update={"average": 0.4})
+    config = CONFIG.model_copy(update={"ema_decay": 0.4})
     train(model, seen, config=config, on_epoch=lambda *_: taken.append(weights(model)), progress_bar=False)
-    name = "catalogue.embedding.weight"
+    name = "item_scorer.embedding.weight"
     steps = [taken[number][name] for number in range(len(taken)) if number % (N_BATCHES + 1)]  # what is after a step
     expected = taken[0][name]
     for number, after in enumerate(steps):
@@ -182,7 +182,7 @@ def test_averaging_changes_what_is_validated_and_never_what_is_trained(seen, que
             untrained(),
             seen,
             validation=questions,
-            config=CONFIG.model_copy(update={"average": decay}),
+            config=CONFIG.model_copy(update={"ema_decay": decay}),
             progress_bar=False,
         )
         for decay in (0.0, 0.999)
@@ -194,17 +194,17 @@ def test_averaging_changes_what_is_validated_and_never_what_is_trained(seen, que
 def test_training_stops_when_patience_is_spent(seen, questions, judged):
     judged(0.1, 0.3, 0.2, 0.2, 0.2, 0.9)
     config = CONFIG.model_copy(update={"epochs": 6, "patience": 3})
-    fitted = train(untrained(), seen, validation=questions, config=config, progress_bar=False)
-    assert (len(fitted.epochs), fitted.best_epoch, fitted.stopped) == (5, 2, "patience")
+    result = train(untrained(), seen, validation=questions, config=config, progress_bar=False)
+    assert (len(result.epochs), result.best_epoch, result.stop_reason) == (5, 2, "patience")
 
 
 def test_training_stops_in_the_middle_of_an_epoch_when_time_is_up(seen, questions):
     model = untrained()
     steps = count_steps(model)
     config = CONFIG.model_copy(update={"max_minutes": 1e-9})
-    fitted = train(model, seen, validation=questions, config=config, progress_bar=False)
+    result = train(model, seen, validation=questions, config=config, progress_bar=False)
     assert len(steps) == 1
-    assert (len(fitted.epochs), fitted.best_epoch, fitted.stopped) == (1, 1, "time")
+    assert (len(result.epochs), result.best_epoch, result.stop_reason) == (1, 1, "time")
 
 
 def test_validation_asks_the_same_few_users_in_every_epoch(seen, questions, judged):
@@ -219,8 +219,8 @@ def test_validation_asks_the_same_few_users_in_every_epoch(seen, questions, judg
 
 def test_a_model_that_only_counts_is_fitted_at_once(seen):
     model = build_model(ItemKNNConfig(), 12)
-    fitted = train(model, seen, config=CONFIG, progress_bar=False)
-    assert (fitted.best_epoch, fitted.epochs) == (0, ())
+    result = train(model, seen, config=CONFIG, progress_bar=False)
+    assert (result.best_epoch, result.epochs) == (0, ())
     assert model.similarities.sum() > 0
 
 
@@ -280,8 +280,8 @@ def interrupted(kind, seen, questions, path, *, at_step, config=CONFIG):
         )
     model = untrained(kind, seed=99)
     steps = count_steps(model)
-    fitted = train(model, seen, validation=questions, config=config, checkpoint=path, progress_bar=False)
-    return model, fitted, len(steps)
+    result = train(model, seen, validation=questions, config=config, checkpoint=path, progress_bar=False)
+    return model, result, len(steps)
 
 
 @pytest.mark.parametrize("at_step", range(2, 2 * N_BATCHES + 1))
@@ -291,13 +291,13 @@ def test_a_run_killed_in_any_step_goes_on_to_the_same_weights(seen, questions, k
     config = CONFIG.model_copy(update={"epochs": 2, "schedule": "cosine", "augment": augmentation})
     whole = untrained(kind)
     expected = train(whole, seen, validation=questions, config=config, progress_bar=False)
-    model, fitted, n_steps = interrupted(
+    model, result, n_steps = interrupted(
         kind, seen, questions, tmp_path / "run.safetensors", at_step=at_step, config=config
     )
     assert n_steps == 2 * N_BATCHES - (at_step - 1), "no step is done twice"
     assert equal(weights(model), weights(whole))
-    assert losses(fitted) == losses(expected)
-    assert fitted.best_epoch == expected.best_epoch
+    assert losses(result) == losses(expected)
+    assert result.best_epoch == expected.best_epoch
 
 
 def test_a_run_without_a_checkpoint_inside_the_epoch_repeats_the_epoch(seen, questions, tmp_path, kind):
@@ -333,8 +333,8 @@ def test_a_run_killed_between_epochs_tells_the_earlier_ones_again(seen, tmp_path
 
 def test_the_order_of_batches_differs_between_epochs_and_dropout_between_steps(seen):
     # or else the tests above would not need the random states
-    fitted = train(untrained(), seen, config=CONFIG.model_copy(update={"learning_rate": 1e-12}), progress_bar=False)
-    assert len(set(losses(fitted))) == 4
+    result = train(untrained(), seen, config=CONFIG.model_copy(update={"learning_rate": 1e-12}), progress_bar=False)
+    assert len(set(losses(result))) == 4
 
 
 def test_a_finished_run_is_not_trained_again(seen, questions, tmp_path):
@@ -345,7 +345,7 @@ def test_a_finished_run_is_not_trained_again(seen, questions, tmp_path):
     two = train(again, seen, validation=questions, config=CONFIG, checkpoint=path, progress_bar=False)
     assert steps == []
     assert equal(weights(again), weights(first))
-    assert (two.best_epoch, two.epochs, two.stopped) == (one.best_epoch, one.epochs, one.stopped)
+    assert (two.best_epoch, two.epochs, two.stop_reason) == (one.best_epoch, one.epochs, one.stop_reason)
 
 
 def test_a_run_given_more_epochs_goes_on(seen, tmp_path):
@@ -353,8 +353,8 @@ def test_a_run_given_more_epochs_goes_on(seen, tmp_path):
     whole, model = untrained(), untrained(seed=99)
     train(whole, seen, config=CONFIG, progress_bar=False)
     train(untrained(), seen, config=CONFIG.model_copy(update={"epochs": 2}), checkpoint=path, progress_bar=False)
-    fitted = train(model, seen, config=CONFIG, checkpoint=path, progress_bar=False)
-    assert len(fitted.epochs) == 4
+    result = train(model, seen, config=CONFIG, checkpoint=path, progress_bar=False)
+    assert len(result.epochs) == 4
     assert equal(weights(model), weights(whole))
 
 
@@ -368,11 +368,11 @@ def test_patience_holds_over_a_restart(seen, questions, judged, tmp_path):
     common = {"validation": questions, "config": config, "checkpoint": tmp_path / "run", "progress_bar": False}
     with pytest.raises(KilledError):
         train(untrained(), seen, **common, on_epoch=stop)
-    fitted = train(untrained(seed=99), seen, **common)
-    assert (len(fitted.epochs), fitted.best_epoch, fitted.stopped) == (4, 2, "patience")
+    result = train(untrained(seed=99), seen, **common)
+    assert (len(result.epochs), result.best_epoch, result.stop_reason) == (4, 2, "patience")
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 0.5}, {"seed": 8}, {"batch_size": 32}, {"average": 0.5}])
+@pytest.mark.parametrize("change", [{"learning_rate": 0.5}, {"seed": 8}, {"batch_size": 32}, {"ema_decay": 0.5}])
 def test_a_checkpoint_of_another_setting_is_refused(seen, tmp_path, change):
     train(untrained(), seen, config=CONFIG, checkpoint=tmp_path / "run", progress_bar=False)
     with pytest.raises(ValueError, match="belongs to another model, catalogue or setting"):
@@ -381,10 +381,10 @@ def test_a_checkpoint_of_another_setting_is_refused(seen, tmp_path, change):
         )
 
 
-def test_a_checkpoint_of_another_model_or_log_is_refused(seen, tmp_path, histories_of):
+def test_a_checkpoint_of_another_model_or_log_is_refused(seen, tmp_path, make_histories):
     train(untrained(), seen, config=CONFIG, checkpoint=tmp_path / "run", progress_bar=False)
     shorter = seen.up_to(seen.lengths - 1)
-    other = histories_of({"ann": "abcdefghijkl"})
+    other = make_histories({"ann": "abcdefghijkl"})
     for model, histories in [(untrained("gat"), seen), (untrained(), shorter), (untrained(), other)]:
         with pytest.raises(ValueError, match="belongs to another model, catalogue or setting"):
             train(model, histories, config=CONFIG, checkpoint=tmp_path / "run", progress_bar=False)
@@ -395,14 +395,14 @@ def test_budgets_may_change_between_restarts(seen, questions, tmp_path, change):
     common = {"validation": questions, "checkpoint": tmp_path / "run", "progress_bar": False}
     with pytest.raises(KilledError):
         train(disturb(untrained(), 7, KilledError()), seen, config=CONFIG, **common)
-    assert train(untrained(), seen, config=CONFIG.model_copy(update=change), **common).stopped == "epochs"
+    assert train(untrained(), seen, config=CONFIG.model_copy(update=change), **common).stop_reason == "epochs"
 
 
-def test_a_checkpoint_is_one_file_without_a_pickle(seen, questions, tmp_path, holds_pickle):
+def test_a_checkpoint_is_one_file_without_a_pickle(seen, questions, tmp_path, contains_pickle):
     path = tmp_path / "run.safetensors"
     train(untrained(), seen, validation=questions, config=CONFIG, checkpoint=path, progress_bar=False)
     assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
-    assert not holds_pickle(path)
+    assert not contains_pickle(path)
     with safe_open(path, framework="pt") as file:
         kinds = {name.split("/")[0] for name in file.keys()}  # noqa: SIM118
     assert kinds == {"model", "average", "best", "optimizer", "random"}
@@ -410,14 +410,14 @@ def test_a_checkpoint_is_one_file_without_a_pickle(seen, questions, tmp_path, ho
 
 def test_an_interrupt_by_hand_keeps_the_best_epoch_so_far(seen):
     model, at_epoch = untrained(), {}
-    fitted = train(
+    result = train(
         disturb(model, N_BATCHES + 3, KeyboardInterrupt()),
         seen,
-        config=CONFIG.model_copy(update={"average": 0.0}),
+        config=CONFIG.model_copy(update={"ema_decay": 0.0}),
         on_epoch=lambda epoch, _: at_epoch.update({epoch: weights(model)}),
         progress_bar=False,
     )
-    assert (fitted.stopped, fitted.best_epoch) == ("interrupted", 1)
+    assert (result.stop_reason, result.best_epoch) == ("interrupted", 1)
     assert equal(weights(model), at_epoch[1])
 
 
@@ -427,12 +427,12 @@ def test_an_interrupt_in_the_middle_of_an_epoch_keeps_what_was_validated_best_an
     asked = judged(0.3, 0.2, 0.1, 0.4)  # two epochs, the interrupt, two more
     model, again = untrained(), untrained(seed=99)
     common = {"validation": questions, "config": CONFIG, "checkpoint": tmp_path / "run", "progress_bar": False}
-    fitted = train(disturb(model, 2 * N_BATCHES + 3, KeyboardInterrupt()), seen, **common)
-    assert (fitted.stopped, fitted.best_epoch, len(fitted.epochs)) == ("interrupted", 1, 2)
+    result = train(disturb(model, 2 * N_BATCHES + 3, KeyboardInterrupt()), seen, **common)
+    assert (result.stop_reason, result.best_epoch, len(result.epochs)) == ("interrupted", 1, 2)
     assert equal(weights(model), asked[0][1])
     assert not model.training
-    fitted = train(again, seen, **common)
-    assert (fitted.stopped, fitted.best_epoch, len(fitted.epochs)) == ("epochs", 4, 4)
+    result = train(again, seen, **common)
+    assert (result.stop_reason, result.best_epoch, len(result.epochs)) == ("epochs", 4, 4)
     whole = untrained()
     judged(0.3, 0.2, 0.1, 0.4)
     train(whole, seen, validation=questions, config=CONFIG, progress_bar=False)
@@ -487,9 +487,9 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights_or_the_checkpoin
     assert all(tensor.isfinite().all() for tensor in tensors)
 
 
-def test_a_log_with_nothing_to_learn_is_refused(histories_of):
+def test_a_log_with_nothing_to_learn_is_refused(make_histories):
     with pytest.raises(ValueError, match="needs a user with two events"):
-        train(untrained(n_items=2), histories_of({"ann": "a", "bob": "b"}), config=CONFIG, progress_bar=False)
+        train(untrained(n_items=2), make_histories({"ann": "a", "bob": "b"}), config=CONFIG, progress_bar=False)
 
 
 def test_an_unordered_set_is_refused_by_a_sequence_model(seen):
@@ -533,8 +533,8 @@ def test_training_on_cuda_equals_the_cpu(seen, questions):
     for config in (CONFIG, CUDA):
         torch.manual_seed(0)
         model = build_model(CONFIGS["attnrec"].model_copy(update={"dropout": 0.0}), 12)
-        fitted = train(model, seen, validation=questions, config=config, progress_bar=False)
-        found.append((losses(fitted), weights(model.cpu())))
+        result = train(model, seen, validation=questions, config=config, progress_bar=False)
+        found.append((losses(result), weights(model.cpu())))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
     for name, tensor in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], tensor, rtol=1e-2, atol=1e-3)
@@ -569,7 +569,7 @@ def test_the_processor_clock_does_not_run_while_the_process_waits(seen, monkeypa
         return loss(self, batch)
 
     monkeypatch.setattr(SequenceModel, "loss", waiting_loss)
-    for clock, least, most in (("wall", 1.0, np.inf), ("processor", 0.0, 1.0)):
+    for clock, least, most in (("wall_time", 1.0, np.inf), ("cpu_time", 0.0, 1.0)):
         waits.clear()
         config = TrainConfig(epochs=2, batch_size=4, device="cpu", threads=1, clock=clock)
         seconds = train(untrained(), seen, config=config, progress_bar=False).seconds

@@ -70,7 +70,7 @@ def run(name, *, kind=SequenceConfig, dropout=0.0, at_step=None, wrong=None, sav
     model.loss = disturbed
     found = {}
     try:
-        fitted = train(
+        result = train(
             model,
             seen,
             validation=split_last(seen).validation,
@@ -79,9 +79,9 @@ def run(name, *, kind=SequenceConfig, dropout=0.0, at_step=None, wrong=None, sav
             on_epoch=lambda epoch, report: told.append(epoch),
             progress_bar=False,
         )
-        reports = [{key: report[key] for key in ("train/loss", "val/ndcg_at_10")} for report in fitted.epochs]
-        found = {"reports": reports, "stopped": fitted.stopped, "best_epoch": fitted.best_epoch}
-        found["padding"] = [report["train/padding"] for report in fitted.epochs]
+        reports = [{key: report[key] for key in ("train/loss", "val/ndcg_at_10")} for report in result.epochs]
+        found = {"reports": reports, "stop_reason": result.stop_reason, "best_epoch": result.best_epoch}
+        found["padding"] = [report["train/padding"] for report in result.epochs]
     except (KilledError, DivergenceError) as error:
         found = {"error": str(error)}
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / f"{name}-{rank}")
@@ -93,7 +93,7 @@ for name in ("alike", "graph", "few", "sliced", "straight", "killed", "late", "w
 run("alike")
 run("graph", kind=GATConfig)
 run("few", batch_size=71)
-run("sliced", positions_at_once=12)
+run("sliced", microbatch_tokens=12)
 run("straight", dropout=0.3)
 run("killed", dropout=0.3, at_step=8, checkpoint_minutes=1e-9)
 run("again", dropout=0.3, saved="killed", checkpoint_minutes=1e-9)
@@ -106,7 +106,7 @@ run("wrong", at_step=8, wrong=nan)
 def one_and_two(checkerboard, tmp_path_factory) -> tuple[Path, Path]:
     """What one process and what two left of the cases."""
     folder = tmp_path_factory.mktemp("processes")
-    checkerboard.seen.save(folder / "histories")
+    checkerboard.histories.save(folder / "histories")
     (folder / "cases.py").write_text(CASES)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     started = []
@@ -146,7 +146,7 @@ def test_two_processes_take_the_steps_of_one(one_and_two, case):
 def test_all_processes_end_with_the_same_weights_and_reports(one_and_two, case):
     _, two = one_and_two
     assert_same_weights(two / f"{case}-1", two / f"{case}-0", atol=0)
-    for fact in ("reports", "best_epoch", "stopped"):
+    for fact in ("reports", "best_epoch", "stop_reason"):
         assert told(two, case, 1)[fact] == told(two, case, 0)[fact]
 
 
@@ -173,7 +173,7 @@ def test_processes_that_were_killed_go_on_to_the_same_weights(one_and_two):
 
 def test_processes_stop_together_when_time_is_up(one_and_two):
     _, two = one_and_two
-    assert [told(two, "late", rank)["stopped"] for rank in (0, 1)] == ["time", "time"]
+    assert [told(two, "late", rank)["stop_reason"] for rank in (0, 1)] == ["time", "time"]
     assert_same_weights(two / "late-0", two / "late-1", atol=0)
 
 
@@ -183,13 +183,13 @@ def test_all_processes_say_where_one_of_them_diverged_and_keep_the_whole_batch(o
     assert said[0] == said[1]
     assert "got nan in epoch 2, batch 3" in said[0]
     kept = json.loads((two / "wrong-checkpoint" / "diverged.json").read_text())
-    windows = Windows(checkerboard.seen, max_length=8, batch_size=16, seed=0)
+    windows = Windows(checkerboard.histories, max_length=8, batch_size=16, seed=0)
     assert kept["items"] == list(windows.epoch(1))[2].items.tolist()
 
 
 def test_every_window_of_a_batch_goes_to_one_process(checkerboard):
-    whole = Windows(checkerboard.seen, max_length=8, batch_size=16)
-    parts = [Windows(checkerboard.seen, max_length=8, batch_size=16, process=n, n_processes=3) for n in range(3)]
+    whole = Windows(checkerboard.histories, max_length=8, batch_size=16)
+    parts = [Windows(checkerboard.histories, max_length=8, batch_size=16, process=n, n_processes=3) for n in range(3)]
     for batch, *shares in zip(whole.epoch(0), *(part.epoch(0) for part in parts), strict=True):
         rows = [row for share in shares for row in share.items[:, : batch.items.shape[1]].tolist()]
         assert len(rows) == len(batch.items)
@@ -203,10 +203,10 @@ def test_every_window_of_a_batch_goes_to_one_process(checkerboard):
 def test_a_number_of_processes_that_torchrun_did_not_start_is_refused(checkerboard, monkeypatch):
     model = build_model(SequenceConfig(dim=8, heads=2, pooling_heads=2), 12)
     with pytest.raises(ValueError, match="must be how many torchrun started, got 2 and 1"):
-        train(model, checkerboard.seen, config=TrainConfig(processes=2, device="cpu"), progress_bar=False)
+        train(model, checkerboard.histories, config=TrainConfig(processes=2, device="cpu"), progress_bar=False)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=r"got 1 and 4; .* or set train\.processes = 4"):
-        train(model, checkerboard.seen, config=TrainConfig(device="cpu"), progress_bar=False)
+        train(model, checkerboard.histories, config=TrainConfig(device="cpu"), progress_bar=False)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

@@ -88,13 +88,13 @@ def gentle(monkeypatch) -> None:
 
 @pytest.fixture
 def seen(checkerboard) -> Histories:
-    return checkerboard.seen
+    return checkerboard.histories
 
 
 @pytest.fixture
-def uneven(histories_of) -> Histories:
+def uneven(make_histories) -> Histories:
     """Windows of 1 to 6 targets."""
-    return histories_of({f"user-{n}": "abcdefghijkl"[n % 6 : n % 6 + 2 + n % 6] for n in range(24)})
+    return make_histories({f"user-{n}": "abcdefghijkl"[n % 6 : n % 6 + 2 + n % 6] for n in range(24)})
 
 
 # --- slices
@@ -102,8 +102,8 @@ def uneven(histories_of) -> Histories:
 
 def test_parts_learn_at_the_paces_of_the_model(checkerboard, monkeypatch):
     model = untrained()
-    monkeypatch.setattr(type(model), "paces", {"encoder": 5.0})
-    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=16).epoch(0)
+    monkeypatch.setattr(type(model), "lr_multipliers", {"encoder": 5.0})
+    (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=16).epoch(0)
     before = weights(model)
     stepper_of(model, weight_decay=0.0).step(0, batch)
     rate = learning_rate(CONFIG, 0, total_steps=N_BATCHES * CONFIG.epochs)
@@ -121,7 +121,7 @@ def test_gradients_and_weights_do_not_depend_on_how_a_batch_is_sliced(uneven, po
     for at_once in (EVERYTHING, positions):
         model = untrained().train()
         shapes = asked(model)
-        report = stepper_of(model, positions_at_once=at_once, batch_size=24).step(0, batch)
+        report = stepper_of(model, microbatch_tokens=at_once, batch_size=24).step(0, batch)
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
         found.append((report, gradients, weights(model), shapes))
     whole, sliced = found
@@ -135,12 +135,12 @@ def test_gradients_and_weights_do_not_depend_on_how_a_batch_is_sliced(uneven, po
             torch.testing.assert_close(sliced[kind][name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_slice_is_no_wider_than_its_longest_window(histories_of):
-    histories = histories_of({"ann": "abc", "bob": "abcdefg"})
+def test_a_slice_is_no_wider_than_its_longest_window(make_histories):
+    histories = make_histories({"ann": "abc", "bob": "abcdefg"})
     model = untrained()
     shapes = asked(model)
     (batch,) = Windows(histories, max_length=8, batch_size=2).epoch(0)
-    stepper_of(model, positions_at_once=1).step(0, batch)
+    stepper_of(model, microbatch_tokens=1).step(0, batch)
     assert sorted(shapes) == [(1, 2), (1, 6)]
 
 
@@ -149,7 +149,7 @@ def test_the_loss_of_a_sliced_step_is_the_mean_over_targets(uneven):
     (batch,) = Windows(uneven, max_length=8, batch_size=24).epoch(0)
     model = untrained()
     model.loss = lambda part: len(part.lengths) + 0 * sum(parameter.sum() for parameter in model.parameters())
-    stepper = stepper_of(model, positions_at_once=12, batch_size=24)
+    stepper = stepper_of(model, microbatch_tokens=12, batch_size=24)
     width = batch.items.shape[1]
     slices = [batch.lengths[first : first + 12 // width] for first in range(0, 24, 12 // width)]
     expected = sum(len(lengths) * int(lengths.sum()) for lengths in slices) / int(batch.lengths.sum())
@@ -171,7 +171,7 @@ def test_on_the_cpu_a_slice_stays_in_cache_unless_told_otherwise(seen):
 def test_graph_attention_is_never_cut(seen):
     model = untrained(GATConfig)
     shapes = asked(model)
-    train(model, seen, config=config_of(epochs=1, positions_at_once=1), progress_bar=False)
+    train(model, seen, config=config_of(epochs=1, microbatch_tokens=1), progress_bar=False)
     assert sorted(n_rows for n_rows, _ in shapes) == [8, 16, 16, 16, 16]
 
 
@@ -181,10 +181,10 @@ def test_graph_attention_is_never_cut(seen):
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_a_batch_that_does_not_fit_is_halved_once_and_gives_the_same_weights(seen, caplog, error, gentle):
     whole, halved = untrained(), with_room_for(untrained(), 8, error)
-    train(whole, seen, config=config_of(positions_at_once=EVERYTHING), progress_bar=False)
+    train(whole, seen, config=config_of(microbatch_tokens=EVERYTHING), progress_bar=False)
     shapes = asked(halved)
     with caplog.at_level(logging.WARNING):
-        train(halved, seen, config=config_of(positions_at_once=EVERYTHING), progress_bar=False)
+        train(halved, seen, config=config_of(microbatch_tokens=EVERYTHING), progress_bar=False)
     assert [record.message for record in caplog.records] == [
         "a step did not fit into memory: from now on its windows are computed in twice as many parts"
     ]
@@ -197,15 +197,15 @@ def test_a_batch_that_does_not_fit_is_halved_once_and_gives_the_same_weights(see
 def test_a_halved_step_drops_what_the_slices_of_half_the_size_would(seen):
     """The draws of the try that failed are taken back."""
     models = [with_room_for(untrained(dropout=0.3), 8), untrained(dropout=0.3)]
-    (batch,) = Windows(seen, max_length=8, batch_size=16).epoch(0, first=N_BATCHES - 1)
+    (batch,) = Windows(seen, max_length=8, batch_size=16).epoch(0, first_batch=N_BATCHES - 1)
     for model, positions in zip(models, (EVERYTHING, batch.items.shape[1] * -(-len(batch.lengths) // 2)), strict=True):
         torch.manual_seed(5)
-        stepper_of(model.train(), positions_at_once=positions).step(0, batch)
+        stepper_of(model.train(), microbatch_tokens=positions).step(0, batch)
     assert equal(weights(models[0]), weights(models[1]))
 
 
 def test_a_run_that_goes_on_remembers_that_it_was_halved(seen, tmp_path, caplog):
-    common = {"config": config_of(positions_at_once=EVERYTHING, checkpoint_minutes=ALWAYS), "progress_bar": False}
+    common = {"config": config_of(microbatch_tokens=EVERYTHING, checkpoint_minutes=ALWAYS), "progress_bar": False}
     killed = with_room_for(untrained(dropout=0.3), 8)
     shapes, loss = asked(killed), killed.loss
 
@@ -233,11 +233,11 @@ def test_what_does_not_fit_in_halves_is_said_with_the_arithmetic(seen):
     width = next(Windows(seen, max_length=8, batch_size=16, seed=CONFIG.seed).epoch(0)).items.shape[1]
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     with pytest.raises(MemoryError) as caught:
-        train(model, seen, config=config_of(positions_at_once=EVERYTHING), progress_bar=False)
+        train(model, seen, config=config_of(microbatch_tokens=EVERYTHING), progress_bar=False)
     said = str(caught.value)
     assert f"got 8 windows x {width} positions = {8 * width} at once" in said
     assert f"{n_parameters:,} parameters x 5" in said
-    assert "lower train.positions_at_once or train.batch_size (now 16), model.max_length or model.dim" in said
+    assert "lower train.microbatch_tokens or train.batch_size (now 16), model.max_length or model.dim" in said
     assert "nan" not in said
     assert caught.value.__cause__ is None
     assert "\n" not in said
@@ -248,7 +248,7 @@ def test_what_cannot_be_halved_is_not_tried_twice(seen, caplog, config, position
     model = with_room_for(untrained(config), 0)
     shapes = asked(model)
     with pytest.raises(MemoryError, match="a step must fit into memory"):
-        train(model, seen, config=config_of(positions_at_once=positions), progress_bar=False)
+        train(model, seen, config=config_of(microbatch_tokens=positions), progress_bar=False)
     assert len(shapes) == 1
     assert caplog.text == ""
 
@@ -318,17 +318,17 @@ def test_a_cosine_run_cannot_be_given_more_epochs(seen, tmp_path):
 
 
 def test_every_epoch_reports_time_padding_and_memory(uneven):
-    fitted = train(untrained(), uneven, config=config_of(epochs=3, batch_size=7), progress_bar=False)
+    result = train(untrained(), uneven, config=config_of(epochs=3, batch_size=7), progress_bar=False)
     windows = Windows(uneven, max_length=8, batch_size=7, seed=CONFIG.seed)
-    for number, report in enumerate(fitted.epochs):
+    for number, report in enumerate(result.epochs):
         batches = list(windows.epoch(number))
         real = sum(int(batch.lengths.sum()) for batch in batches)
         assert report["train/padding"] == pytest.approx(1 - real / sum(batch.items.numel() for batch in batches))
         assert 0 < report["train/padding"] < 1
         assert 50 < report["train/peak_mb"] < 10_000
         assert report["train/tokens_per_second"] == pytest.approx(real / report["train/epoch_seconds"])
-    assert sum(report["train/epoch_seconds"] for report in fitted.epochs) == pytest.approx(fitted.seconds)
-    assert fitted.device == "cpu"
+    assert sum(report["train/epoch_seconds"] for report in result.epochs) == pytest.approx(result.seconds)
+    assert result.device == "cpu"
 
 
 def test_epochs_report_their_own_time_also_after_a_restart(uneven, tmp_path):
@@ -338,21 +338,21 @@ def test_epochs_report_their_own_time_also_after_a_restart(uneven, tmp_path):
     config = config_of(epochs=3, batch_size=7, checkpoint_minutes=ALWAYS)
     with pytest.raises(KilledError):
         train(killed, uneven, config=config, checkpoint=tmp_path / "run", progress_bar=False)
-    fitted = train(untrained(), uneven, config=config, checkpoint=tmp_path / "run", progress_bar=False)
+    result = train(untrained(), uneven, config=config, checkpoint=tmp_path / "run", progress_bar=False)
     straight = train(untrained(), uneven, config=config, progress_bar=False)
-    assert sum(report["train/epoch_seconds"] for report in fitted.epochs) == pytest.approx(fitted.seconds)
-    padding = [[report["train/padding"] for report in run.epochs] for run in (fitted, straight)]
+    assert sum(report["train/epoch_seconds"] for report in result.epochs) == pytest.approx(result.seconds)
+    padding = [[report["train/padding"] for report in run.epochs] for run in (result, straight)]
     assert padding[0] == padding[1]
 
 
 def test_what_the_optimizer_knows_is_handed_back_by_parameter(seen):
     model = untrained()
-    fitted = train(model, seen, config=CONFIG, progress_bar=False)
-    assert fitted.moments is not None
+    result = train(model, seen, config=CONFIG, progress_bar=False)
+    assert result.moments is not None
     for name, parameter in model.named_parameters():
-        assert fitted.moments[f"{name}/exp_avg"].shape == parameter.shape
-        assert (fitted.moments[f"{name}/exp_avg_sq"] >= 0).all()
-        assert fitted.moments[f"{name}/step"].item() == 2 * N_BATCHES
+        assert result.moments[f"{name}/exp_avg"].shape == parameter.shape
+        assert (result.moments[f"{name}/exp_avg_sq"] >= 0).all()
+        assert result.moments[f"{name}/step"].item() == 2 * N_BATCHES
 
 
 def test_the_share_of_the_peak_counts_all_matrix_operations(seen, monkeypatch):
@@ -378,5 +378,5 @@ def test_a_cpu_has_no_share_of_a_peak(seen):
 def test_a_compiled_model_learns_the_same(seen):
     plain, compiled = untrained(), untrained()
     straight = train(plain, seen, config=config_of(epochs=1), progress_bar=False)
-    fitted = train(compiled, seen, config=config_of(epochs=1, compile=True), progress_bar=False)
-    assert fitted.epochs[0]["train/loss"] == pytest.approx(straight.epochs[0]["train/loss"], rel=1e-5)
+    result = train(compiled, seen, config=config_of(epochs=1, compile=True), progress_bar=False)
+    assert result.epochs[0]["train/loss"] == pytest.approx(straight.epochs[0]["train/loss"], rel=1e-5)

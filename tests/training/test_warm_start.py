@@ -35,14 +35,14 @@ class KilledError(Exception):
 
 
 @pytest.fixture
-def old(histories_of) -> Histories:
-    return histories_of(OLD)
+def old(make_histories) -> Histories:
+    return make_histories(OLD)
 
 
 @pytest.fixture
-def larger(histories_of) -> Histories:
+def larger(make_histories) -> Histories:
     """The old log and more, with items that are new and come first."""
-    return histories_of(OLD | NEW)
+    return make_histories(OLD | NEW)
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def start(old) -> WarmStart:
 def earlier(histories: Histories, kind: str = "attnrec") -> WarmStart:
     torch.manual_seed(0)
     model = build_model(CONFIGS[kind], histories.n_items)
-    fitted = train(model, histories, config=CONFIG, progress_bar=False)
-    return WarmStart(model, histories.item_ids, fitted.moments)
+    result = train(model, histories, config=CONFIG, progress_bar=False)
+    return WarmStart(model, histories.item_ids, result.moments)
 
 
 def untrained(init: WarmStart, histories: Histories, **settings) -> Model:
@@ -130,8 +130,8 @@ def test_moments_follow_the_ids_and_are_zero_for_new_items(start, larger):
             assert not found[name][carried == 0].any()
         else:
             assert torch.equal(found[name], value)
-    assert found["catalogue.embedding.weight/exp_avg"].any()
-    assert found["catalogue.embedding.weight/step"] == 2
+    assert found["item_scorer.embedding.weight/exp_avg"].any()
+    assert found["item_scorer.embedding.weight/step"] == 2
 
 
 def test_the_average_of_the_weights_starts_from_what_is_carried(start, larger):
@@ -146,15 +146,15 @@ def test_new_items_start_from_the_mean_of_the_items_that_had_events(start, large
     start.model.rankable[5] = False  # q
     model = before_the_first_step(start, larger)
     for name in ("embedding.weight", "bias"):
-        rows = start.model.catalogue.get_parameter(name)
+        rows = start.model.item_scorer.get_parameter(name)
         for new in (1, 2, 8):
-            torch.testing.assert_close(model.catalogue.get_parameter(name)[new], rows[1:5].mean(0))
+            torch.testing.assert_close(model.item_scorer.get_parameter(name)[new], rows[1:5].mean(0))
 
 
 def test_padding_stays_zero(start, larger):
     model = before_the_first_step(start, larger)
-    assert not model.catalogue.embedding.weight[0].any()
-    assert model.catalogue.bias[0] == 0
+    assert not model.item_scorer.embedding.weight[0].any()
+    assert model.item_scorer.bias[0] == 0
 
 
 def test_the_first_step_goes_on_with_the_moments(start, old):
@@ -167,20 +167,20 @@ def test_the_first_step_goes_on_with_the_moments(start, old):
     models = [untrained(start, old), untrained(start, old)]
     for model, init in zip(models, (start, replace(start, moments={})), strict=True):
         train(model, old, config=CONFIG.model_copy(update={"epochs": 1}), init=init, progress_bar=False)
-    assert not torch.equal(models[0].catalogue.embedding.weight, models[1].catalogue.embedding.weight)
+    assert not torch.equal(models[0].item_scorer.embedding.weight, models[1].item_scorer.embedding.weight)
 
 
 # --- retired items
 
 
-def test_an_item_that_is_gone_is_never_recommended(old, histories_of):
-    shrunk = histories_of({"eve": "mnomno", "fay": "onmonm"})
+def test_an_item_that_is_gone_is_never_recommended(old, make_histories):
+    shrunk = make_histories({"eve": "mnomno", "fay": "onmonm"})
     model = before_the_first_step(earlier(old), shrunk)
     assert len(model.rankable) == 4, "p and q have no row"
 
 
-def test_an_item_kept_without_an_event_is_read_but_not_recommended(start, old, histories_of):
-    quiet = histories_of({"eve": "mnomno", "fay": "onmonm"}).recode(old.item_ids)  # p and q stay in the catalogue
+def test_an_item_kept_without_an_event_is_read_but_not_recommended(start, old, make_histories):
+    quiet = make_histories({"eve": "mnomno", "fay": "onmonm"}).recode(old.item_ids)  # p and q stay in the catalogue
     model = before_the_first_step(start, quiet)
     assert model.rankable.tolist() == [False, True, True, True, False, False]
     recommender = Recommender(model, old.item_ids, quiet)
@@ -300,8 +300,8 @@ def test_new_items_start_from_their_features_and_without_any_from_the_mean(start
     new = features_from_frame(items_frame(list("AmB"), kind=[["x"], ["y"], ["never seen"]]), larger.item_ids)
     init = replace(start, features=known, new_features=new)
     model = before_the_first_step(init, larger)
-    learned = start.model.catalogue.embedding.weight.detach()
-    found = model.catalogue.embedding.weight.detach()
+    learned = start.model.item_scorer.embedding.weight.detach()
+    found = model.item_scorer.embedding.weight.detach()
     assert torch.equal(found[3:8], learned[1:]), "old items keep their rows, whatever their features say"
     torch.testing.assert_close(found[[2, 8]], learned[1:].mean(0).expand(2, -1))
     expected = init.predictor.predict(learned)[1]
@@ -314,8 +314,8 @@ def test_new_items_start_from_their_features_and_without_any_from_the_mean(start
 
 
 @pytest.fixture
-def other_shop(histories_of) -> Histories:
-    return histories_of({"eve": "STSTST", "fay": "TSTS", "gus": "USTU"})
+def other_shop(make_histories) -> Histories:
+    return make_histories({"eve": "STSTST", "fay": "TSTS", "gus": "USTU"})
 
 
 def test_a_log_of_other_items_starts_from_features_alone(start, old, other_shop):
@@ -326,7 +326,7 @@ def test_a_log_of_other_items_starts_from_features_alone(start, old, other_shop)
     for name, parameter in model.named_parameters():
         if "catalogue" not in name:
             assert torch.equal(parameter, start.model.get_parameter(name)), "the encoder is carried"
-    for name in ("catalogue.embedding.weight", "catalogue.bias"):
+    for name in ("item_scorer.embedding.weight", "item_scorer.bias"):
         rows = start.model.get_parameter(name).detach()
         predicted = init.predictor.predict(rows)
         torch.testing.assert_close(model.get_parameter(name)[1:3], predicted[1:3])
@@ -353,8 +353,8 @@ def test_a_model_of_other_settings_is_refused(start, old, settings):
 
 
 def test_what_only_training_knows_may_change(start, old):
-    fitted = train(untrained(start, old, dropout=0.0), old, config=CONFIG, init=start, progress_bar=False)
-    assert len(fitted.epochs) == CONFIG.epochs
+    result = train(untrained(start, old, dropout=0.0), old, config=CONFIG, init=start, progress_bar=False)
+    assert len(result.epochs) == CONFIG.epochs
 
 
 def test_a_model_of_another_kind_is_refused(start, old):
@@ -436,9 +436,9 @@ def first_losses(monkeypatch):
     losses, train_ = [], attnrec.fitting.train
 
     def told(*args, **settings):
-        fitted = train_(*args, **settings)
-        losses.append(fitted.epochs[0]["train/loss"])
-        return fitted
+        result = train_(*args, **settings)
+        losses.append(result.epochs[0]["train/loss"])
+        return result
 
     monkeypatch.setattr(attnrec.fitting, "train", told)
     return losses
@@ -447,7 +447,7 @@ def first_losses(monkeypatch):
 def test_fit_goes_on_with_the_model_and_its_settings(yesterday):
     today = fit(frame_of(OLD | NEW), init=yesterday, **QUICK)
     assert today.model.config == yesterday.model.config
-    assert today.moments["catalogue.embedding.weight/step"] == 4
+    assert today.moments["item_scorer.embedding.weight/step"] == 4
     changed = fit(frame_of(OLD | NEW), init=yesterday, settings={"dropout": 0.5}, **QUICK)
     assert changed.model.config == yesterday.model.config.model_copy(update={"dropout": 0.5})
 
@@ -468,11 +468,11 @@ def test_a_saved_model_starts_the_same_run_as_the_one_in_memory(yesterday, tmp_p
             assert torch.equal(other.model.state_dict()[name], tensor)
 
 
-def test_a_saved_model_keeps_its_moments_and_features(yesterday, tmp_path, holds_pickle):
+def test_a_saved_model_keeps_its_moments_and_features(yesterday, tmp_path, contains_pickle):
     folder = yesterday.save(tmp_path / "model")
     names = ["config.json", "items.parquet", "moments.safetensors", "vocabulary.parquet", "weights.safetensors"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    assert not any(holds_pickle(path) for path in folder.iterdir())
+    assert not any(contains_pickle(path) for path in folder.iterdir())
     loaded = load_folder(folder)
     assert loaded.moments.keys() == load_file(folder / "moments.safetensors").keys() == yesterday.moments.keys()
     assert all(torch.equal(loaded.moments[name], tensor) for name, tensor in yesterday.moments.items())
@@ -490,18 +490,18 @@ def test_a_folder_with_the_model_alone_starts_with_new_moments(yesterday, tmp_pa
     ]
     assert (load_folder(folder).moments, load_folder(folder).features) == ({}, None)
     today = fit(frame_of(OLD | NEW), init=folder, **QUICK)
-    assert today.moments["catalogue.embedding.weight/step"] == 2
+    assert today.moments["item_scorer.embedding.weight/step"] == 2
 
 
-def test_whole_numbers_and_texts_are_the_same_items(histories_of):
+def test_whole_numbers_and_texts_are_the_same_items(make_histories):
     rows = [(user, 10 + ord(item), second) for user, items in OLD.items() for second, item in enumerate(items)]
     numbered = pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"])
     first = fit(numbered, settings=SMALL, **QUICK)
     again = fit(numbered.assign(item_id=numbered["item_id"].astype(str)), init=first, **QUICK)
-    assert again.moments["catalogue.embedding.weight/step"] == 4
+    assert again.moments["item_scorer.embedding.weight/step"] == 4
     init = WarmStart(first.model, first.item_ids, first.moments)
     model = before_the_first_step(init, again.histories)
-    assert torch.equal(model.catalogue.embedding.weight, first.model.catalogue.embedding.weight)
+    assert torch.equal(model.item_scorer.embedding.weight, first.model.item_scorer.embedding.weight)
 
 
 def test_a_warm_started_model_begins_with_a_lower_loss(first_losses):

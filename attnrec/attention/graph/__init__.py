@@ -25,7 +25,7 @@ def build_graph_layer(kind: str, shape: GraphShape, settings: Mapping[str, Any] 
     """
     if kind not in GRAPH_LAYERS:
         raise ValueError(f"graph layer must be one of {', '.join(sorted(GRAPH_LAYERS))}, got {kind!r}")
-    return GRAPH_LAYERS[kind](shape, GraphSettings.checked(settings or {}))
+    return GRAPH_LAYERS[kind](shape, GraphSettings.from_dict(settings or {}))
 
 
 __all__ = [

@@ -16,7 +16,7 @@ from attnrec.dataset.graph.grouping import offsets_of
 from attnrec.dataset.graph.sparse_products import WORK, product, row_blocks, sparse, strongest_of
 
 
-def common_users(edges: Edges, k: int, *, activity: float = 0.0, popularity: float = 0.5) -> Graph:
+def item_co_occurrence(edges: Edges, k: int, *, activity: float = 0.0, popularity: float = 0.5) -> Graph:
     """Items that the same users had: into each item the k strongest edges.
 
     The weight of j -> i is sum over common users of degree(user) ** -activity / (degree(j) ** popularity *

@@ -77,7 +77,7 @@ def item_transitions(
     _check(histories, reach=reach, session_gap_hours=session_gap_hours, **in_time)
     n_rows = histories.n_items + 1
     settings: dict[str, Any] = in_time | {"directed": directed, "loops": loops}
-    settings["now"] = 0 if age_half_life_days is None else newest(histories)
+    settings["now"] = 0 if age_half_life_days is None else latest_time(histories)
     parts, ends = [], []
     for users in user_blocks(histories.lengths):
         events = _Events(histories, users, session_gap_hours)
@@ -98,7 +98,7 @@ def item_transitions(
         latest=max(ends, default=None),
         reach=reach,
         directed=directed,
-        loops=loops,
+        self_loops=loops,
         session_gap_hours=session_gap_hours,
     )
 
@@ -149,18 +149,18 @@ class _Events:
             self.ends += [int(after.max())] if len(after) else []
             sums["gap"] = runs.sums(gaps)
             if half_life_days is not None:
-                sums["weight"] = runs.sums(decayed(gaps, half_life_days)) / distance
+                sums["weight"] = runs.sums(half_life_decay(gaps, half_life_days)) / distance
             if age_half_life_days is not None:
-                sums["recent"] = runs.sums(decayed(now - after, age_half_life_days)) / distance
+                sums["recent"] = runs.sums(half_life_decay(now - after, age_half_life_days)) / distance
         return runs.keys, sums
 
 
-def newest(histories: Histories) -> int:
+def latest_time(histories: Histories) -> int:
     """Unix seconds of the newest visible event, 0 where there is none."""
     return int(histories.times[histories.positions(np.arange(histories.n_users))].max(initial=0))
 
 
-def decayed(seconds: NDArray[np.int64], half_life_days: float) -> NDArray[np.float64]:
+def half_life_decay(seconds: NDArray[np.int64], half_life_days: float) -> NDArray[np.float64]:
     """1 for no time, half of it for each half life."""
     return np.exp2(seconds / (-half_life_days * DAY_SECONDS))
 

@@ -15,7 +15,7 @@ from attnrec.dataset.graph.grouping import offsets_of
 from attnrec.dataset.graph.sparse_products import WORK, product, row_blocks, sparse, strongest_of
 
 
-def two_hops(graph: Graph, k: int, *, second: float, first_k: int | None = None, loops: bool = False) -> Graph:
+def two_hop_graph(graph: Graph, k: int, *, second: float, first_k: int | None = None, loops: bool = False) -> Graph:
     """A graph of items with edges from whatever one step or two come to: into each item the k strongest.
 
     A step goes from an item to one of the sources of its k strongest edges, in proportion to their weights. The weight

@@ -26,7 +26,7 @@ from attnrec.models.graph.settings import ItemGraphSettings, Relation, attribute
 from attnrec.models.graph.shares import direct_shares, leading_to, through_shares
 
 
-class GraphItems(nn.Module):
+class ItemGraphEncoder(nn.Module):
     """Enriches a table of item vectors; an item that no edge leads to keeps its own vector.
 
     None of its parameters has a row per item or user. The graph is not saved: a model that scores needs only the
@@ -250,7 +250,7 @@ def _layer(settings: ItemGraphSettings, dim: int, *, kind: str, shared: bool) ->
     shape = GraphShape(
         dim, dim, heads=settings.heads, channels=dim // settings.heads, edge_dim=edge_dim(settings, kind)
     )
-    return build_graph_layer(settings.attention, shape, {"shared": shared})
+    return build_graph_layer(settings.layer, shape, {"shared": shared})
 
 
 def _reached(hop: Segments) -> Tensor:

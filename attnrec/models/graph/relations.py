@@ -14,7 +14,7 @@ from attnrec.dataset import (
     Graph,
     Histories,
     Transitions,
-    common_users,
+    item_co_occurrence,
     item_transitions,
     user_item_edges,
 )
@@ -63,7 +63,7 @@ def item_relations(
             graphs["by_bipartite"] = (edges.by_user(), edges.by_item())
         if "items" in relations:
             assert settings.neighbours is not None, "checked with the settings"
-            graphs["by_items"] = (common_users(edges, settings.neighbours * (POOL if settings.sample else 1)),)
+            graphs["by_items"] = (item_co_occurrence(edges, settings.neighbours * (POOL if settings.sample else 1)),)
     if "transitions" in relations:
         if not histories.ordered:
             raise ValueError(

@@ -19,7 +19,7 @@ class ItemGraphSettings(Config):
     """How items are enriched over a graph.
 
     Attributes:
-        attention: "gatv2" or "gat" (see `attention.graph`).
+        layer: "gatv2" or "gat" (see `attention.graph`).
         layers: how often items hear of each other; the next layer hears what has become of them. 0 leaves items their
             own vectors.
         heads: of the attention.
@@ -38,7 +38,7 @@ class ItemGraphSettings(Config):
         attributes: columns of categories of the items' table, each a relation: items of one value hear of each other.
     """
 
-    attention: Literal["gatv2", "gat"] = "gatv2"
+    layer: Literal["gatv2", "gat", "pyg_gat", "pyg_gatv2", "pyg_transformer"] = "gatv2"
     layers: int = Field(default=1, ge=0, le=3)
     heads: int = Field(default=4, gt=0)
     neighbours: int | None = Field(default=20, gt=0)

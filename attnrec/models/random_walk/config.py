@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from attnrec.models.base import ModelConfig
 
 
-class GraphWalkConfig(ModelConfig):
+class RandomWalkConfig(ModelConfig):
     """How a walk starts and where it can go.
 
     Attributes:
@@ -26,7 +26,7 @@ class GraphWalkConfig(ModelConfig):
         dropout: of item vectors.
     """
 
-    kind: Literal["graph_walk"] = "graph_walk"
+    kind: Literal["random_walk"] = "random_walk"
     relation: Literal["items", "transitions"] = "items"
     ordered: bool | None = None
     hops: Literal[1, 2] = 1
@@ -42,7 +42,7 @@ class GraphWalkConfig(ModelConfig):
     max_length: int = Field(default=200, gt=0)
 
     @model_validator(mode="after")
-    def _check(self) -> "GraphWalkConfig":
+    def _check(self) -> "RandomWalkConfig":
         if self.relation == "transitions" and self.ordered is False:
             raise ValueError("transitions are of events in order, got ordered = false; set relation = 'items'")
         for name in ("reach", "half_life_days"):

@@ -24,11 +24,11 @@ from attnrec.models.distinct_items import last_occurrences
 from attnrec.models.graph.neighbour_shares import NeighbourShares
 from attnrec.models.graph.shares import evaluating
 from attnrec.models.random_walk.attention import Start, Step
-from attnrec.models.random_walk.config import GraphWalkConfig
+from attnrec.models.random_walk.config import RandomWalkConfig
 from attnrec.models.random_walk.features import Seen, facts_of, shares_of, spread
 from attnrec.models.random_walk.loss import Walks, other_items_loss
-from attnrec.models.random_walk.neighbourhoods import Places, columns_of, fold_of, make_places
-from attnrec.models.random_walk.reading import WalkReading, look_up
+from attnrec.models.random_walk.neighbourhoods import Places, columns_of, fold_of, build_neighbour_tables
+from attnrec.models.random_walk.encoding import WalkEncoding, look_up
 from attnrec.models.random_walk.windows import Stretch, in_stretches, up_to, whole
 
 BACKGROUND = 0.03
@@ -41,17 +41,17 @@ ROWS = 8192
 """Items whose shares are made at a time for scoring."""
 
 
-class GraphWalk(Model):
+class RandomWalk(Model):
     """Score = sum over the history of the chance to start at the event and step to the item, and popularity."""
 
-    kind = "graph_walk"
+    kind = "random_walk"
     paper = "this project; Brody et al. 2022, arXiv:2105.14491; Paudel et al. 2017, doi:10.1145/2955101"
     neighbours: Tensor
     steps: Tensor
     facts: Tensor
     popularity: Tensor
 
-    def __init__(self, config: GraphWalkConfig, n_items: int) -> None:
+    def __init__(self, config: RandomWalkConfig, n_items: int) -> None:
         super().__init__(config, n_items)
         self.config = config
         self.needs_order = config.next_item
@@ -87,7 +87,7 @@ class GraphWalk(Model):
     def description(self) -> str:
         config = self.config
         hops = ["2hops"] if config.hops == 2 else []
-        return "-".join(["graph_walk", config.relation, *hops, f"k{config.neighbours}", f"d{config.dim}"])
+        return "-".join(["random_walk", config.relation, *hops, f"k{config.neighbours}", f"d{config.dim}"])
 
     def observe(self, histories: Histories) -> None:
         """Make the graph, and for training one without each fold of the users; what scoring reads follows it."""
@@ -95,7 +95,7 @@ class GraphWalk(Model):
             return
         super().observe(histories)
         self.observed = histories
-        self.places = make_places(histories, self.config)
+        self.places = build_neighbour_tables(histories, self.config)
         places = self._places_here()
         self.neighbours, self.popularity = places.neighbours[0], places.popularity[0]
         self.refresh()
@@ -129,7 +129,7 @@ class GraphWalk(Model):
         if self.config.next_item:
             assert batch.targets is not None, "a training batch has targets"
             asked = batch.targets > 0
-            return -(self.chances(batch, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
+            return -(self.probabilities(batch, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
         with self._in_float32():
             asked = whole(batch, last_occurrences(batch.items), batch.items)
             walks = self._walks(asked)
@@ -137,7 +137,7 @@ class GraphWalk(Model):
             mass = self.background.exp()
             return other_items_loss(energies, walks, mass * walks.popularity, mass=mass)
 
-    def chances(self, batch: Batch, wanted: Tensor) -> Tensor:
+    def probabilities(self, batch: Batch, wanted: Tensor) -> Tensor:
         """Chance of an item at each position of the histories, from what came up to it.
 
         Args:
@@ -153,7 +153,7 @@ class GraphWalk(Model):
                 return self._chances(whole(batch, batch.real, wanted))
             return self._chances(in_stretches(batch, wanted, window)).view(len(wanted), -1)[:, :width]
 
-    def chances_at(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
+    def probabilities_at(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
         """The same at one position of each history, (B,), of one item, (B,)."""
         with self._in_float32():
             return self._chances(up_to(batch, places, wanted, self.config.window))[:, 0]
@@ -167,7 +167,7 @@ class GraphWalk(Model):
         chances = chances + (staying * (asked.items[:, None] == asked.wanted[..., None])).sum(2)
         return ((chances + self.background.exp() * walks.popularity) / self.mass()).clamp(min=SMALLEST)
 
-    def all_chances(self, batch: Batch, places: Tensor) -> Tensor:
+    def all_probabilities(self, batch: Batch, places: Tensor) -> Tensor:
         """Chances of all items at one position of each history, (B,): (B, N), without gradients or dropout."""
         with evaluating(self), self._in_float32():
             asked = up_to(batch, places, torch.zeros_like(places), self.config.window)
@@ -175,9 +175,9 @@ class GraphWalk(Model):
             starts = shares_of(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
             steps = spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
             nothing = torch.zeros_like(self.popularity)
-            reading = WalkReading(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
+            encoded = WalkEncoding(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
             background = self.background.exp() * self._places_here().popularity[seen.world]
-            return (reading.scores() + background) / self.mass()
+            return (encoded.scores() + background) / self.mass()
 
     def _in_float32(self) -> torch.autocast:
         """Chances are spread over many orders of magnitude: bfloat16 has too few digits."""
@@ -227,12 +227,12 @@ class GraphWalk(Model):
             self.places = self.places.to(device)
         return self.places
 
-    def read(self, batch: Batch) -> WalkReading:
+    def encode(self, batch: Batch) -> WalkEncoding:
         """Choose where the walks start; users without events stay where popularity leads."""
         real, last = self._counted(batch), (batch.lengths - 1).clamp(min=0)[:, None]
         neighbours, steps, facts = (table[batch.items] for table in (self.neighbours, self.steps, self.facts))
         energies = self.start(self.embedding.weight[batch.items], facts, real, last)[:, 0]
-        return WalkReading(batch.items, shares_of(energies) * self.n_items, neighbours, steps, self.item_bias())
+        return WalkEncoding(batch.items, shares_of(energies) * self.n_items, neighbours, steps, self.item_bias())
 
     def mass(self) -> Tensor:
         """What the chances of all items sum to, where every event leads somewhere, a scalar."""

@@ -20,21 +20,21 @@ from attnrec.dataset import (
     Graph,
     Histories,
     Transitions,
-    common_users,
+    item_co_occurrence,
     item_transitions,
     strongest_neighbours,
-    two_hops,
+    two_hop_graph,
     user_item_edges,
 )
 from attnrec.dataset.graph.compressed import compressed
-from attnrec.dataset.graph.transitions import decayed, newest
-from attnrec.models.random_walk.config import GraphWalkConfig
+from attnrec.dataset.graph.transitions import half_life_decay, latest_time
+from attnrec.models.random_walk.config import RandomWalkConfig
 
 ACTIVITY, POPULARITY = 0.75, 0.3
-"""Of the edges that are kept, see `dataset.common_users`: the best of 27 pairs on Gowalla, validation Recall@20."""
+"""Of the edges that are kept, see `dataset.item_co_occurrence`: the best of 27 pairs on Gowalla, validation Recall@20."""
 
 SECOND, FIRST_K = 0.7, 30
-"""Of two hops, see `dataset.two_hops`: the best of 4 shares on Diginetica; as good as 100, with a third of the work."""
+"""Of two hops, see `dataset.two_hop_graph`: the best of 4 shares on Diginetica; as good as 100, with a third of the work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Places:
         return Segments(neighbours[real].long(), torch.repeat_interleave(counts), offsets_of(counts), edges)
 
 
-def columns_of(config: GraphWalkConfig) -> tuple[str, ...]:
+def columns_of(config: RandomWalkConfig) -> tuple[str, ...]:
     """What is known of an edge beside its weight and the degrees of its ends; attention reads logarithms."""
     if config.relation == "items":
         return ("count",)
@@ -86,7 +86,7 @@ def fold_of(users: Tensor, n: int) -> Tensor:
     return users * 2_654_435_761 % 2**32 // 2**16 % n
 
 
-def make_places(histories: Histories, config: GraphWalkConfig) -> Places:
+def build_neighbour_tables(histories: Histories, config: RandomWalkConfig) -> Places:
     """Neighbours on the graph of all users, and on one without each fold.
 
     Args:
@@ -107,20 +107,20 @@ def make_places(histories: Histories, config: GraphWalkConfig) -> Places:
     return Places(**columns, made_of=made_of)
 
 
-def _world(histories: Histories, config: GraphWalkConfig) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _world(histories: Histories, config: RandomWalkConfig) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What a graph was made of, and its part of the arrays of `Places`."""
     edges, k = user_item_edges(histories), min(config.neighbours, histories.n_items)
     users = np.bincount(edges.items, minlength=histories.n_items + 1)
     if config.relation == "items":
-        graph = common_users(edges, k, activity=ACTIVITY, popularity=POPULARITY)
+        graph = item_co_occurrence(edges, k, activity=ACTIVITY, popularity=POPULARITY)
         made_of: dict[str, Any] = {"edges": edges, "transitions": None}
     else:
         transitions = item_transitions(
-            histories, reach=config.reach or 1, loops=True, age_half_life_days=config.half_life_days
+            histories, reach=config.reach or 1, self_loops=True, age_half_life_days=config.half_life_days
         )
         graph, made_of = _both_ways(transitions, users), {"edges": None, "transitions": transitions}
     if config.hops == 2:
-        graph = two_hops(graph, k, second=SECOND, first_k=min(k, FIRST_K), loops=config.next_item)
+        graph = two_hop_graph(graph, k, two_step_probability=SECOND, first_k=min(k, FIRST_K), self_loops=config.next_item)
     table, degrees = strongest_neighbours(graph, k), np.log1p(users).astype(np.float32)
     order = np.where(table.real, table.neighbours, len(table)).argsort(axis=1)
     logs = [_logarithm(x) for x in (table.weights, *(table.columns[name] for name in columns_of(config)))]
@@ -135,12 +135,12 @@ def _world(histories: Histories, config: GraphWalkConfig) -> tuple[dict[str, Any
     }
 
 
-def _popularity(histories: Histories, config: GraphWalkConfig) -> NDArray[np.float32]:
+def _popularity(histories: Histories, config: RandomWalkConfig) -> NDArray[np.float32]:
     """Events of each item, (N,), those of long ago counting less where there is a half life."""
     if config.half_life_days is None:
         return histories.item_counts().astype(np.float32)
     places = histories.positions(np.arange(histories.n_users))
-    counting = decayed(newest(histories) - histories.times[places], config.half_life_days)
+    counting = half_life_decay(latest_time(histories) - histories.times[places], config.half_life_days)
     return np.bincount(histories.items[places], counting, minlength=histories.n_items + 1).astype(np.float32)
 
 

@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 
 from attnrec.encoders import ENCODERS, AttentionSettings, Encoder, build_encoder
 from attnrec.models.base import TrainedConfig
-from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.graph.item_encoder import ItemGraphEncoder
 from attnrec.models.graph.settings import ItemGraphSettings
-from attnrec.models.random_walk.config import GraphWalkConfig
+from attnrec.models.random_walk.config import RandomWalkConfig
 from attnrec.models.sequence.presets import PRESETS, Kind
 
-ATTENDING = ("attention", "hstu")
+ATTENDING = ("self_attention", "hstu")
 ATTENTION_KEYS = tuple(AttentionSettings.model_fields)
 
 
@@ -22,7 +22,7 @@ class SequenceConfig(TrainedConfig):
     Attributes:
         kind: the preset.
         encoder: what makes states of the history, a name in `attnrec.encoders.ENCODERS`.
-        layers, heads, expansion, core, core_settings, positions: of encoders that attend (see `AttentionSettings`).
+        layers, heads, expansion, attention, attention_settings, positions: of encoders that attend (see `AttentionSettings`).
         encoder_settings: of the others.
         time_gaps: whether events know how long after the one before they came.
         event_types: whether events know what they are (view, cart, purchase), where the log says so.
@@ -33,7 +33,7 @@ class SequenceConfig(TrainedConfig):
         objective: "next_item" at every position; "last_item" of sampled prefixes; "masked_items" from both sides.
         n_prefixes: of each window in a step, for "last_item".
         mask_share: of the events, for "masked_items".
-        older_events: before the last `max_length`, that the encoder sees compressed, `older_block` of them as one
+        memory_events: before the last `max_length`, that the encoder sees compressed, `memory_block` of them as one
             vector (see `attention.compressed`); they shape states and weights and never add to a score themselves.
         features: columns of the items' table that describe an item beside its id; items without history are then scored
             through them.
@@ -43,27 +43,27 @@ class SequenceConfig(TrainedConfig):
         graph: whether items hear of their neighbours in a graph of the training part before anything else happens:
             "transitions", what is done after what; "items", what the same users had; or "none".
         graph_settings: of the graph (see `ItemGraphSettings`), such as {"layers": 2, "neighbours": 10}.
-        walk: whether a walk over a graph has a say beside the encoder (see `models.graph_walk`), over "transitions" or
+        walk: whether a walk over a graph has a say beside the encoder (see `models.random_walk`), over "transitions" or
             "items" that the same users had; the chances of both are multiplied. "none": it has not.
-        walk_settings: of the walk, such as {"reach": 3, "neighbours": 50}.
+        random_walk_settings: of the walk, such as {"reach": 3, "neighbours": 50}.
         dim, max_length, dropout: as everywhere.
         scores: "cosine" at `temperature`, "dot" products, or "auto": cosines for readouts that are exact sums.
         item_bias: whether items have a learned bias.
     """
 
     kind: Kind = "attnrec"
-    encoder: str = "attention"
+    encoder: str = "self_attention"
     encoder_settings: dict[str, Any] = Field(default_factory=dict)
     layers: int = Field(default=2, ge=0)
     heads: int = Field(default=2, gt=0)
     expansion: int = Field(default=4, gt=0)
-    core: str = "scaled_dot"
-    core_settings: dict[str, Any] = Field(default_factory=dict)
+    attention: str = "scaled_dot"
+    attention_settings: dict[str, Any] = Field(default_factory=dict)
     positions: Literal["learned", "rotary", "relative", "none"] = "learned"
     time_gaps: bool = False
     event_types: bool = False
-    older_events: int = Field(default=0, ge=0)
-    older_block: int = Field(default=100, gt=0)
+    memory_events: int = Field(default=0, ge=0)
+    memory_block: int = Field(default=100, gt=0)
     readout: Literal["pooling", "last", "item_sum", "global_local"] = "pooling"
     pooling_heads: int = Field(default=4, gt=0)
     pooling_projection: bool = False
@@ -77,7 +77,7 @@ class SequenceConfig(TrainedConfig):
     graph: Literal["none", "transitions", "items"] = "none"
     graph_settings: dict[str, Any] = Field(default_factory=dict)
     walk: Literal["none", "transitions", "items"] = "none"
-    walk_settings: dict[str, Any] = Field(default_factory=dict)
+    random_walk_settings: dict[str, Any] = Field(default_factory=dict)
     dim: int = Field(default=64, gt=0)
     max_length: int = Field(default=200, gt=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -104,10 +104,10 @@ class SequenceConfig(TrainedConfig):
                 "objective = 'masked_items' needs an encoder that attends both ways and readout = 'last', got "
                 f"encoder = {self.encoder!r} and readout = {self.readout!r}; set objective = 'next_item'"
             )
-        window = self.core_settings.get("window", 0)
+        window = self.attention_settings.get("window", 0)
         if isinstance(window, int) and window > self.max_length:
             raise ValueError(
-                f"a core's window must fit into max_length, got {window} and {self.max_length}; change one"
+                f"the attention's window must fit into max_length, got {window} and {self.max_length}; change one"
             )
         if self.graph == "none" and self.graph_settings:
             raise ValueError(
@@ -121,30 +121,30 @@ class SequenceConfig(TrainedConfig):
         return self
 
     def _check_walk(self) -> None:
-        if self.walk == "none" and self.walk_settings:
+        if self.random_walk == "none" and self.random_walk_settings:
             raise ValueError(
-                f"walk_settings need a walk, got {self.walk_settings} with walk = 'none'; set walk = 'transitions'"
+                f"random_walk_settings need a walk, got {self.random_walk_settings} with random_walk = 'none'; set random_walk = 'transitions'"
             )
-        if self.walk == "none":
+        if self.random_walk == "none":
             return
         if self.objective == "masked_items":
             raise ValueError("a walk says what comes next, got objective = 'masked_items'; set objective = 'next_item'")
-        if ours := {"kind", "relation", "ordered", "max_length"} & self.walk_settings.keys():
-            raise ValueError(f"walk_settings must leave {', '.join(sorted(ours))} to the model; set walk or max_length")
-        if self.core_settings.get("estimator") == "reinforce":
-            raise ValueError("estimator = 'reinforce' and a walk cannot be had together; set walk = 'none'")
+        if ours := {"kind", "relation", "ordered", "max_length"} & self.random_walk_settings.keys():
+            raise ValueError(f"random_walk_settings must leave {', '.join(sorted(ours))} to the model; set walk or max_length")
+        if self.attention_settings.get("estimator") == "reinforce":
+            raise ValueError("estimator = 'reinforce' and a walk cannot be had together; set random_walk = 'none'")
         self.walk_config()
 
-    def walk_config(self) -> GraphWalkConfig:
+    def walk_config(self) -> RandomWalkConfig:
         """Settings of the walk, for which the order of events counts whatever it goes over."""
         given = {"relation": self.walk, "max_length": self.max_length, "ordered": True}
-        return GraphWalkConfig.checked(given | self.walk_settings)
+        return RandomWalkConfig.from_dict(given | self.random_walk_settings)
 
     def _check_encoder_settings(self) -> None:
-        if self.older_events and self.encoder in ENCODERS and ENCODERS[self.encoder].reads_items:
+        if self.memory_events and self.encoder in ENCODERS and ENCODERS[self.encoder].reads_items:
             raise ValueError(
-                f"older_events are vectors without items, got {self.older_events} with encoder = {self.encoder!r}, "
-                "which reads items; set older_events = 0"
+                f"memory_events are vectors without items, got {self.memory_events} with encoder = {self.encoder!r}, "
+                "which reads items; set memory_events = 0"
             )
         if self.encoder in ATTENDING and self.encoder_settings:
             raise ValueError(
@@ -156,15 +156,15 @@ class SequenceConfig(TrainedConfig):
                 if getattr(self, name) != SequenceConfig.model_fields[name].get_default(call_default_factory=True):
                     raise ValueError(
                         f"{name} is a setting of encoders that attend, got {name} = {getattr(self, name)!r} with "
-                        f"encoder = {self.encoder!r}; set encoder_settings, or encoder = 'attention'"
+                        f"encoder = {self.encoder!r}; set encoder_settings, or encoder = 'self_attention'"
                     )
 
-    def build_graph(self) -> GraphItems | None:
+    def build_graph(self) -> ItemGraphEncoder | None:
         """A new module that enriches items as these settings ask for; None where they ask for none."""
         if self.graph == "none":
             return None
-        settings = ItemGraphSettings.checked(self.graph_settings)
-        return GraphItems(settings, self.dim, relations=(self.graph,))
+        settings = ItemGraphSettings.from_dict(self.graph_settings)
+        return ItemGraphEncoder(settings, self.dim, relations=(self.graph,))
 
     def build_encoder(self) -> Encoder:
         """A new history encoder as these settings ask for."""
@@ -172,7 +172,7 @@ class SequenceConfig(TrainedConfig):
         return build_encoder(
             self.encoder,
             dim=self.dim,
-            max_length=self.max_length + -(-self.older_events // self.older_block),
+            max_length=self.max_length + -(-self.memory_events // self.memory_block),
             dropout=self.dropout,
             causal=self.objective == "next_item",
             settings=own if self.encoder in ATTENDING else self.encoder_settings,

@@ -36,7 +36,7 @@ class Seen:
         return states.gather(1, self.at[..., None].expand(-1, -1, states.shape[-1]))
 
 
-class OlderEvents(nn.Module):
+class CompressedMemory(nn.Module):
     """Compresses what came before the window and puts it in front.
 
     Args:
@@ -54,8 +54,8 @@ class OlderEvents(nn.Module):
 
     def forward(self, vectors: Tensor, older: Tensor, batch: Batch) -> Seen:
         """Join the older events' item vectors (B, O, D) and the window's vectors (B, L, D)."""
-        assert batch.older_lengths is not None, "older events come with their number"
-        memory, allowed = self.compressed(older, lengths=batch.older_lengths)
+        assert batch.memory_lengths is not None, "older events come with their number"
+        memory, allowed = self.compressed(older, lengths=batch.memory_lengths)
         memory, n_memory = self.norm(memory) + self.mark, allowed.sum(1)
         both = torch.cat([memory, vectors], dim=1)
         width, n_slots = vectors.shape[1], memory.shape[1]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.attention import Core
+from attnrec.attention import AttentionKernel
 from attnrec.dataset import Batch, Histories
 from attnrec.dataset.modalities import Modalities
 from attnrec.losses import base_score
@@ -20,14 +20,14 @@ from attnrec.models.base import Model
 from attnrec.models.fused_items import FusedItems
 from attnrec.models.graph.neighbour_shares import NeighbourShares
 from attnrec.models.graph.shares import evaluating
-from attnrec.models.item_scores import Catalogue, VectorReading
+from attnrec.models.item_scores import ItemScorer, VectorEncoding
 from attnrec.models.sequence.config import SequenceConfig
 from attnrec.models.sequence.context import EventContext
-from attnrec.models.sequence.memory import OlderEvents, Seen
+from attnrec.models.sequence.memory import CompressedMemory, Seen
 from attnrec.models.sequence.objectives import ask_next, last_items, masked_items, places_asked
 from attnrec.models.sequence.presets import PRESETS
 from attnrec.models.sequence.readouts import Last, build_readout
-from attnrec.models.sequence.walk_product import POWERS_PACE, WALK_PACE, MixedReading, Mixing
+from attnrec.models.sequence.walk_product import POWERS_PACE, WALK_PACE, WalkProductEncoding, WalkProduct
 
 
 class SequenceModel(Model):
@@ -44,7 +44,7 @@ class SequenceModel(Model):
         self.kind, self.paper = config.kind, PRESETS[config.kind].paper
         readout = build_readout(config)
         cosine = config.scores == "cosine" or (config.scores == "auto" and readout.exact)
-        self.catalogue = Catalogue(
+        self.item_scorer = ItemScorer(
             n_items,
             config.dim,
             temperature=config.temperature if cosine else None,
@@ -63,34 +63,34 @@ class SequenceModel(Model):
         self.context = EventContext(
             config.dim, hidden=self.masks, time_gaps=config.time_gaps, event_types=config.event_types
         )
-        self.older_events = config.older_events
-        self.older = OlderEvents(config.dim, block=config.older_block) if config.older_events else None
+        self.memory_events = config.memory_events
+        self.older = CompressedMemory(config.dim, block=config.memory_block) if config.memory_events else None
         self.encoder = config.build_encoder()
         self.readout = readout
-        self.mixing = None
+        self.walk_product = None
         if config.walk != "none":
-            self.mixing = Mixing(config.walk_config(), n_items)
+            self.walk_product = WalkProduct(config.walk_config(), n_items)
         self.graph = config.build_graph()  # last, so that a seed gives all else as it gives it without a graph
 
     @property
     def exact_reasons(self) -> bool:
-        return self.readout.exact and self.mixing is None
+        return self.readout.exact and self.walk_product is None
 
     @property
-    def paces(self) -> dict[str, float]:
-        return {} if self.mixing is None else {"mixing.walk": WALK_PACE, "mixing.log_powers": POWERS_PACE}
+    def lr_multipliers(self) -> dict[str, float]:
+        return {} if self.walk_product is None else {"walk_product.random_walk": WALK_PACE, "walk_product.log_powers": POWERS_PACE}
 
     @property
     def objective(self) -> str:
         return self.config.objective
 
     @property
-    def asks_next(self) -> bool:
+    def next_item_objective(self) -> bool:
         return not self.masks
 
     @property
     def description(self) -> str:
-        config, preset, named = self.config, PRESETS[self.config.kind].settings, ("encoder", "core", "graph")
+        config, preset, named = self.config, PRESETS[self.config.kind].settings, ("encoder", "attention", "graph")
         usual = {name: preset.get(name, SequenceConfig.model_fields[name].default) for name in named}
         other = [getattr(config, name) for name in usual if getattr(config, name) != usual[name]]
         other = [f"graph-{name}" if name == config.graph else name for name in other]
@@ -99,19 +99,19 @@ class SequenceModel(Model):
 
     @property
     def has_graph(self) -> bool:
-        return self.graph is not None or self.mixing is not None
+        return self.graph is not None or self.walk_product is not None
 
     def graphs(self) -> dict[str, Any]:
         made_of = {} if self.graph is None else self.graph.made_of
-        if self.mixing is None:
+        if self.walk_product is None:
             return made_of
         # of one kind both are made of the same events by the same functions: one is enough to audit
-        of_walk = self.mixing.walk.graphs()
+        of_walk = self.walk_product.random_walk.graphs()
         return {name: made if made_of.get(name) is None else made_of[name] for name, made in of_walk.items()}
 
     def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
         if self.graph is None:
-            return super().neighbour_shares(items) if self.mixing is None else self.mixing.walk.neighbour_shares(items)
+            return super().neighbour_shares(items) if self.walk_product is None else self.walk_product.random_walk.neighbour_shares(items)
         with evaluating(self):
             return self.graph.neighbour_shares(self._own_table(), items)
 
@@ -121,7 +121,7 @@ class SequenceModel(Model):
             raise ValueError("event_types = true needs a log with types of events, got none; name interactions.event")
         if self.config.event_types:
             self.event_names = histories.event_names
-        self.catalogue.observe(histories, config=self.config)
+        self.item_scorer.observe(histories, config=self.config)
         has_history = self.rankable.clone()  # an item without is known by what describes it alone
         if self.config.features:
             if self.fused is None:
@@ -131,16 +131,16 @@ class SequenceModel(Model):
                 )
             self.has_id = has_history
             self.rankable = self.rankable | self.fused.described().to(self.rankable.device)
-        if self.mixing is not None:
-            self.mixing.observe(histories)
+        if self.walk_product is not None:
+            self.walk_product.observe(histories)
         if self.graph is not None:
             self.graph.observe(histories, hide_unknown=not self.config.features)
             self.rankable = self.rankable | self.graph.described().to(self.rankable.device)
 
     def refresh(self) -> None:
         """Make the items' vectors once, into the table that scoring reads; not where what makes them is not there."""
-        if self.mixing is not None:
-            self.mixing.walk.refresh()
+        if self.walk_product is not None:
+            self.walk_product.random_walk.refresh()
         if self.fused is None if self.config.features else not self.tabled:
             return
         if self.graph is not None and not self.graph.observed:
@@ -157,10 +157,10 @@ class SequenceModel(Model):
 
     def _own_table(self) -> Tensor:
         """Item vectors before the graph, (N, D)."""
-        ids = self.catalogue.embedding.weight
+        ids = self.item_scorer.embedding.weight
         return ids if self.fused is None else self.fused(ids, self.has_id)
 
-    def questions(self, batch: Batch) -> Batch:
+    def make_targets(self, batch: Batch) -> Batch:
         if self.masks:
             return masked_items(batch, share=self.config.mask_share)
         if self.config.objective == "last_item":
@@ -168,7 +168,7 @@ class SequenceModel(Model):
         return batch
 
     def loss(self, batch: Batch) -> Tensor:
-        """Of the targets that `questions` left in the batch."""
+        """Of the targets that `make_targets` left in the batch."""
         assert batch.targets is not None, "a training batch has targets"
         table = self._made_table()
         vectors, asked = F.embedding(batch.items, table, padding_idx=0), batch.targets > 0
@@ -178,28 +178,28 @@ class SequenceModel(Model):
             users = self.readout.at_end(states, values, lengths=batch.lengths).users[asked.any(1)]
         else:
             users = self.readout.everywhere(states, values)[asked]
-        reading = VectorReading(self.catalogue, table.detach(), users.detach(), None, None)
-        added = self._of_cores(reading, asked, batch)
-        if self.mixing is None:
-            return self.catalogue.loss(users, batch.targets[asked], table=table, config=self.config) + added
-        learned = asked & ~self.mixing.held(batch)[:, None]
+        encoded = VectorEncoding(self.item_scorer, table.detach(), users.detach(), None, None)
+        added = self._kernel_terms(encoded, asked, batch)
+        if self.walk_product is None:
+            return self.item_scorer.loss(users, batch.targets[asked], table=table, config=self.config) + added
+        learned = asked & ~self.walk_product.held(batch)[:, None]
         if learned.any():
             of_asked = learned[asked]
-            loss = self.catalogue.loss(users[of_asked], batch.targets[learned], table=table, config=self.config)
+            loss = self.item_scorer.loss(users[of_asked], batch.targets[learned], table=table, config=self.config)
             added = added + loss * of_asked.float().mean()
-        return self.mixing.loss(reading, batch, asked) + added
+        return self.walk_product.loss(encoded, batch, asked) + added
 
-    def _of_cores(self, reading: VectorReading, asked: Tensor, batch: Batch) -> Tensor | float:
-        """What attention cores add to the loss: penalties, and for those that drew, what came of it."""
-        cores = [module for module in self.encoder.modules() if isinstance(module, Core)]
-        added = [core.penalty() for core in cores]
-        if any(core.draws for core in cores):
+    def _kernel_terms(self, encoded: VectorEncoding, asked: Tensor, batch: Batch) -> Tensor | float:
+        """What attention kernels add to the loss: penalties, and for those that drew, what came of it."""
+        kernels = [module for module in self.encoder.modules() if isinstance(module, AttentionKernel)]
+        added = [kernel.penalty() for kernel in kernels]
+        if any(kernel.draws for kernel in kernels):
             assert batch.targets is not None, "a training batch has targets"
-            losses = _of_histories(reading, batch.targets[asked], asked.nonzero()[:, 0], n=len(asked))
-            added += [core.surrogate(losses, real=batch.real) for core in cores]
+            losses = _of_histories(encoded, batch.targets[asked], asked.nonzero()[:, 0], n=len(asked))
+            added += [kernel.surrogate(losses, real=batch.real) for kernel in kernels]
         return sum(term for term in added if term is not None)
 
-    def read(self, batch: Batch) -> VectorReading | MixedReading:
+    def encode(self, batch: Batch) -> VectorEncoding | WalkProductEncoding:
         """Encode the histories; users without events become zero vectors, scored by item bias alone."""
         table = self.item_vectors()
         vectors = F.embedding(batch.items, table, padding_idx=0)
@@ -210,7 +210,7 @@ class SequenceModel(Model):
 
     def read_vectors(
         self, batch: Batch, vectors: Tensor, *, values: Tensor | None = None
-    ) -> VectorReading | MixedReading:
+    ) -> VectorEncoding | WalkProductEncoding:
         """Encode histories whose events have the item vectors given, whatever items they are.
 
         Args:
@@ -224,14 +224,14 @@ class SequenceModel(Model):
         if isinstance(self.readout, Last):
             seen = self._seen(vectors, batch, table)
             users = self.encoder.at_end(seen.vectors, **self._told(seen, batch)) * known[:, None]
-            return self._mixed(batch, VectorReading(self.catalogue, table, users, None, None, why_none=self._why_none))
+            return self._mixed(batch, VectorEncoding(self.item_scorer, table, users, None, None, why_none=self._why_none))
         values = self.readout.values(vectors) if values is None else values
         pooled = self.readout.at_end(self.states(vectors, batch, table), values, lengths=batch.lengths)
         why_none, users = self._why_none, pooled.users
-        return self._mixed(batch, VectorReading(self.catalogue, table, users, pooled.parts, pooled.weights, why_none))
+        return self._mixed(batch, VectorEncoding(self.item_scorer, table, users, pooled.parts, pooled.weights, why_none))
 
-    def _mixed(self, batch: Batch, reading: VectorReading) -> VectorReading | MixedReading:
-        return reading if self.mixing is None else self.mixing.read(batch, reading)
+    def _mixed(self, batch: Batch, encoded: VectorEncoding) -> VectorEncoding | WalkProductEncoding:
+        return encoded if self.walk_product is None else self.walk_product.encode(batch, encoded)
 
     def states(self, vectors: Tensor, batch: Batch, table: Tensor) -> Tensor:
         """States (B, L, D) of events with item vectors (B, L, D), which are rows of the table (N, D)."""
@@ -250,9 +250,9 @@ class SequenceModel(Model):
     def _seen(self, vectors: Tensor, batch: Batch, table: Tensor) -> Seen:
         """What the encoder sees: the window in its context, behind a memory of what came before it."""
         vectors = self.context(vectors, batch)
-        if self.older is None or batch.older is None:
+        if self.older is None or batch.memory_items is None:
             return Seen(vectors, batch.lengths, batch.times)
-        return self.older(vectors, F.embedding(batch.older, table, padding_idx=0), batch)
+        return self.older(vectors, F.embedding(batch.memory_items, table, padding_idx=0), batch)
 
     def _told(self, seen: Seen, batch: Batch) -> dict[str, Tensor]:
         """What the encoder is told of the events beside their vectors."""
@@ -272,10 +272,10 @@ class SequenceModel(Model):
         return [None if shares is None else shares[users, :, last] for shares in found]
 
     def item_bias(self) -> Tensor:
-        return self.catalogue.biases() if self.mixing is None else self.mixing.item_bias(self.catalogue)
+        return self.item_scorer.biases() if self.walk_product is None else self.walk_product.item_bias(self.item_scorer)
 
     def item_vectors(self) -> Tensor:
-        return self.table if self.tabled else self.catalogue.embedding.weight
+        return self.table if self.tabled else self.item_scorer.embedding.weight
 
     @property
     def _why_none(self) -> str:
@@ -286,12 +286,12 @@ class SequenceModel(Model):
 
 
 @torch.no_grad()
-def _of_histories(reading: VectorReading, targets: Tensor, owners: Tensor, *, n: int) -> Tensor:
+def _of_histories(encoded: VectorEncoding, targets: Tensor, owners: Tensor, *, n: int) -> Tensor:
     """Mean cross-entropy of each of n histories, (n,), whose users at the T positions asked for are in `reading`."""
     losses = torch.cat(
         [
-            F.cross_entropy(replace(reading, users=some).scores()[:, 1:], wanted - 1, reduction="none")
-            for some, wanted in zip(reading.users.split(512), targets.split(512), strict=True)
+            F.cross_entropy(replace(encoded, users=some).scores()[:, 1:], wanted - 1, reduction="none")
+            for some, wanted in zip(encoded.users.split(512), targets.split(512), strict=True)
         ]
     )
     counts = torch.bincount(owners, minlength=n).clamp(min=1)

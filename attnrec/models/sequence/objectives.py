@@ -41,7 +41,7 @@ def last_items(batch: Batch, *, n_prefixes: int) -> Batch:
     targets = batch.targets[rows, :width] * (at == lengths[:, None] - 1)
     before = {
         name: column[rows]
-        for name in ("older", "older_lengths", "users")
+        for name in ("memory_items", "memory_lengths", "users")
         if (column := getattr(batch, name)) is not None
     }
     return replace(batch, lengths=lengths, targets=targets, **cut, **before)

@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset] = {
     "hstu": Preset(
         "Zhai et al. 2024, arXiv:2402.17152",
         "attention",
-        {"encoder": "hstu", "core": "hstu", "readout": "last", "scores": "cosine", "temperature": 0.05},
+        {"encoder": "hstu", "attention": "hstu", "readout": "last", "scores": "cosine", "temperature": 0.05},
         "full softmax for sampled; no time of the item to be predicted",
     ),
     "core": Preset(
@@ -91,7 +91,7 @@ PRESETS: dict[str, Preset] = {
     "linrec": Preset(
         "Liu et al. 2023, arXiv:2411.01537",
         "attention",
-        {"core": "linrec", "readout": "last"},
+        {"attention": "linrec", "readout": "last"},
         "norms of the history so far, which the paper's form over all of it would leak",
     ),
     "gated_conv": Preset(

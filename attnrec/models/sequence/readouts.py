@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention import AttentionPooling, Core, CoreShape, ItemValues, build_core, last_position
+from attnrec.attention import AttentionPooling, AttentionKernel, KernelShape, ItemValues, build_kernel, last_position
 from attnrec.encoders.encoder import real_positions
 from attnrec.layers import Dropout, Linear
 from attnrec.models.sequence.config import SequenceConfig
@@ -153,7 +153,7 @@ class GlobalLocal(Readout):
 
     def __init__(self, dim: int, *, max_length: int, dropout: float) -> None:
         super().__init__()
-        self.attention: Core = build_core("additive", CoreShape(heads=1, channels=dim, max_length=max_length))
+        self.attention: AttentionKernel = build_kernel("additive", KernelShape(heads=1, channels=dim, max_length=max_length))
         self.dropout = Dropout(dropout)
         self.decoder = Linear(2 * dim, dim, bias=False)
 

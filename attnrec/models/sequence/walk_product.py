@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from attnrec.dataset import Batch, Histories
 from attnrec.models.base import ReasonsError
-from attnrec.models.item_scores import Catalogue, VectorReading
-from attnrec.models.random_walk import SMALLEST, GraphWalk, GraphWalkConfig, WalkReading
+from attnrec.models.item_scores import ItemScorer, VectorEncoding
+from attnrec.models.random_walk import SMALLEST, RandomWalk, RandomWalkConfig, WalkEncoding
 from attnrec.models.random_walk.neighbourhoods import fold_of
 
 WALKING = 0.25
@@ -38,16 +38,16 @@ POWERS = (0.5, 1.0)
 
 WHY_NONE = (
     "contributions need scores that are sums over the history, got a product with a walk, whose logarithms are no such "
-    "sum; set walk = 'none', or take kind = 'graph_walk'"
+    "sum; set random_walk = 'none', or take kind = 'random_walk'"
 )
 
 
-class Mixing(nn.Module):
+class WalkProduct(nn.Module):
     """The walk, and the powers of both."""
 
-    def __init__(self, config: GraphWalkConfig, n_items: int) -> None:
+    def __init__(self, config: RandomWalkConfig, n_items: int) -> None:
         super().__init__()
-        self.walk = GraphWalk(config, n_items)
+        self.walk = RandomWalk(config, n_items)
         self.holding = False
         self.log_powers = nn.Parameter(torch.tensor(POWERS).log())
         nn.init.zeros_(self.walk.background)  # so that no item is out of its reach, which no power could bring back
@@ -68,7 +68,7 @@ class Mixing(nn.Module):
             return torch.zeros_like(batch.lengths, dtype=torch.bool)
         return fold_of(batch.users + FAR, HELD) == 0
 
-    def loss(self, sequence: VectorReading, batch: Batch, asked: Tensor) -> Tensor:
+    def loss(self, sequence: VectorEncoding, batch: Batch, asked: Tensor) -> Tensor:
         """Of the walk and of the powers, in nats, each as large as its share of the positions.
 
         Args:
@@ -88,14 +88,14 @@ class Mixing(nn.Module):
     def _walk_loss(self, batch: Batch, asked: Tensor) -> Tensor:
         rows = asked.any(1).nonzero()[:, 0]
         rows = _some(rows, round(WALKING * len(rows)))
-        batch, asked = batch.of(rows), asked[rows]
+        batch, asked = batch.select(rows), asked[rows]
         assert batch.targets is not None, "a training batch has targets"
         if int(asked.sum(1).max()) > 1:
-            return -self.walk.chances(batch, batch.targets)[asked].log().mean()
+            return -self.walk.probabilities(batch, batch.targets)[asked].log().mean()
         place = asked.int().argmax(1)  # one place of each: no need to walk from the others
-        return -self.walk.chances_at(batch, place, batch.targets.gather(1, place[:, None])[:, 0]).log().mean()
+        return -self.walk.probabilities_at(batch, place, batch.targets.gather(1, place[:, None])[:, 0]).log().mean()
 
-    def _powers_loss(self, sequence: VectorReading, batch: Batch, asked: Tensor, held: Tensor) -> Tensor:
+    def _powers_loss(self, sequence: VectorEncoding, batch: Batch, asked: Tensor, held: Tensor) -> Tensor:
         """Cross-entropy of the targets at some of the positions held, (B, L) bool, which are among those asked."""
         assert batch.targets is not None, "a training batch has targets"
         rows, place = _some(held.nonzero(), DRAWN).unbind(1)
@@ -103,21 +103,21 @@ class Mixing(nn.Module):
         with torch.no_grad():
             said = (
                 replace(sequence, users=sequence.users[number]).scores(),
-                self.walk.all_chances(batch.of(rows), place),
+                self.walk.all_probabilities(batch.select(rows), place),
             )
         return F.cross_entropy(_pooled(*said, self.powers)[:, 1:], batch.targets[rows, place] - 1)
 
-    def read(self, batch: Batch, reading: VectorReading) -> "MixedReading":
+    def encode(self, batch: Batch, encoded: VectorEncoding) -> "WalkProductEncoding":
         """Both readings of the same histories as one."""
-        return MixedReading(reading, self.walk.read(batch), self.powers)
+        return WalkProductEncoding(encoded, self.walk.encode(batch), self.powers)
 
-    def item_bias(self, catalogue: Catalogue) -> Tensor:
+    def item_bias(self, catalogue: ItemScorer) -> Tensor:
         """Scores of a user without history, (N,)."""
         return _pooled(catalogue.biases(), self.walk.item_bias(), self.powers)
 
 
 @dataclass(frozen=True, eq=False)
-class MixedReading:
+class WalkProductEncoding:
     """Logarithms of chances, up to a constant of each user.
 
     Attributes:
@@ -125,8 +125,8 @@ class MixedReading:
         powers: of the two, (2,).
     """
 
-    sequence: VectorReading
-    walk: WalkReading
+    sequence: VectorEncoding
+    walk: WalkEncoding
     powers: Tensor
 
     @property
@@ -136,11 +136,11 @@ class MixedReading:
 
     @property
     def weights(self) -> Tensor | None:
-        """See `base.Reading`: of the encoder's readout where that has any, else where the walks start."""
+        """See `base.EncodedHistories`: of the encoder's readout where that has any, else where the walks start."""
         return self.walk.weights if self.sequence.weights is None else self.sequence.weights
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         return _pooled(self.sequence.scores(items), self.walk.scores(items), self.powers)
 
     def contributions(self, items: Tensor) -> Tensor:

@@ -76,7 +76,9 @@ def comparison_figure(table: pd.DataFrame, *, cost: str, metric: str) -> "Figure
 def _check(table: pd.DataFrame, cost: str) -> None:
     missing = [name for name in ("model", "group", "mean", "low", "high", cost) if name not in table]
     if missing:
-        raise ValueError(f"the figure needs {missing}, got {list(table.columns)}; join them to against_best's rows")
+        raise ValueError(
+            f"the figure needs {missing}, got {list(table.columns)}; join them to compare_with_best's rows"
+        )
     if table.empty:
         raise ValueError("the figure needs a model, got none; check where the table was read")
     free = table.loc[~((table[cost] > 0) & (table[cost] < np.inf)), "model"].tolist()

@@ -63,7 +63,7 @@ def faithfulness_figure(measured: Faithfulness, *, metric: str = "pos_at_5") -> 
         known = ", ".join(str(name).removesuffix("_low") for name in table if str(name).endswith("_low"))
         raise ValueError(f"metric must have an interval, got {metric!r}; take one of {known}")
     best = DIRECTIONS[metric.partition("_at_")[0]]
-    table = table.sort_values(metric, ascending=best == "less", kind="stable")
+    table = table.sort_values(metric, ascending=best == "lower", kind="stable")
     figure = Figure(figsize=(8, ROW_INCHES * len(table) + 1.3), layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(table.to_dict("records")):

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from attnrec.evaluation.segments import EVERYONE
+from attnrec.evaluation.segments import ALL_USERS
 from attnrec.tracking.figures.comparison import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NEAR, LAGGING = "#0072B2", "#D55E00"  # as comparison_figures has them
+NEAR, UNDERPERFORMING = "#0072B2", "#D55E00"  # as comparison_figures has them
 ROW_INCHES, TITLE_INCHES, LONGEST_NAME = 0.24, 0.42, 34
 
 
@@ -29,14 +29,14 @@ def segment_figure(table: pd.DataFrame, *, metric: str) -> "Figure":
     from matplotlib.figure import Figure
 
     _check(table)
-    everyone, groups = table[table["segment"] == EVERYONE].iloc[0], table[table["segment"] != EVERYONE]
+    everyone, groups = table[table["segment"] == ALL_USERS].iloc[0], table[table["segment"] != ALL_USERS]
     sizes = groups.groupby("segment", sort=False).size()
     heights = [ROW_INCHES * n + TITLE_INCHES for n in sizes]
     figure = Figure(figsize=(8, sum(heights) + 0.9), layout="constrained")
     panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axes, name in zip(panels, sizes.index, strict=True):
         axes.axvspan(everyone["low"], everyone["high"], color="#000000", alpha=0.08, linewidth=0)
-        axes.axvline(everyone["mean"], color="#000000", linewidth=1, linestyle="--", label="everyone")
+        axes.axvline(everyone["mean"], color="#000000", linewidth=1, linestyle="--", label="all users")
         _draw(axes, groups[groups["segment"] == name])
         axes.set_title(str(name).replace("_", " "), loc="left", fontsize=10, fontweight="bold")
         axes.margins(x=0.04)
@@ -125,21 +125,21 @@ def _check_columns(table: pd.DataFrame, wanted: tuple[str, ...], source: str) ->
 
 
 def _check(table: pd.DataFrame) -> None:
-    _check_columns(table, ("segment", "group", "n_users", "mean", "low", "high", "lagging"), "by_segment")
+    _check_columns(table, ("segment", "group", "n_users", "mean", "low", "high", "underperforming"), "by_segment")
     names = set(table["segment"])
-    if EVERYONE not in names or len(names) < 2:
-        raise ValueError(f"the figure needs {EVERYONE!r} and a segment, got {sorted(names)}; pass all of by_segment")
+    if ALL_USERS not in names or len(names) < 2:
+        raise ValueError(f"the figure needs {ALL_USERS!r} and a segment, got {sorted(names)}; pass all of by_segment")
 
 
 def _draw(axes: "Axes", groups: pd.DataFrame) -> None:
     """One segment, its first group on top."""
-    for lagging, colour, label in ((False, NEAR, "group"), (True, LAGGING, "lagging group")):
-        chosen = (groups["lagging"] == lagging).to_numpy()
+    for underperforming, colour, label in ((False, NEAR, "group"), (True, UNDERPERFORMING, "underperforming group")):
+        chosen = (groups["underperforming"] == underperforming).to_numpy()
         rows, places = groups[chosen], chosen.nonzero()[0]
         if len(rows):
             axes.hlines(places, rows["low"], rows["high"], color=colour, alpha=0.6, linewidth=1.8)
             axes.scatter(
-                rows["mean"], places, color=colour, marker="D" if lagging else "o", s=28, zorder=3, label=label
+                rows["mean"], places, color=colour, marker="D" if underperforming else "o", s=28, zorder=3, label=label
             )
     axes.set_yticks(range(len(groups)), [_short(str(name)) for name in groups["group"]])
     beside = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 9, "color": "#555555"}

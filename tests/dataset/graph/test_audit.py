@@ -25,15 +25,15 @@ def whole(split):
 
 
 @pytest.fixture
-def loo(histories_of):
+def loo(make_histories):
     """Training has ann: abc, bob: e, cid: ab."""
-    return split_last(histories_of({"ann": "abcde", "bob": "eda", "cid": "ab"}))
+    return split_last(make_histories({"ann": "abcde", "bob": "eda", "cid": "ab"}))
 
 
 @pytest.fixture
-def again(histories_of):
+def again(make_histories):
     """Training has ann: abab; what is asked, a and then b again, makes no edge that training does not make."""
-    return split_last(histories_of({"ann": "ababab"}))
+    return split_last(make_histories({"ann": "ababab"}))
 
 
 @pytest.fixture
@@ -129,8 +129,8 @@ def test_transitions_that_say_less_than_they_were_made_with_are_a_leak(loo, days
         audit_split(days, transitions=graph)
 
 
-def test_an_empty_graph_passes_and_any_edge_beside_an_empty_training_part_does_not(histories_of):
-    split = split_last(histories_of({"ann": "abc"}))
+def test_an_empty_graph_passes_and_any_edge_beside_an_empty_training_part_does_not(make_histories):
+    split = split_last(make_histories({"ann": "abc"}))
     empty = replace(split, train=split.train.up_to(np.array([0])))
     audit_split(empty, edges=user_item_edges(empty.train), transitions=item_transitions(empty.train))
     with pytest.raises(LeakageError, match=r"got 1 edges that are not \(first: user 'ann', item 'a'\)"):
@@ -148,7 +148,7 @@ def test_an_edge_with_a_row_that_the_split_does_not_have_is_refused(loo):
             audit_split(loo, edges=(np.array([0]), np.array([row])))
 
 
-def test_transitions_over_another_catalogue_are_refused(loo, histories_of):
-    graph = item_transitions(histories_of({"ann": "abcdef"}))
+def test_transitions_over_another_catalogue_are_refused(loo, make_histories):
+    graph = item_transitions(make_histories({"ann": "abcdef"}))
     with pytest.raises(ValueError, match=r"between the 5 items of the split, got 6 items; build"):
         audit_split(loo, transitions=graph)

@@ -96,8 +96,8 @@ def test_a_fan_out_that_takes_everything_gives_what_the_whole_graph_gives(wide, 
     assert hidden == pytest.approx(expected[seeds])
 
 
-def test_two_hops_over_users_go_from_items_to_items(histories_of, generator):
-    edges = user_item_edges(histories_of({"ann": "abc", "bob": "cd", "cid": "e"}))
+def test_two_hops_over_users_go_from_items_to_items(make_histories, generator):
+    edges = user_item_edges(make_histories({"ann": "abc", "bob": "cd", "cid": "e"}))
     outer, inner = sample_blocks([edges.by_item(), edges.by_user()], [3, 5], [9, 9], generator)
     assert inner.targets.tolist() == [3, 5]
     assert sorted(inner.sources.tolist()) == [0, 1, 2]  # c: ann and bob; e: cid
@@ -111,12 +111,12 @@ def test_two_hops_over_users_go_from_items_to_items(histories_of, generator):
     }
 
 
-def test_seeds_without_neighbours_have_empty_rows_that_can_still_be_looked_up(histories_of, generator):
-    edges = user_item_edges(histories_of({"ann": "ab"}).up_to(np.array([0])))
+def test_seeds_without_neighbours_have_empty_rows_that_can_still_be_looked_up(make_histories, generator):
+    edges = user_item_edges(make_histories({"ann": "ab"}).up_to(np.array([0])))
     (block,) = sample_blocks([edges.by_item()], [0, 1], [3], generator)
     assert not block.table.real.any()
     assert len(block.sources) == 1
-    (block,) = sample_blocks(item_transitions(histories_of({"ann": "a"})), [0, 1], [3], generator)
+    (block,) = sample_blocks(item_transitions(make_histories({"ann": "a"})), [0, 1], [3], generator)
     assert block.sources.tolist() == [0, 1]
     assert block.table.neighbours.tolist() == [[0] * 3] * 2
 
@@ -156,9 +156,9 @@ def test_each_layer_needs_a_graph_and_a_fan_out(wide, generator):
         sample_blocks(wide, [3], [], generator)
 
 
-def test_graphs_that_do_not_follow_on_each_other_are_refused(histories_of, generator):
+def test_graphs_that_do_not_follow_on_each_other_are_refused(make_histories, generator):
     # as many users as item rows, so that only the kinds tell them apart
-    graph = user_item_edges(histories_of({"ann": "ab", "bob": "cd", "cid": "a", "dan": "a", "eve": "b"})).by_user()
+    graph = user_item_edges(make_histories({"ann": "ab", "bob": "cd", "cid": "a", "dan": "a", "eve": "b"})).by_user()
     with pytest.raises(ValueError, match="next one outward, got 5 of 'item' and 5 of 'user'; reverse"):
         sample_blocks([graph, graph], [0], [2, 2], generator)
 

@@ -10,7 +10,7 @@ from attnrec.dataset import (
     histories_from_frame,
     user_item_edges,
 )
-from attnrec.dataset.graph import grouping as runs
+from attnrec.dataset.graph import grouping
 
 DAY = 86_400
 
@@ -37,8 +37,8 @@ def shop():
 # --- users and items
 
 
-def test_each_pair_is_one_edge_with_its_count(histories_of):
-    edges = user_item_edges(histories_of({"ann": "abaa", "bob": "cb"}))
+def test_each_pair_is_one_edge_with_its_count(make_histories):
+    edges = user_item_edges(make_histories({"ann": "abaa", "bob": "cb"}))
     assert list(zip(edges.users, edges.items, edges.counts, strict=True)) == [
         (0, 1, 3),
         (0, 2, 1),
@@ -58,22 +58,22 @@ def test_an_edge_knows_its_last_time_and_its_shares_of_events(shop):
     assert edges.event_shares.tolist() == [[0, 1 / 2, 1 / 2], [0, 0, 1], [1, 0, 0]]
 
 
-def test_a_log_without_kinds_of_event_or_clock_has_no_such_columns(histories_of):
+def test_a_log_without_kinds_of_event_or_clock_has_no_such_columns(make_histories):
     log = pd.DataFrame({"user_id": ["ann", "ann"], "item_id": ["a", "b"]})
     edges = user_item_edges(histories_from_frame(log))
     assert edges.last_times is edges.latest is edges.event_shares is None
     assert edges.by_user().columns == {}
-    assert list(user_item_edges(histories_of({"ann": "ab"})).by_user().columns) == ["age_days"]
+    assert list(user_item_edges(make_histories({"ann": "ab"})).by_user().columns) == ["age_days"]
 
 
-def test_what_lies_behind_a_view_is_no_edge(histories_of):
-    edges = user_item_edges(histories_of({"ann": "abaa", "bob": "cb"}).up_to(np.array([1, 0])))
+def test_what_lies_behind_a_view_is_no_edge(make_histories):
+    edges = user_item_edges(make_histories({"ann": "abaa", "bob": "cb"}).up_to(np.array([1, 0])))
     assert list(zip(edges.users, edges.items, edges.counts, strict=True)) == [(0, 1, 1)]
     assert edges.last_times.tolist() == [0]
 
 
-def test_a_log_of_which_nothing_is_visible_has_no_edges(histories_of):
-    edges = user_item_edges(histories_of({"ann": "ab"}).up_to(np.array([0])))
+def test_a_log_of_which_nothing_is_visible_has_no_edges(make_histories):
+    edges = user_item_edges(make_histories({"ann": "ab"}).up_to(np.array([0])))
     assert len(edges) == 0
     assert edges.latest is None
     assert edges.by_user().offsets.tolist() == [0, 0]
@@ -93,8 +93,8 @@ def test_edges_into_users_and_edges_into_items_are_the_same_edges(shop):
     assert users.latest == items.latest == 10 * DAY
 
 
-def test_one_user_with_one_item_is_one_edge(histories_of):
-    graph = user_item_edges(histories_of({"ann": "aa"})).by_item()
+def test_one_user_with_one_item_is_one_edge(make_histories):
+    graph = user_item_edges(make_histories({"ann": "aa"})).by_item()
     assert pairs(graph) == [(0, 1, 2)]
     assert graph.n_targets == 2
 
@@ -184,13 +184,13 @@ def test_rows_must_be_whole_numbers():
 
 
 @pytest.fixture
-def attributes(histories_of):
+def attributes(make_histories):
     """a: red and small, b: red, c: nothing; the catalogue has three items."""
     frame = pd.DataFrame(
         {"item_id": ["c", "b", "a"], "look": [[], ["red"], ["red", "small"]], "price": [1.0, 2.0, 3.0]}
     )
     frame["item"] = pd.Categorical(["x", "y", "y"])
-    return features_from_frame(frame, histories_of({"ann": "abc"}).item_ids)
+    return features_from_frame(frame, make_histories({"ann": "abc"}).item_ids)
 
 
 def test_each_category_column_is_a_relation_of_its_own(attributes):
@@ -204,9 +204,9 @@ def test_each_category_column_is_a_relation_of_its_own(attributes):
     assert pairs(graphs["item"]) == [(3, 0, 1), (1, 1, 1), (2, 1, 1)]
 
 
-def test_a_value_that_an_item_has_twice_is_one_edge(histories_of):
+def test_a_value_that_an_item_has_twice_is_one_edge(make_histories):
     frame = pd.DataFrame({"item_id": ["a"], "look": [["red", "red"]]})
-    features = features_from_frame(frame, histories_of({"ann": "a"}).item_ids)
+    features = features_from_frame(frame, make_histories({"ann": "a"}).item_ids)
     assert pairs(attribute_edges(features, 1)["look"]) == [(1, 0, 2)]
 
 
@@ -215,9 +215,9 @@ def test_attributes_of_another_catalogue_are_refused(attributes):
         attribute_edges(attributes, 7)
 
 
-def test_features_without_categories_make_no_graphs(histories_of):
+def test_features_without_categories_make_no_graphs(make_histories):
     features = features_from_frame(
-        pd.DataFrame({"item_id": ["a"], "price": [1.0]}), histories_of({"ann": "a"}).item_ids
+        pd.DataFrame({"item_id": ["a"], "price": [1.0]}), make_histories({"ann": "a"}).item_ids
     )
     assert attribute_edges(features, 1) == {}
 
@@ -235,15 +235,15 @@ def test_features_without_categories_make_no_graphs(histories_of):
     ],
 )
 def test_users_come_in_blocks_of_about_so_many_events(block, users, monkeypatch):
-    monkeypatch.setattr(runs, "BLOCK", block)
-    assert [part.tolist() for part in runs.user_blocks(np.array([0, 2, 1, 0, 2]))] == users
-    assert [part.tolist() for part in runs.user_blocks(np.array([0]))] == [[0]]
+    monkeypatch.setattr(grouping, "BLOCK", block)
+    assert [part.tolist() for part in grouping.user_blocks(np.array([0, 2, 1, 0, 2]))] == users
+    assert [part.tolist() for part in grouping.user_blocks(np.array([0]))] == [[0]]
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_edges_do_not_depend_on_the_size_of_blocks(shop, block, monkeypatch):
     at_once = user_item_edges(shop)
-    monkeypatch.setattr(runs, "BLOCK", block)
+    monkeypatch.setattr(grouping, "BLOCK", block)
     in_blocks = user_item_edges(shop)
     for name in ("users", "items", "counts", "last_times", "event_shares"):
         assert getattr(in_blocks, name).tolist() == getattr(at_once, name).tolist()
@@ -251,9 +251,9 @@ def test_edges_do_not_depend_on_the_size_of_blocks(shop, block, monkeypatch):
 
 @pytest.mark.parametrize("word", [2**63, 1])
 def test_equal_keys_stay_in_the_order_in_which_they_came(word, monkeypatch):
-    monkeypatch.setattr(runs, "WORD", word)  # 1: no key and place fit into one number
+    monkeypatch.setattr(grouping, "WORD", word)  # 1: no key and place fit into one number
     keys = np.array([5, 1, 5, 0, 1, 5])
-    ordered, places = runs.stable_order(keys, n_keys=6)
+    ordered, places = grouping.stable_order(keys, n_keys=6)
     assert ordered.tolist() == [0, 1, 1, 5, 5, 5]
     assert places.tolist() == [3, 1, 4, 0, 2, 5]
     assert keys.tolist() == [5, 1, 5, 0, 1, 5]
@@ -262,11 +262,11 @@ def test_equal_keys_stay_in_the_order_in_which_they_came(word, monkeypatch):
 def test_keys_too_large_to_be_packed_are_sorted_all_the_same():
     largest = 2**60  # beside the 3 bits of four places one bit too many
     keys = np.array([largest, 0, largest - 1, 0])
-    ordered, places = runs.stable_order(keys, n_keys=largest + 1)
+    ordered, places = grouping.stable_order(keys, n_keys=largest + 1)
     assert ordered.tolist() == [0, 0, largest - 1, largest]
     assert places.tolist() == [1, 3, 2, 0]
     # the largest keys that are packed
     keys = np.array([2**60 - 1, 0, 2**60 - 1, 7])
-    ordered, places = runs.stable_order(keys, n_keys=2**60)
+    ordered, places = grouping.stable_order(keys, n_keys=2**60)
     assert ordered.tolist() == [0, 7, 2**60 - 1, 2**60 - 1]
     assert places.tolist() == [1, 3, 0, 2]

@@ -65,8 +65,8 @@ def test_weights_far_below_and_above_1_are_told_apart():
     assert rows(strongest_neighbours(graph, 5))[0] == [2, 5, 4, 1, 3]
 
 
-def test_users_have_strongest_items_and_items_strongest_users(histories_of):
-    edges = user_item_edges(histories_of({"ann": "abb", "bob": "bbbc", "cid": "c"}))
+def test_users_have_strongest_items_and_items_strongest_users(make_histories):
+    edges = user_item_edges(make_histories({"ann": "abb", "bob": "bbbc", "cid": "c"}))
     assert rows(strongest_neighbours(edges.by_user(), 1)) == [[2], [2], [3]]
     items = strongest_neighbours(edges.by_item(), 2)
     assert rows(items) == [[], [0], [1, 0], [1, 2]]  # user 0 is ann, and real
@@ -154,8 +154,8 @@ def test_k_below_1_is_refused(star, choose):
 
 
 @pytest.mark.parametrize("choose", [strongest_neighbours, sampled_neighbours])
-def test_of_an_empty_graph_all_rows_are_empty(histories_of, choose):
-    table = choose(item_transitions(histories_of({"ann": "a"})), 3)
+def test_of_an_empty_graph_all_rows_are_empty(make_histories, choose):
+    table = choose(item_transitions(make_histories({"ann": "a"})), 3)
     assert table.neighbours.tolist() == [[0, 0, 0]] * 2
     assert not table.real.any()
     assert tuple(table.tensors()["edges"].shape) == (2, 3, 3)  # weight, count, gap

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from attnrec.dataset import Transitions, histories_from_frame, item_transitions
-from attnrec.dataset.graph import grouping as runs
+from attnrec.dataset.graph import grouping
 
 HOUR, DAY = 3_600, 86_400
 A, B, C, D = 1, 2, 3, 4
@@ -28,8 +28,8 @@ def timed():
     return make
 
 
-def test_an_item_leads_to_the_next_one_and_never_to_another_users(histories_of):
-    graph = item_transitions(histories_of({"ann": "abcb", "bob": "ab", "cid": "d"}))
+def test_an_item_leads_to_the_next_one_and_never_to_another_users(make_histories):
+    graph = item_transitions(make_histories({"ann": "abcb", "bob": "ab", "cid": "d"}))
     assert weights(graph) == {(A, B): 2, (C, B): 1, (B, C): 1}
     assert graph.counts.tolist() == [2, 1, 1]
     assert graph.targets.tolist() == [B, B, C]
@@ -37,15 +37,15 @@ def test_an_item_leads_to_the_next_one_and_never_to_another_users(histories_of):
     assert graph.n_sources == graph.n_targets == 5
 
 
-def test_a_graph_of_a_view_knows_the_view_only(histories_of):
-    log = histories_of({"ann": "abcd", "bob": "ba", "cid": "cd"})
+def test_a_graph_of_a_view_knows_the_view_only(make_histories):
+    log = make_histories({"ann": "abcd", "bob": "ba", "cid": "cd"})
     graph = item_transitions(log.up_to(np.array([2, 1, 0])))
     assert weights(graph) == {(A, B): 1}
     assert graph.latest == 1
 
 
-def test_further_items_count_by_one_over_their_distance(histories_of):
-    graph = item_transitions(histories_of({"ann": "abcd", "bob": "ac"}), reach=3)
+def test_further_items_count_by_one_over_their_distance(make_histories):
+    graph = item_transitions(make_histories({"ann": "abcd", "bob": "ac"}), reach=3)
     assert weights(graph) == {
         (A, B): 1,
         (A, C): pytest.approx(1 / 2 + 1),
@@ -57,21 +57,21 @@ def test_further_items_count_by_one_over_their_distance(histories_of):
     assert dict(zip(weights(graph), graph.counts.tolist(), strict=True))[A, C] == 2
 
 
-def test_a_reach_beyond_every_history_adds_nothing(histories_of):
-    log = histories_of({"ann": "abc", "bob": "ba"})
+def test_a_reach_beyond_every_history_adds_nothing(make_histories):
+    log = make_histories({"ann": "abc", "bob": "ba"})
     assert weights(item_transitions(log, reach=50)) == weights(item_transitions(log, reach=2))
 
 
-def test_an_item_does_not_follow_itself_unless_asked(histories_of):
-    log = histories_of({"ann": "aab", "bob": "aa"})
+def test_an_item_does_not_follow_itself_unless_asked(make_histories):
+    log = make_histories({"ann": "aab", "bob": "aa"})
     assert weights(item_transitions(log)) == {(A, B): 1}
-    assert weights(item_transitions(log, loops=True)) == {(A, A): 2, (A, B): 1}
-    assert weights(item_transitions(histories_of({"ann": "aba"}), reach=2)) == {(A, B): 1, (B, A): 1}
+    assert weights(item_transitions(log, self_loops=True)) == {(A, A): 2, (A, B): 1}
+    assert weights(item_transitions(make_histories({"ann": "aba"}), reach=2)) == {(A, B): 1, (B, A): 1}
 
 
-def test_undirected_edges_have_the_sums_of_both_directions(histories_of):
-    log = histories_of({"ann": "abab", "bob": "bc", "cid": "cc"})
-    graph = item_transitions(log, directed=False, loops=True)
+def test_undirected_edges_have_the_sums_of_both_directions(make_histories):
+    log = make_histories({"ann": "abab", "bob": "bc", "cid": "cc"})
+    graph = item_transitions(log, directed=False, self_loops=True)
     # a -> b twice and b -> a once; a loop is its own reverse and counts once
     assert weights(graph) == {(A, B): 3, (B, A): 3, (B, C): 1, (C, B): 1, (C, C): 1}
     assert list(weights(graph)) == [(B, A), (A, B), (C, B), (B, C), (C, C)]  # by target, then source
@@ -98,15 +98,15 @@ def test_the_mean_gap_goes_over_all_distances(timed):
 
 @pytest.mark.parametrize("block", [1, 10**6])
 def test_the_latest_event_is_the_last_that_ends_a_pair(timed, block, monkeypatch):
-    monkeypatch.setattr(runs, "BLOCK", block)  # ann and bob in one, or one after the other
+    monkeypatch.setattr(grouping, "BLOCK", block)  # ann and bob in one, or one after the other
     log = timed({"ann": [("a", 0), ("b", 10), ("b", 20)], "bob": [("c", 90)]})
     assert item_transitions(log).latest == 10  # b is not followed by itself, and c by nothing
     assert item_transitions(log, reach=2).latest == 20
 
 
-def test_a_gap_back_in_time_is_none(histories_of):
+def test_a_gap_back_in_time_is_none(make_histories):
     # as where a given test log, put behind its train log, begins before that ends
-    log = replace(histories_of({"ann": "ab"}), times=np.array([10 * DAY, 3 * DAY]))
+    log = replace(make_histories({"ann": "ab"}), times=np.array([10 * DAY, 3 * DAY]))
     graph = item_transitions(log, half_life_days=1)
     assert graph.gaps.tolist() == [0]
     assert weights(graph) == {(A, B): 1}
@@ -136,30 +136,30 @@ def test_a_long_pause_ends_a_session(timed):
     assert weights(item_transitions(log, session_gap_hours=1)) == {(B, C): 1}
 
 
-def test_a_log_of_the_order_of_arrival_has_transitions_without_gaps(histories_of):
-    log = replace(histories_of({"ann": "abc"}), time_kind="order")
+def test_a_log_of_the_order_of_arrival_has_transitions_without_gaps(make_histories):
+    log = replace(make_histories({"ann": "abc"}), time_kind="order")
     graph = item_transitions(log)
     assert weights(graph) == {(A, B): 1, (B, C): 1}
     assert graph.gaps is graph.latest is None
 
 
 @pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours", "age_half_life_days"])
-def test_days_and_hours_need_a_clock(histories_of, name):
-    log = replace(histories_of({"ann": "abc"}), time_kind="order")
+def test_days_and_hours_need_a_clock(make_histories, name):
+    log = replace(make_histories({"ann": "abc"}), time_kind="order")
     with pytest.raises(ValueError, match=f"{name} needs times, got the order of arrival only; leave"):
         item_transitions(log, **{name: 1.0})
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["half_life_days", "session_gap_hours", "age_half_life_days"])
-def test_days_and_hours_must_be_above_0(histories_of, name, value):
+def test_days_and_hours_must_be_above_0(make_histories, name, value):
     with pytest.raises(ValueError, match=f"{name} must be above 0 and finite, got {value}; leave"):
-        item_transitions(histories_of({"ann": "abc"}), **{name: value})
+        item_transitions(make_histories({"ann": "abc"}), **{name: value})
 
 
-def test_a_reach_of_0_is_refused(histories_of):
+def test_a_reach_of_0_is_refused(make_histories):
     with pytest.raises(ValueError, match="reach must be at least 1, got 0; the next"):
-        item_transitions(histories_of({"ann": "abc"}), reach=0)
+        item_transitions(make_histories({"ann": "abc"}), reach=0)
 
 
 def test_unordered_sets_have_no_transitions():
@@ -171,13 +171,13 @@ def test_unordered_sets_have_no_transitions():
 @pytest.mark.parametrize("directed", [True, False])
 @pytest.mark.parametrize("reach", [1, 3])
 @pytest.mark.parametrize("world", [{"ann": "a"}, {"ann": "aaa"}, {"ann": "a", "bob": "b"}])
-def test_where_nothing_follows_anything_the_graph_is_empty(histories_of, world, directed, reach):
-    log = histories_of(world)
+def test_where_nothing_follows_anything_the_graph_is_empty(make_histories, world, directed, reach):
+    log = make_histories(world)
     graph = item_transitions(log, directed=directed, reach=reach)
     assert len(graph) == 0
     assert graph.offsets.tolist() == [0] * (log.n_items + 2)
     assert graph.latest is None
-    assert len(item_transitions(log.up_to(np.zeros(len(world), int)), reach=reach, loops=True)) == 0
+    assert len(item_transitions(log.up_to(np.zeros(len(world), int)), reach=reach, self_loops=True)) == 0
 
 
 def test_events_at_the_same_time_count_fully(timed):
@@ -188,7 +188,7 @@ def test_events_at_the_same_time_count_fully(timed):
 
 @pytest.mark.parametrize("block", [1, 40, 10**6])
 def test_transitions_are_what_counting_one_by_one_gives(block, monkeypatch):
-    monkeypatch.setattr(runs, "BLOCK", block)
+    monkeypatch.setattr(grouping, "BLOCK", block)
     random = np.random.default_rng(0)
     items, gaps = random.integers(1, 6, (20, 15)), random.integers(0, 2 * HOUR, (20, 15))
     log = histories_from_frame(

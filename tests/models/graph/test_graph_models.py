@@ -21,7 +21,7 @@ SMALL = {"dim": 16, "pooling_heads": 2, "max_length": 8, "dropout": 0.0}
 KINDS = {
     "attnrec": ("attnrec", SMALL | {"layers": 1, "graph": "transitions"}),
     "sasrec": ("sasrec", SMALL | {"layers": 1, "graph": "items"}),
-    "gru4rec": ("gru4rec", SMALL | {"graph": "transitions", "graph_settings": {"attention": "gat", "layers": 2}}),
+    "gru4rec": ("gru4rec", SMALL | {"graph": "transitions", "graph_settings": {"layer": "gat", "layers": 2}}),
     "core": ("core", SMALL | {"layers": 1, "graph": "transitions", "graph_settings": {"directed": False}}),
     "bert4rec": ("bert4rec", SMALL | {"layers": 1, "graph": "transitions"}),
     "gce_gnn": ("gce_gnn", SMALL),
@@ -53,9 +53,9 @@ def shaken(name: str, histories, **settings):
 
 
 def asked(model, histories):
-    (batch, *_) = Windows(histories, max_length=8, batch_size=16, next_item=model.asks_next).epoch(0)
+    (batch, *_) = Windows(histories, max_length=8, batch_size=16, next_item=model.next_item_objective).epoch(0)
     torch.manual_seed(2)
-    return model.questions(batch)
+    return model.make_targets(batch)
 
 
 @pytest.fixture(params=KINDS)
@@ -68,7 +68,7 @@ def name(request) -> str:
 
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_a_graph_without_layers_is_the_plain_model(name, checkerboard):
-    histories = checkerboard.seen
+    histories = checkerboard.histories
     same = {"graph_settings": {"layers": 0}, "graph": "transitions"}
     plain, flat = (
         built(name, histories.n_items, graph="none", graph_settings={}),
@@ -84,7 +84,7 @@ def test_a_graph_without_layers_is_the_plain_model(name, checkerboard):
 
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_training_begins_with_the_plain_model(name, checkerboard):
-    histories = checkerboard.seen
+    histories = checkerboard.histories
     plain, graph = built(name, histories.n_items, graph="none", graph_settings={}), built(name, histories.n_items)
     graph.observe(histories)
     batch = asked(plain, histories)
@@ -92,8 +92,8 @@ def test_training_begins_with_the_plain_model(name, checkerboard):
 
 
 def test_gradients_reach_the_graph_and_what_it_makes_changes_the_loss(name, checkerboard):
-    model = shaken(name, checkerboard.seen).train()
-    batch = asked(model, checkerboard.seen)
+    model = shaken(name, checkerboard.histories).train()
+    batch = asked(model, checkerboard.histories)
     loss = model.loss(batch)
     loss.backward()
     layers = [weight.grad for key, weight in model.graph.named_parameters() if "project_source.weight" in key]
@@ -122,33 +122,33 @@ def test_a_model_is_named_by_its_graph():
 
 
 def test_users_with_the_same_history_score_alike_though_the_graph_knew_one_of_them(name, checkerboard):
-    model, seen = shaken(name, checkerboard.seen), checkerboard.seen
+    model, seen = shaken(name, checkerboard.histories), checkerboard.histories
     known = last_events(seen, np.array([0]), max_length=8)
     stranger = replace(known, items=known.items.clone(), times=known.times + 5)
     assert torch.equal(model.score(stranger), model.score(known))
 
 
 def test_scores_are_sums_of_contributions_over_enriched_items(name, checkerboard):
-    model = shaken(name, checkerboard.seen)
+    model = shaken(name, checkerboard.histories)
     if not model.exact_reasons:
         pytest.skip("this readout has no contributions")
-    batch = last_events(checkerboard.seen, np.arange(5), max_length=8)
+    batch = last_events(checkerboard.histories, np.arange(5), max_length=8)
     items = torch.arange(13).expand(5, -1)
     with torch.inference_mode():
         parts, scores = model.contributions(batch, items), model.score(batch)
         weighed = weigh(model, batch)
-        torch.testing.assert_close(weighed.parts(weighed.weights).sum(1), model.read(batch).users)
+        torch.testing.assert_close(weighed.parts(weighed.weights).sum(1), model.encode(batch).users)
     torch.testing.assert_close(parts.sum(1) + model.item_bias(), scores, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(model.item_vectors(), model.catalogue.embedding.weight, atol=0.1)
+    assert not torch.allclose(model.item_vectors(), model.item_scorer.embedding.weight, atol=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_way_to_say_why_works_on_enriched_items(method, name, checkerboard):
-    model = shaken(name, checkerboard.seen)
+    model = shaken(name, checkerboard.histories)
     if not METHODS[method].works_for(model):
         pytest.skip("it says what it needs")
-    batch, items = last_events(checkerboard.seen, np.arange(3), max_length=8), torch.tensor([[1, 2], [3, 4], [5, 6]])
-    found = attribute(model, batch, items, method=method, counts=torch.from_numpy(checkerboard.seen.item_counts()))
+    batch, items = last_events(checkerboard.histories, np.arange(3), max_length=8), torch.tensor([[1, 2], [3, 4], [5, 6]])
+    found = attribute(model, batch, items, method=method, counts=torch.from_numpy(checkerboard.histories.item_counts()))
     assert found.shape == (3, batch.items.shape[1], 2)
     assert found.isfinite().all()
     assert found.any()
@@ -159,7 +159,7 @@ def test_every_way_to_say_why_works_on_enriched_items(method, name, checkerboard
 
 @pytest.mark.parametrize("name", ["attnrec", "gce_gnn", "gat_relations"])
 def test_a_loaded_model_scores_without_the_graph_and_learns_on_with_one(name, checkerboard, tmp_path):
-    model, seen = shaken(name, checkerboard.seen), checkerboard.seen
+    model, seen = shaken(name, checkerboard.histories), checkerboard.histories
     save_model(SavedModel(model, seen.item_ids), tmp_path)
     batch = last_events(seen, np.arange(8), max_length=8)
     for loaded in (load_model(tmp_path).model, load_whole(tmp_path).model):
@@ -192,8 +192,8 @@ def test_fit_goes_on_from_an_earlier_model_in_a_larger_catalogue(name):
         if key.startswith("graph."):
             torch.testing.assert_close(second.model.get_parameter(key), weight)
     rows = second.item_ids.encode(list("mnopq"))
-    own = second.model.catalogue.embedding.weight[torch.from_numpy(rows)]
-    torch.testing.assert_close(own, first.model.catalogue.embedding.weight[1:])
+    own = second.model.item_scorer.embedding.weight[torch.from_numpy(rows)]
+    torch.testing.assert_close(own, first.model.item_scorer.embedding.weight[1:])
     assert set(second.recommend(history=["m", "A"], k=2)) >= {"item_id", "reasons"}
     other = {"relations": ["items"], "neighbours": 3} if kind == "gat" else {"graph": "items", "graph_settings": {}}
     with pytest.raises(ValueError, match="init must have the settings of the model it starts"):
@@ -302,8 +302,8 @@ def test_a_graph_that_sees_what_is_asked_ends_the_fit_before_it_trains(leak, nam
             attnrec.fit(log, model=kind, settings=settings, **QUICK)
 
 
-def test_graphs_are_of_what_the_model_is_shown_and_a_model_without_has_none(histories_of):
-    split = split_last(histories_of({"ann": "abcde", "bob": "edcba"}))
+def test_graphs_are_of_what_the_model_is_shown_and_a_model_without_has_none(make_histories):
+    split = split_last(make_histories({"ann": "abcde", "bob": "edcba"}))
     shown = observed_graphs(built("gat_relations", 5), split.train)
     assert shown["edges"].items.tolist() == [1, 2, 3, 3, 4, 5]
     edges = zip(shown["transitions"].sources.tolist(), shown["transitions"].targets.tolist(), strict=True)
@@ -329,8 +329,8 @@ def test_graphs_are_of_what_the_model_is_shown_and_a_model_without_has_none(hist
         ("gce_gnn", {"objective": "next_item"}, "a session graph can't be causal: .* set objective = 'last_item'"),
         (
             "gce_gnn",
-            {"older_events": 9},
-            "older_events are vectors without items, got 9 with encoder = 'session_graph'",
+            {"memory_events": 9},
+            "memory_events are vectors without items, got 9 with encoder = 'session_graph'",
         ),
         ("gce_gnn", {"layers": 3}, "layers is a setting of encoders that attend, .*set encoder_settings"),
     ],
@@ -349,13 +349,13 @@ def test_another_graph_leaves_the_settings_of_the_presets_graph_behind():
     assert type(config)(**config.model_dump()) == config
 
 
-def test_a_session_graph_reads_an_item_that_comes_back_as_one(batch_of, checkerboard):
+def test_a_session_graph_reads_an_item_that_comes_back_as_one(make_batch, checkerboard):
     # without positions a, b, a, b is the graph of a, b, a: the same two nodes and edges
-    model = shaken("gce_gnn", checkerboard.seen, readout="item_sum")
+    model = shaken("gce_gnn", checkerboard.histories, readout="item_sum")
     with torch.no_grad():
         model.encoder.embedding.weight.zero_()
     vectors = model.item_vectors()
-    one, two = batch_of([3, 5, 3]), batch_of([3, 5, 3, 5])
+    one, two = make_batch([3, 5, 3]), make_batch([3, 5, 3, 5])
     states = [model.states(vectors[batch.items], batch, vectors)[0] for batch in (one, two)]
     torch.testing.assert_close(states[1][:3], states[0])
     torch.testing.assert_close(states[1][3], states[1][1])

@@ -9,21 +9,21 @@ import torch
 
 from attnrec.config import SettingsError
 from attnrec.dataset import features_from_frame, histories_from_frame, user_item_edges
-from attnrec.dataset.graph import co_occurrence as meetings
-from attnrec.dataset.graph import common_users
+from attnrec.dataset.graph import co_occurrence
+from attnrec.dataset.graph import item_co_occurrence
 from attnrec.models.graph.hops import Hops
-from attnrec.models.graph.item_encoder import GraphItems
+from attnrec.models.graph.item_encoder import ItemGraphEncoder
 from attnrec.models.graph.settings import ItemGraphSettings
 
 DIM = 8
 RELATIONS = ["bipartite", "items", "transitions"]
 
 
-def observed(histories, *relations: str, **settings) -> GraphItems:
+def observed(histories, *relations: str, **settings) -> ItemGraphEncoder:
     """A graph in evaluation, away from where it starts: it adds all that items receive."""
     torch.manual_seed(0)
-    checked = ItemGraphSettings.checked({"heads": 2} | settings)
-    graph = GraphItems(checked, DIM, relations=relations or ("transitions",))
+    checked = ItemGraphSettings.from_dict({"heads": 2} | settings)
+    graph = ItemGraphEncoder(checked, DIM, relations=relations or ("transitions",))
     graph.observe(histories)
     with torch.no_grad():
         for name, parameter in graph.named_parameters():
@@ -37,7 +37,7 @@ def vectors_of(histories) -> torch.Tensor:
     return vectors
 
 
-def hearing(graph: GraphItems, vectors: torch.Tensor) -> list[list[int]]:
+def hearing(graph: ItemGraphEncoder, vectors: torch.Tensor) -> list[list[int]]:
     """For each item the rows whose vectors its own depends on."""
     vectors = vectors.clone().requires_grad_()
     enriched = graph(vectors)
@@ -49,9 +49,9 @@ def hearing(graph: GraphItems, vectors: torch.Tensor) -> list[list[int]]:
 
 
 @pytest.fixture
-def line(histories_of):
+def line(make_histories):
     """a -> b -> c three times, d -> c once; e and f stand alone."""
-    return histories_of({"ann": "abc", "bob": "abc", "cid": "abc", "dan": "dc", "eve": "e", "fay": "ff"})
+    return make_histories({"ann": "abc", "bob": "abc", "cid": "abc", "dan": "dc", "eve": "e", "fay": "ff"})
 
 
 # --- what items hear of
@@ -83,8 +83,8 @@ def test_only_the_strongest_neighbours_are_heard(line):
     assert hearing(observed(line, "items", neighbours=1), vectors_of(line))[1:4] == [[1, 2], [1, 2], [1, 3]]
 
 
-def test_users_who_had_everything_once_are_bounded_by_chance_and_not_by_row(histories_of):
-    histories = histories_of({f"user-{n}": "abcdefghijkl" for n in range(20)})
+def test_users_who_had_everything_once_are_bounded_by_chance_and_not_by_row(make_histories):
+    histories = make_histories({f"user-{n}": "abcdefghijkl" for n in range(20)})
     hops = observed(histories, "bipartite", neighbours=3).hops["by_bipartite"].whole(torch.device("cpu"))
     assert torch.bincount(hops[0].targets).tolist() == [3] * 20
     assert torch.bincount(hops[1].targets, minlength=13).tolist() == [0] + [3] * 12
@@ -98,8 +98,8 @@ def test_a_bound_that_nothing_reaches_changes_nothing(line):
         torch.testing.assert_close(bounded(vectors), all_edges(vectors))
 
 
-def test_undirected_transitions_are_one_relation_in_which_both_ends_are_alike(histories_of):
-    histories = histories_of({"ann": "ab"})
+def test_undirected_transitions_are_one_relation_in_which_both_ends_are_alike(make_histories):
+    histories = make_histories({"ann": "ab"})
     vectors = vectors_of(histories)
     swapped = vectors[[0, 2, 1]]
     one, two = observed(histories, directed=False), observed(histories)
@@ -108,9 +108,9 @@ def test_undirected_transitions_are_one_relation_in_which_both_ends_are_alike(hi
     assert not torch.allclose(two(swapped), two(vectors)[[0, 2, 1]])
 
 
-def test_an_item_with_one_neighbour_receives_that_neighbour_projected(histories_of):
+def test_an_item_with_one_neighbour_receives_that_neighbour_projected(make_histories):
     # one source has all of the attention: b = own b + W a + bias of "before", a = own a + V b + bias of "after"
-    histories = histories_of({"ann": "ab"})
+    histories = make_histories({"ann": "ab"})
     graph, vectors = observed(histories, attention="gat"), vectors_of(histories)
     (layer,) = graph.layers
     before, after = layer["by_earlier"].layer, layer["by_later"].layer
@@ -130,24 +130,24 @@ def test_relations_are_added_up(line):
     torch.testing.assert_close(both(vectors), vectors + received[0] + received[1])
 
 
-def test_a_user_asks_as_the_mean_of_their_items(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "cabb"})  # a repeat counts once
+def test_a_user_asks_as_the_mean_of_their_items(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "cabb"})  # a repeat counts once
     graph, vectors, asked = observed(histories, "bipartite"), vectors_of(histories), []
     graph.layers[0]["by_bipartite"].to_nodes.register_forward_pre_hook(lambda module, given: asked.append(given[1]))
     graph(vectors)
     torch.testing.assert_close(asked[0], torch.stack([vectors[1:3].mean(0), vectors[1:4].mean(0)]))
 
 
-def test_items_do_not_know_how_many_users_are_alike(histories_of):
-    once, twice = (histories_of(dict.fromkeys(users, "ab")) for users in (["ann"], ["ann", "bob"]))
+def test_items_do_not_know_how_many_users_are_alike(make_histories):
+    once, twice = (make_histories(dict.fromkeys(users, "ab")) for users in (["ann"], ["ann", "bob"]))
     vectors = vectors_of(once)
     torch.testing.assert_close(observed(once, "bipartite")(vectors), observed(twice, "bipartite")(vectors))
 
 
 @pytest.mark.parametrize("features", [True, False])
-def test_attention_knows_the_edges_only_if_it_is_told(features, histories_of):
+def test_attention_knows_the_edges_only_if_it_is_told(features, make_histories):
     # b came after a twice or once, and after c once: the same edges, of other weights
-    histories, other = histories_of({"ann": "abab", "cid": "cb"}), histories_of({"ann": "ab", "bob": "ba", "cid": "cb"})
+    histories, other = make_histories({"ann": "abab", "cid": "cb"}), make_histories({"ann": "ab", "bob": "ba", "cid": "cb"})
     vectors = vectors_of(histories)
     enriched = [observed(one, edge_features=features)(vectors) for one in (histories, other)]
     assert torch.allclose(*enriched) != features
@@ -183,7 +183,7 @@ def test_without_layers_items_have_their_own_vectors_and_nothing_is_learned(line
 @pytest.mark.parametrize("combine", ["last", "mean", "sum"])
 def test_a_learned_share_starts_at_nothing_and_learns_from_there(line, combine):
     torch.manual_seed(0)
-    graph = GraphItems(ItemGraphSettings(heads=2, layers=2, combine=combine), DIM, relations=("transitions",))
+    graph = ItemGraphEncoder(ItemGraphSettings(heads=2, layers=2, combine=combine), DIM, relations=("transitions",))
     graph.observe(line)
     vectors = vectors_of(line)
     enriched = graph(vectors)
@@ -212,7 +212,7 @@ def test_layers_are_combined_as_asked(line):
 @pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize("attention", ["gat", "gatv2"])
 def test_gradients_reach_every_weight_of_the_graph(attention, relation, checkerboard):
-    histories = checkerboard.seen
+    histories = checkerboard.histories
     graph = observed(histories, relation, attention=attention, layers=2, reach=1 + (relation == "transitions"))
     enriched = graph.train()(vectors_of(histories))
     (enriched * torch.randn(enriched.shape)).sum().backward()
@@ -220,8 +220,8 @@ def test_gradients_reach_every_weight_of_the_graph(attention, relation, checkerb
     assert still == []
 
 
-def test_users_without_an_event_and_an_empty_log_leave_items_alone(histories_of):
-    histories = histories_of({"ann": "ab", "bob": "ba"})
+def test_users_without_an_event_and_an_empty_log_leave_items_alone(make_histories):
+    histories = make_histories({"ann": "ab", "bob": "ba"})
     vectors = vectors_of(histories)
     for relation in RELATIONS:
         nobody = observed(histories.up_to(np.array([0, 0])), relation)
@@ -303,8 +303,8 @@ def _ends(inward, outward):
     return (inward.sources, inward.targets), (outward.targets, outward.sources)
 
 
-def test_edges_keep_what_is_known_of_them_when_some_are_drawn(histories_of):
-    histories = histories_of({"ann": "abab", "bob": "cb"})  # a -> b twice
+def test_edges_keep_what_is_known_of_them_when_some_are_drawn(make_histories):
+    histories = make_histories({"ann": "abab", "bob": "cb"})  # a -> b twice
     graph = observed(histories, neighbours=None, edges_per_step=1, edge_features=True)
     for _ in range(10):
         (hop,) = graph.hops["by_earlier"].drawn(torch.device("cpu"))
@@ -316,9 +316,9 @@ def test_edges_keep_what_is_known_of_them_when_some_are_drawn(histories_of):
 # --- items by common users
 
 
-def test_items_are_as_alike_as_the_cosine_of_their_users(histories_of):
+def test_items_are_as_alike_as_the_cosine_of_their_users(make_histories):
     # a: ann bob cid, b: ann bob, c: cid; a repeat counts once
-    graph = common_users(user_item_edges(histories_of({"ann": "aab", "bob": "ba", "cid": "ac"})), k=5)
+    graph = item_co_occurrence(user_item_edges(make_histories({"ann": "aab", "bob": "ba", "cid": "ac"})), k=5)
     found = {
         (int(source), int(target)): (round(float(weight), 6), int(count))
         for source, target, weight, count in zip(
@@ -327,15 +327,15 @@ def test_items_are_as_alike_as_the_cosine_of_their_users(histories_of):
     }
     a_b, a_c = round(2 / (3 * 2) ** 0.5, 6), round(1 / 3**0.5, 6)
     assert found == {(2, 1): (a_b, 2), (3, 1): (a_c, 1), (1, 2): (a_b, 2), (1, 3): (a_c, 1)}
-    nearest = common_users(user_item_edges(histories_of({"ann": "aab", "bob": "ba", "cid": "ac"})), k=1)
+    nearest = item_co_occurrence(user_item_edges(make_histories({"ann": "aab", "bob": "ba", "cid": "ac"})), k=1)
     assert list(zip(nearest.sources.tolist(), nearest.targets.tolist(), strict=True)) == [(2, 1), (1, 2), (1, 3)]
 
 
 def test_common_users_in_several_blocks_are_those_of_one(monkeypatch):
     edges = user_item_edges(crowd())
-    whole = common_users(edges, k=3)
-    monkeypatch.setattr(meetings, "WORK", 500)
-    parts = common_users(edges, k=3)
+    whole = item_co_occurrence(edges, k=3)
+    monkeypatch.setattr(co_occurrence, "MAX_BLOCK_ENTRIES", 500)
+    parts = item_co_occurrence(edges, k=3)
     for name in ("sources", "offsets", "weights"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
@@ -355,11 +355,11 @@ def shelf():
     return seen, features_from_frame(items, whole.item_ids)
 
 
-def with_attributes(shelf, *relations: str, **settings) -> GraphItems:
+def with_attributes(shelf, *relations: str, **settings) -> ItemGraphEncoder:
     histories, features = shelf
     torch.manual_seed(0)
     checked = ItemGraphSettings(heads=2, attributes=("the.colour",), residual="sum", **settings)
-    graph = GraphItems(checked, DIM, relations=relations)
+    graph = ItemGraphEncoder(checked, DIM, relations=relations)
     graph.describe(features)
     graph.observe(histories)
     return graph.eval()
@@ -388,9 +388,9 @@ def test_attributes_stand_beside_other_relations(shelf):
     assert hearing(graph, vectors_of(shelf[0]))[1:5] == [[1, 2], [1, 2, 3], [2, 3], [1, 2]]
 
 
-def test_attributes_that_are_not_there_are_told(shelf, histories_of):
+def test_attributes_that_are_not_there_are_told(shelf, make_histories):
     histories, features = shelf
-    graph = GraphItems(ItemGraphSettings(attributes=("brand",)), DIM, relations=())
+    graph = ItemGraphEncoder(ItemGraphSettings(attributes=("brand",)), DIM, relations=())
     with pytest.raises(
         ValueError, match=r"attributes must be categories of the items, got 'brand'; there are the\.col"
     ):
@@ -418,7 +418,7 @@ def test_transitions_of_an_unordered_log_are_refused():
         (("items",), {"neighbours": None}, "items by common users need a bound on neighbours, got none"),
         (("transitions",), {"neighbours": None, "sample": True}, "sample = true needs a number of neighbours"),
         (("transitions",), {"heads": 3}, "dim must be a multiple of the graph's heads, got 8 and 3"),
-        (("transitions",), {"attention": "gcn"}, "attention: Input should be 'gatv2' or 'gat', got 'gcn'"),
+        (("transitions",), {"layer": "gcn"}, "layer: Input should be .*'gatv2', 'gat'.* got 'gcn'"),
         (("transitions",), {"layers": 4}, "layers: Input should be less than or equal to 3, got 4"),
         (("transitions",), {"neigbours": 4}, r"neigbours: unknown key; did you mean neighbours\?"),
         ((), {}, r"a graph needs relations, each once, got \[\]"),
@@ -427,11 +427,11 @@ def test_transitions_of_an_unordered_log_are_refused():
 )
 def test_settings_that_make_no_sense_are_refused(relations, settings, said):
     with pytest.raises((SettingsError, ValueError), match=said):
-        GraphItems(ItemGraphSettings.checked(settings), DIM, relations=relations)
+        ItemGraphEncoder(ItemGraphSettings.from_dict(settings), DIM, relations=relations)
 
 
 def test_a_graph_that_observed_nothing_does_not_train():
-    graph = GraphItems(ItemGraphSettings(heads=2), DIM, relations=("transitions",))
+    graph = ItemGraphEncoder(ItemGraphSettings(heads=2), DIM, relations=("transitions",))
     assert not graph.observed
     with pytest.raises(AssertionError, match="observes its graph before it trains"):
         graph(torch.zeros(3, DIM))

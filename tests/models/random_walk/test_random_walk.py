@@ -11,7 +11,7 @@ import torch
 from attnrec.config import SettingsError
 from attnrec.dataset import Windows, histories_from_frame, last_events, split_last
 from attnrec.models import build_model, model_config, observed_graphs
-from attnrec.models.random_walk.neighbourhoods import fold_of, make_places
+from attnrec.models.random_walk.neighbourhoods import fold_of, build_neighbour_tables
 from attnrec.training import TrainConfig, train
 
 PLAIN = {"neighbours": 4, "dim": 4, "channels": 4, "folds": 2, "max_length": 8, "dropout": 0.0}
@@ -21,7 +21,7 @@ NEXT = PLAIN | {"relation": "transitions"}
 def walk_on(histories, *, even=True, **settings):
     """A walk on these histories; `even`: all of its attention gives equal shares, and popularity has no part."""
     torch.manual_seed(3)
-    model = build_model(model_config("graph_walk", PLAIN | settings), histories.n_items)
+    model = build_model(model_config("random_walk", PLAIN | settings), histories.n_items)
     model.observe(histories)
     if even:
         with torch.no_grad():
@@ -34,7 +34,7 @@ def walk_on(histories, *, even=True, **settings):
     return model.eval()
 
 
-def chances(model, batch):
+def probabilities(model, batch):
     with torch.inference_mode():
         return model.score(batch)[:, 1:] / model.n_items
 
@@ -42,37 +42,37 @@ def chances(model, batch):
 # --- scores
 
 
-def test_a_score_is_the_chance_to_start_at_an_event_and_to_step_to_the_item(histories_of, batch_of):
+def test_a_score_is_the_chance_to_start_at_an_event_and_to_step_to_the_item(make_histories, make_batch):
     # a was met by b (ann) and c (bob), b by a, c by a; d by nobody
-    model = walk_on(histories_of({"ann": "ab", "bob": "ac", "cid": "d"}))
-    assert chances(model, batch_of([1])).tolist() == [[0, 0.5, 0.5, 0]]
+    model = walk_on(make_histories({"ann": "ab", "bob": "ac", "cid": "d"}))
+    assert probabilities(model, make_batch([1])).tolist() == [[0, 0.5, 0.5, 0]]
     # from a with chance 1/2 to b or c, from b with chance 1/2 to a
-    assert chances(model, batch_of([1, 2])).tolist() == [[0.5, 0.25, 0.25, 0]]
+    assert probabilities(model, make_batch([1, 2])).tolist() == [[0.5, 0.25, 0.25, 0]]
 
 
-def test_chances_of_all_items_sum_to_one_and_the_background(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "abc", "bob": "acd", "cid": "bd"}), even=False, heads=2)
-    total = chances(model, batch_of([1, 2], [4], [3, 2, 1])).sum(1)
+def test_chances_of_all_items_sum_to_one_and_the_background(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "abc", "bob": "acd", "cid": "bd"}), even=False, heads=2)
+    total = probabilities(model, make_batch([1, 2], [4], [3, 2, 1])).sum(1)
     torch.testing.assert_close(total, (1 + model.background.exp()).expand(3).detach())
 
 
-def test_scores_are_how_much_likelier_than_by_chance(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "ab", "bob": "ac"}))
+def test_scores_are_how_much_likelier_than_by_chance(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "ab", "bob": "ac"}))
     with torch.inference_mode():
-        assert model.score(batch_of([2])).tolist() == [[0, 3, 0, 0]]  # surely a, one of three items
+        assert model.score(make_batch([2])).tolist() == [[0, 3, 0, 0]]  # surely a, one of three items
 
 
-def test_a_set_holds_each_item_once_and_a_sequence_every_event(histories_of, batch_of):
-    world = histories_of({"ann": "ab", "bob": "ac"})
-    assert chances(walk_on(world), batch_of([1, 1, 2])).tolist() == [[0.5, 0.25, 0.25]]
+def test_a_set_holds_each_item_once_and_a_sequence_every_event(make_histories, make_batch):
+    world = make_histories({"ann": "ab", "bob": "ac"})
+    assert probabilities(walk_on(world), make_batch([1, 1, 2])).tolist() == [[0.5, 0.25, 0.25]]
     ordered = walk_on(world, relation="transitions")
     # b and c follow a, and each of them has a before it
-    assert chances(ordered, batch_of([1, 1, 2]))[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert probabilities(ordered, make_batch([1, 1, 2]))[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
 
 
-def test_steps_start_as_the_filter_does(histories_of, batch_of):
+def test_steps_start_as_the_filter_does(make_histories, make_batch):
     # a met b through ann, who has 2 items, and c through bob and cid, who have 2 and 3; users: b 1, c 2, d 1
-    model = walk_on(histories_of({"ann": "ab", "bob": "ac", "cid": "acd"}), even=False)
+    model = walk_on(make_histories({"ann": "ab", "bob": "ac", "cid": "acd"}), even=False)
     with torch.no_grad():
         model.step.attention.attention.zero_()
         model.background.fill_(-torch.inf)
@@ -81,73 +81,73 @@ def test_steps_start_as_the_filter_does(histories_of, batch_of):
     degree = {2: 1, 3: 2, 4: 1}
     filtered = {item: weight / degree[item] ** 0.3 for item, weight in strong.items()}
     expected = [0, *(weight / sum(filtered.values()) for weight in filtered.values())]
-    assert chances(model, batch_of([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
+    assert probabilities(model, make_batch([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
 
 
-def test_only_the_strongest_neighbours_are_within_reach(histories_of, batch_of):
-    world = histories_of({"ann": "ab", "bob": "ab", "cid": "ac", "dan": "bc", "eve": "ad"})
-    assert chances(walk_on(world, neighbours=1), batch_of([1])).tolist() == [[0, 1, 0, 0]]
+def test_only_the_strongest_neighbours_are_within_reach(make_histories, make_batch):
+    world = make_histories({"ann": "ab", "bob": "ab", "cid": "ac", "dan": "bc", "eve": "ad"})
+    assert probabilities(walk_on(world, neighbours=1), make_batch([1])).tolist() == [[0, 1, 0, 0]]
 
 
-def test_an_item_without_neighbours_leads_nowhere_and_popularity_is_left(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "ab", "bob": "c", "cid": "abc"}).up_to(np.array([2, 1, 2])))
+def test_an_item_without_neighbours_leads_nowhere_and_popularity_is_left(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "ab", "bob": "c", "cid": "abc"}).up_to(np.array([2, 1, 2])))
     with torch.no_grad():
         model.background.fill_(log(0.5))
     # of 5 events a and b are two each, c is one; and one more of each
-    assert chances(model, batch_of([3]))[0].tolist() == pytest.approx([0.5 * 3 / 8, 0.5 * 3 / 8, 0.5 * 2 / 8])
+    assert probabilities(model, make_batch([3]))[0].tolist() == pytest.approx([0.5 * 3 / 8, 0.5 * 3 / 8, 0.5 * 2 / 8])
 
 
-def test_transitions_lead_to_what_followed_and_what_came_before(histories_of):
-    model = walk_on(histories_of({"ann": "abc"}), relation="transitions")
+def test_transitions_lead_to_what_followed_and_what_came_before(make_histories):
+    model = walk_on(make_histories({"ann": "abc"}), relation="transitions")
     assert {item: set(model.neighbours[item].tolist()) - {4} for item in (1, 2, 3)} == {1: {2}, 2: {1, 3}, 3: {2}}
 
 
-def test_an_item_can_follow_itself(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "aab"}), relation="transitions")
-    assert chances(model, batch_of([1]))[0].tolist() == [0.5, 0.5]
+def test_an_item_can_follow_itself(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "aab"}), relation="transitions")
+    assert probabilities(model, make_batch([1]))[0].tolist() == [0.5, 0.5]
 
 
-def test_a_walk_may_end_where_it_starts(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "ab", "bob": "ac"}), relation="transitions")
+def test_a_walk_may_end_where_it_starts(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "ab", "bob": "ac"}), relation="transitions")
     with torch.no_grad():
         model.start.energy.bias[-1] = log(3)  # of four walks from an event three stay and one moves
-    batch = batch_of([2, 1])  # b leads to a, a to b and c
-    found = chances(model, batch)[0].tolist()
+    batch = make_batch([2, 1])  # b leads to a, a to b and c
+    found = probabilities(model, batch)[0].tolist()
     assert found == pytest.approx([3 / 8 + 1 / 8, 3 / 8 + 1 / 16, 1 / 16])
     with torch.inference_mode():
-        parts = model.read(batch).contributions(torch.tensor([[1, 2]]))[0] / model.n_items
+        parts = model.encode(batch).contributions(torch.tensor([[1, 2]]))[0] / model.n_items
     assert parts.flatten().tolist() == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 16])
-    asked = torch.stack([model.chances_at(batch, torch.tensor([1]), torch.tensor([item])) for item in (1, 3)], 1)
+    asked = torch.stack([model.probabilities_at(batch, torch.tensor([1]), torch.tensor([item])) for item in (1, 3)], 1)
     assert asked[0].tolist() == pytest.approx([1 / 2, 1 / 16])
 
 
-def test_two_hops_lead_to_neighbours_of_neighbours(histories_of, batch_of):
+def test_two_hops_lead_to_neighbours_of_neighbours(make_histories, make_batch):
     # a met b, b met c: over two edges a leads to c, and back to itself, which a set has no use for
-    world = histories_of({"ann": "ab", "bob": "bc"})
-    assert chances(walk_on(world), batch_of([1])).tolist() == [[0, 1, 0]]
-    assert chances(walk_on(world, hops=2), batch_of([1])).tolist() == [[0, 0.5, 0.5]]
+    world = make_histories({"ann": "ab", "bob": "bc"})
+    assert probabilities(walk_on(world), make_batch([1])).tolist() == [[0, 1, 0]]
+    assert probabilities(walk_on(world, hops=2), make_batch([1])).tolist() == [[0, 0.5, 0.5]]
     ordered = walk_on(world, hops=2, relation="transitions")
-    assert (chances(ordered, batch_of([1]))[0] > 0).all()
+    assert (probabilities(ordered, make_batch([1]))[0] > 0).all()
 
 
-def test_two_hops_start_as_the_filter_of_one_step_and_two(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "ab", "bob": "bc"}), even=False, hops=2)
+def test_two_hops_start_as_the_filter_of_one_step_and_two(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "ab", "bob": "bc"}), even=False, hops=2)
     with torch.no_grad():
         model.step.attention.attention.zero_()
         model.background.fill_(-torch.inf)
     model.refresh()
     # b leads to a and c alike: of walks from a 3 in 10 stop at b, 7 in 10 go on, half of them back to a
     expected = [0, 0.3 / (0.3 + 0.35), 0.35 / (0.3 + 0.35)]
-    assert chances(model, batch_of([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
+    assert probabilities(model, make_batch([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
 
 
 # --- on whose graph
 
 
-def test_users_are_asked_on_a_graph_without_them(histories_of):
-    world = histories_of({"ann": "ab", "bob": "ab", "cid": "cd", "dan": "ac"})
+def test_users_are_asked_on_a_graph_without_them(make_histories):
+    world = make_histories({"ann": "ab", "bob": "ab", "cid": "cd", "dan": "ac"})
     folds = fold_of(torch.arange(4), 2).tolist()
-    places = make_places(world, model_config("graph_walk", PLAIN))
+    places = build_neighbour_tables(world, model_config("random_walk", PLAIN))
     for fold in range(2):
         met = {(1, 2) for user in (0, 1) if folds[user] != fold} | {(3, 4) for user in (2,) if folds[user] != fold}
         met |= {(1, 3) for user in (3,) if folds[user] != fold}
@@ -156,23 +156,23 @@ def test_users_are_asked_on_a_graph_without_them(histories_of):
         assert found == met
 
 
-def test_what_a_user_alone_had_is_no_help_in_training(histories_of):
+def test_what_a_user_alone_had_is_no_help_in_training(make_histories):
     # only ann joins a and b: her own events say nothing of each other; bob and cid, in two folds, teach each other
-    world = histories_of({"ann": "ab", "bob": "cd", "cid": "cd", "dan": "cd", "eve": "cd"})
+    world = make_histories({"ann": "ab", "bob": "cd", "cid": "cd", "dan": "cd", "eve": "cd"})
     model = walk_on(world)
     with torch.no_grad():
         model.background.fill_(log(1e-6))
     batch = last_events(world, np.array([0, 1]), max_length=8)
     with_her, without = (
-        model.loss(replace(batch.rows(0, 1), users=users)).item() for users in (None, torch.tensor([0]))
+        model.loss(replace(batch.slice(0, 1), users=users)).item() for users in (None, torch.tensor([0]))
     )
     assert with_her == pytest.approx(0, abs=1e-3)
     assert without > 1
-    assert model.loss(replace(batch.rows(1, 2), users=torch.tensor([1]))).item() == pytest.approx(0, abs=1e-3)
+    assert model.loss(replace(batch.slice(1, 2), users=torch.tensor([1]))).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_windows_say_whose_they_are(histories_of):
-    world = histories_of({"ann": "abc", "bob": "d", "cid": "abcde"})
+def test_windows_say_whose_they_are(make_histories):
+    world = make_histories({"ann": "abc", "bob": "d", "cid": "abcde"})
     batches = list(Windows(world, max_length=2, batch_size=2, next_item=True).epoch(0))
     found = {
         (int(user), int(items[0])) for batch in batches for user, items in zip(batch.users, batch.items, strict=True)
@@ -193,18 +193,18 @@ def test_folds_are_even_and_the_same_in_every_run():
 # --- losses
 
 
-def test_the_loss_of_a_set_is_that_of_each_item_among_what_the_others_leave(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "ab", "bob": "bc", "cid": "cd"}))
+def test_the_loss_of_a_set_is_that_of_each_item_among_what_the_others_leave(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "ab", "bob": "bc", "cid": "cd"}))
     # {a, b}: a from b, which leads to a or c; b from a, which leads to b alone
-    assert model.loss(batch_of([1, 2])).item() == pytest.approx((log(2) + 0) / 2, abs=1e-5)
+    assert model.loss(make_batch([1, 2])).item() == pytest.approx((log(2) + 0) / 2, abs=1e-5)
     # {a, b, c}: a from b (a or c, which is there already) or c (b, there already, or d): of 1/4 + 1/4 a has a half
     # b from a (b) or c (b or d): of 1/2 + 1/2 it has 3/4; c from a (b, there already) or b (a, there, or c): all of 1/4
     expected = (log(2) + log(4 / 3) + 0) / 3
-    assert model.loss(batch_of([1, 2, 3])).item() == pytest.approx(expected, abs=1e-5)
+    assert model.loss(make_batch([1, 2, 3])).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_loss_of_a_sequence_is_that_of_each_item_from_those_before_it(histories_of):
-    world = histories_of({"ann": "abc", "bob": "ac"})
+def test_the_loss_of_a_sequence_is_that_of_each_item_from_those_before_it(make_histories):
+    world = make_histories({"ann": "abc", "bob": "ac"})
     model = walk_on(world, relation="transitions")
     (batch, *_) = Windows(world, max_length=8, batch_size=4).epoch(0)
     # a leads to b or c: b after a and c after a (bob) have 1/2; after a, b: from a to c 1/2, from b to c or a 1/2
@@ -212,10 +212,10 @@ def test_the_loss_of_a_sequence_is_that_of_each_item_from_those_before_it(histor
 
 
 @pytest.mark.parametrize("relation", ["transitions", "items"])
-def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checkerboard, with_large_weights):
-    model = build_model(model_config("graph_walk", PLAIN | {"relation": relation, "ordered": True}), 12)
-    model = with_large_weights(model, checkerboard.seen)
-    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
+def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checkerboard, with_random_weights):
+    model = build_model(model_config("random_walk", PLAIN | {"relation": relation, "ordered": True}), 12)
+    model = with_random_weights(model, checkerboard.histories)
+    (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
     for position in range(3):
         only = torch.zeros_like(batch.targets)
         only[:, position] = batch.targets[:, position]
@@ -228,10 +228,10 @@ def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checke
 
 
 @pytest.mark.parametrize("settings", [{}, {"hops": 2}, {"window": 1}, {"window": 2}], ids=str)
-def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboard, with_large_weights):
-    config = model_config("graph_walk", NEXT | {"heads": 2} | settings)
-    model = with_large_weights(build_model(config, 12), checkerboard.seen)
-    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
+def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboard, with_random_weights):
+    config = model_config("random_walk", NEXT | {"heads": 2} | settings)
+    model = with_random_weights(build_model(config, 12), checkerboard.histories)
+    (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
     only = torch.zeros_like(batch.targets)
     only[:, -1] = batch.targets[:, -1]
     scores = model.score(batch).gather(1, batch.targets[:, -1:]) / 12 / (1 + model.background.exp())
@@ -240,39 +240,39 @@ def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboar
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 50])
-def test_long_histories_are_asked_in_stretches(window, histories_of, with_large_weights):
+def test_long_histories_are_asked_in_stretches(window, make_histories, with_random_weights):
     items = "abcdefgh"
-    world = histories_of({"ann": items * 2, "bob": "hgfe", "cid": "c", "dan": items[::2] * 3})
-    model = build_model(model_config("graph_walk", NEXT | {"heads": 2, "window": window, "max_length": 16}), 8)
-    model = with_large_weights(model, world)
+    world = make_histories({"ann": items * 2, "bob": "hgfe", "cid": "c", "dan": items[::2] * 3})
+    model = build_model(model_config("random_walk", NEXT | {"heads": 2, "window": window, "max_length": 16}), 8)
+    model = with_random_weights(model, world)
     (batch,) = Windows(world, max_length=16, batch_size=8, next_item=True).epoch(0)
-    found = model.chances(batch, batch.targets)
+    found = model.probabilities(batch, batch.targets)
     for place in range(batch.items.shape[1]):
         there, at = batch.targets[:, place] > 0, torch.full_like(batch.lengths, place)
-        alone = model.chances_at(batch, at, batch.targets[:, place])
+        alone = model.probabilities_at(batch, at, batch.targets[:, place])
         torch.testing.assert_close(found[there, place], alone[there])
 
 
-def test_walks_start_within_the_window(histories_of, batch_of):
-    model = walk_on(histories_of({"ann": "ab", "bob": "cd"}), relation="transitions", window=1)
-    batch = batch_of([1, 3], [1, 3, 3])  # c leads to d, and a, which leads to b, is too long ago
-    assert chances(model, batch).tolist() == [[0, 0, 0, 1]] * 2
+def test_walks_start_within_the_window(make_histories, make_batch):
+    model = walk_on(make_histories({"ann": "ab", "bob": "cd"}), relation="transitions", window=1)
+    batch = make_batch([1, 3], [1, 3, 3])  # c leads to d, and a, which leads to b, is too long ago
+    assert probabilities(model, batch).tolist() == [[0, 0, 0, 1]] * 2
     with torch.inference_mode():
-        assert model.read(batch).contributions(torch.tensor([[2], [4]]))[:, 0].tolist() == [[0], [0]]
+        assert model.encode(batch).contributions(torch.tensor([[2], [4]]))[:, 0].tolist() == [[0], [0]]
 
 
-def test_training_finds_which_events_matter(histories_of):
+def test_training_finds_which_events_matter(make_histories):
     # what comes third is told by the first item (a -> x, b -> y, ...); c stands between, and four items follow it
     paths = ("acx", "bcy", "dcz", "ecw")
-    histories = histories_of({f"u{n:02}": paths[n % 4] for n in range(40)})
-    model = build_model(model_config("graph_walk", NEXT | {"reach": 2}), histories.n_items)
-    config = TrainConfig(epochs=30, batch_size=8, learning_rate=3e-2, warmup_steps=0, device="cpu", average=0)
+    histories = make_histories({f"u{n:02}": paths[n % 4] for n in range(40)})
+    model = build_model(model_config("random_walk", NEXT | {"reach": 2}), histories.n_items)
+    config = TrainConfig(epochs=30, batch_size=8, learning_rate=3e-2, warmup_steps=0, device="cpu", ema_decay=0)
     train(model, histories, config=config, progress_bar=False)
     ids, shown = histories.item_ids.ids.tolist(), histories.up_to(np.full(40, 2))
     with torch.inference_mode():
-        reading = model.eval().read(last_events(shown, np.arange(4), max_length=8))
-    assert (reading.weights[:, 0] > 0.5).all()
-    unseen = reading.scores().clone()
+        encoded = model.eval().encode(last_events(shown, np.arange(4), max_length=8))
+    assert (encoded.weights[:, 0] > 0.5).all()
+    unseen = encoded.scores().clone()
     unseen[:, [0, ids.index("c") + 1]] = 0
     assert [ids[int(row) - 1] for row in unseen.argmax(1)] == [path[2] for path in paths]
 
@@ -280,22 +280,22 @@ def test_training_finds_which_events_matter(histories_of):
 # --- around it
 
 
-def test_the_graph_is_told_to_the_audit(histories_of):
-    split = split_last(histories_of({"ann": "abcde", "bob": "edcba"}))
-    sets, ordered = (build_model(model_config("graph_walk", settings), 5) for settings in (PLAIN, NEXT))
+def test_the_graph_is_told_to_the_audit(make_histories):
+    split = split_last(make_histories({"ann": "abcde", "bob": "edcba"}))
+    sets, ordered = (build_model(model_config("random_walk", settings), 5) for settings in (PLAIN, NEXT))
     assert observed_graphs(sets, split.train)["edges"].items.tolist() == [1, 2, 3, 3, 4, 5]
     made = observed_graphs(ordered, split.train)["transitions"]
     assert set(zip(made.sources.tolist(), made.targets.tolist(), strict=True)) == {(1, 2), (2, 3), (5, 4), (4, 3)}
 
 
-def test_the_graph_is_made_once_for_the_same_histories(histories_of, monkeypatch):
-    world = histories_of({"ann": "abc", "bob": "ab"})
-    model = build_model(model_config("graph_walk", PLAIN), 3)
+def test_the_graph_is_made_once_for_the_same_histories(make_histories, monkeypatch):
+    world = make_histories({"ann": "abc", "bob": "ab"})
+    model = build_model(model_config("random_walk", PLAIN), 3)
     model.observe(world)
-    monkeypatch.setattr("attnrec.models.random_walk.model.make_places", None)
+    monkeypatch.setattr("attnrec.models.random_walk.model.build_neighbour_tables", None)
     model.observe(world)
     with pytest.raises(TypeError, match="not callable"):
-        model.observe(histories_of({"ann": "abc", "bob": "ac"}))
+        model.observe(make_histories({"ann": "abc", "bob": "ac"}))
 
 
 def test_recent_pairs_and_events_count_more():
@@ -308,7 +308,7 @@ def test_recent_pairs_and_events_count_more():
     ]
     world = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
     plain, recent = (
-        make_places(world, model_config("graph_walk", NEXT | settings)) for settings in ({}, {"half_life_days": 1})
+        build_neighbour_tables(world, model_config("random_walk", NEXT | settings)) for settings in ({}, {"half_life_days": 1})
     )
 
     def of_a(places):
@@ -338,4 +338,4 @@ def test_recent_pairs_and_events_count_more():
 )
 def test_settings_that_mean_nothing_are_refused(settings, said):
     with pytest.raises(SettingsError, match=said):
-        model_config("graph_walk", settings)
+        model_config("random_walk", settings)

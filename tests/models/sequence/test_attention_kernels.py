@@ -1,24 +1,24 @@
-"""The models with every core of the shelf inside: a light version of the contract in test_models."""
+"""The models with every attention kernel inside: a light version of the contract in test_models."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from attnrec.attention import CORES, Attended, Core
+from attnrec.attention import ATTENTION_KERNELS, Attended, AttentionKernel
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.models import SequenceConfig, SequenceModel, build_model
 
 N_ITEMS, LENGTH = 30, 40
 SETTINGS = {"local_global": {"window": 6, "n_global": 1}, "top_k": {"k": 3}, "adaptive_span": {"ramp": 5}}
 NEVER_CAUSAL = ["linformer"]
-FITTING = [name for name in CORES if name not in NEVER_CAUSAL]
+FITTING = [name for name in ATTENTION_KERNELS if name not in NEVER_CAUSAL]
 
 
-def config_of(core: str, readout: str = "pooling") -> SequenceConfig:
+def config_of(name: str, readout: str = "pooling") -> SequenceConfig:
     return SequenceConfig(
-        core=core,
-        core_settings=SETTINGS.get(core, {}),
+        attention=name,
+        attention_settings=SETTINGS.get(name, {}),
         readout=readout,
         dim=16,
         heads=2,
@@ -41,19 +41,19 @@ def model(request) -> SequenceModel:
 
 
 @pytest.fixture
-def batch(batch_of):
+def batch(make_batch):
     """Three histories, the longest of 39 events, with the item that followed each."""
     random = torch.Generator().manual_seed(2)
     rows = [torch.randint(1, N_ITEMS + 1, (length + 1,), generator=random).tolist() for length in (39, 17, 1)]
-    made = batch_of(*(row[:-1] for row in rows))
-    return replace(made, targets=batch_of(*(row[1:] for row in rows)).items)
+    made = make_batch(*(row[:-1] for row in rows))
+    return replace(made, targets=make_batch(*(row[1:] for row in rows)).items)
 
 
 @pytest.mark.parametrize("readout", ["pooling", "last"])
-@pytest.mark.parametrize("core", FITTING)
-def test_a_step_of_training_moves_every_weight(core, readout, batch):
+@pytest.mark.parametrize("name", FITTING)
+def test_a_step_of_training_moves_every_weight(name, readout, batch):
     torch.manual_seed(5)
-    model = build_model(config_of(core, readout), N_ITEMS).train()
+    model = build_model(config_of(name, readout), N_ITEMS).train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(2):  # what starts at zero may hide what is multiplied by it
@@ -80,11 +80,11 @@ def test_the_loss_at_a_position_does_not_depend_on_later_items(model, batch):
         assert itself_changed != pytest.approx(before, abs=1e-3)
 
 
-def test_padding_and_company_never_change_a_score(model, batch_of, batch):
+def test_padding_and_company_never_change_a_score(model, make_batch, batch):
     histories = [row[:n].tolist() for row, n in zip(batch.items, batch.lengths, strict=True)]
-    together = model.score(batch_of(*histories, []))
+    together = model.score(make_batch(*histories, []))
     for history, scores in zip([*histories, []], together, strict=True):
-        torch.testing.assert_close(model.score(batch_of(history))[0], scores, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.score(make_batch(history))[0], scores, rtol=1e-4, atol=1e-4)
 
 
 def test_contributions_and_item_bias_sum_to_the_score(model, batch):
@@ -94,54 +94,54 @@ def test_contributions_and_item_bias_sum_to_the_score(model, batch):
     torch.testing.assert_close(parts.sum(1) + model.item_bias(), scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("core", NEVER_CAUSAL)
-def test_a_core_that_cannot_be_causal_is_refused_with_the_settings(core):
+@pytest.mark.parametrize("name", NEVER_CAUSAL)
+def test_a_kernel_that_cannot_be_causal_is_refused_with_the_settings(name):
     with pytest.raises(ValueError, match="can't be causal"):
-        config_of(core)
+        config_of(name)
 
 
 def test_the_last_state_asked_alone_is_the_last_of_all_states(model, batch):
-    vectors = model.catalogue(batch.items)
+    vectors = model.item_scorer(batch.items)
     states = model.encoder(vectors, lengths=batch.lengths, times=batch.times)
     alone = model.encoder.at_end(vectors, lengths=batch.lengths, times=batch.times)
     torch.testing.assert_close(alone, states[torch.arange(len(alone)), batch.lengths - 1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_drawing_core_learns_from_what_came_of_its_draws(batch):
+def test_a_drawing_kernel_learns_from_what_came_of_its_draws(batch):
     # one layer, no gradient but REINFORCE reaches queries and keys: values alone carry the rest
     torch.manual_seed(5)
-    settings = config_of("top_k").model_dump() | {"layers": 1, "core_settings": {"k": 3, "estimator": "reinforce"}}
+    settings = config_of("top_k").model_dump() | {"layers": 1, "attention_settings": {"k": 3, "estimator": "reinforce"}}
     model = build_model(SequenceConfig(**settings), N_ITEMS).train()
-    before = model.encoder.blocks[0].attention.core.baseline.weight.item()
+    before = model.encoder.blocks[0].attention.kernel.baseline.weight.item()
     model.loss(batch).backward()
-    core = model.encoder.blocks[0].attention.core
-    assert core.draws
-    assert core.log_probability.shape == (3, 39)
-    assert before == 0 < core.baseline.weight.item()
+    kernel = model.encoder.blocks[0].attention.kernel
+    assert kernel.draws
+    assert kernel.log_probability.shape == (3, 39)
+    assert before == 0 < kernel.baseline.weight.item()
     query_and_key = model.encoder.blocks[0].attention.project_in.weight.grad[: 2 * 16]
     assert query_and_key.abs().sum() > 0
     model.eval()
     model.score(batch)
-    assert not core.draws
+    assert not kernel.draws
 
 
 def test_a_span_that_costs_gets_shorter(batch):
     spans = []
     for weight in (0.0, 100.0):
         torch.manual_seed(5)
-        settings = config_of("adaptive_span").model_dump() | {"core_settings": {"ramp": 5, "span_weight": weight}}
+        settings = config_of("adaptive_span").model_dump() | {"attention_settings": {"ramp": 5, "span_weight": weight}}
         model = build_model(SequenceConfig(**settings), N_ITEMS).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
         for _ in range(3):
             optimizer.zero_grad()
             model.loss(batch).backward()
             optimizer.step()
-        spans.append(model.encoder.blocks[0].attention.core.spans().mean().item())
+        spans.append(model.encoder.blocks[0].attention.kernel.spans().mean().item())
     assert spans[1] < spans[0] - 1
 
 
-class Newest(Core):
-    """All attention to the newest event that a query may see: somebody's own core, in a notebook."""
+class Newest(AttentionKernel):
+    """All attention to the newest event that a query may see: a user-defined kernel, as in a notebook."""
 
     paper = "nobody"
     weights_are = "shares"
@@ -153,12 +153,12 @@ class Newest(Core):
         return Attended(weights.to(v.dtype) @ v, weights.to(v.dtype) if need_weights else None)
 
 
-def test_a_core_of_ones_own_is_a_class_and_a_name(monkeypatch, batch):
-    monkeypatch.setitem(CORES, "mine", Newest)
-    settings = config_of("scaled_dot").model_dump() | {"core": "mine", "layers": 1}
+def test_a_user_defined_kernel_is_a_class_and_a_registry_entry(monkeypatch, batch):
+    monkeypatch.setitem(ATTENTION_KERNELS, "mine", Newest)
+    settings = config_of("scaled_dot").model_dump() | {"attention": "mine", "layers": 1}
     model = build_model(SequenceConfig(**settings), N_ITEMS).eval()
     assert model.description.startswith("attnrec-mine-")
     (shares,) = model.shares(batch)
     assert (shares.argmax(-1) == (batch.lengths - 1)[:, None]).all()
     model.train().loss(batch).backward()
-    assert model.catalogue.embedding.weight.grad.any()
+    assert model.item_scorer.embedding.weight.grad.any()

@@ -12,19 +12,19 @@ from attnrec.models.saved_model import WEIGHTS, SavedModel, load_model, save_mod
 from attnrec.models.sequence import walk_product as mixing
 from attnrec.storage import save_tensors
 
-WALK = {"walk": "transitions", "walk_settings": {"neighbours": 6, "dim": 4, "dropout": 0.0}}
+WALK = {"random_walk": "transitions", "random_walk_settings": {"neighbours": 6, "dim": 4, "dropout": 0.0}}
 NEXT = {"relation": "transitions", "neighbours": 6, "dim": 4, "dropout": 0.0, "max_length": 8}
 SMALL = {"dim": 16, "max_length": 8, "dropout": 0.0}
 KINDS = ["sasrec", "attnrec", "gru4rec", "narm", "core", "gce_gnn"]
 
 
 @pytest.fixture
-def mixed(checkerboard, with_large_weights):
+def mixed(checkerboard, with_random_weights):
     """A kind of sequence model on the checkerboard, mixed with a walk."""
 
     def build(kind="sasrec"):
-        model = build_model(model_config(kind, SMALL | WALK), checkerboard.seen.n_items)
-        return with_large_weights(model, checkerboard.seen)
+        model = build_model(model_config(kind, SMALL | WALK), checkerboard.histories.n_items)
+        return with_random_weights(model, checkerboard.histories)
 
     return build
 
@@ -32,21 +32,21 @@ def mixed(checkerboard, with_large_weights):
 def batch_on(histories, model, n=4):
     (batch, *_) = Windows(histories, max_length=8, batch_size=n).epoch(0)
     torch.manual_seed(1)
-    return model.questions(batch)
+    return model.make_targets(batch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_score_is_the_encoders_and_the_walks_chance_each_to_its_power(kind, checkerboard, mixed):
     model = mixed(kind)
     alone = build_model(model_config(kind, SMALL), 12)
-    alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("mixing")})
+    alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("walk_product")})
     alone.refresh()
-    batch = batch_on(checkerboard.seen, model)
+    batch = batch_on(checkerboard.histories, model)
     with torch.inference_mode():
-        reading = alone.eval().read(batch)
-        encoder, walk = model.mixing.log_powers.exp()
-        softmax = reading.scores()[:, 1:].softmax(1) ** encoder
-        walked = model.mixing.walk.score(batch)[:, 1:] ** walk
+        encoded = alone.eval().encode(batch)
+        encoder, walk = model.walk_product.log_powers.exp()
+        softmax = encoded.scores()[:, 1:].softmax(1) ** encoder
+        walked = model.walk_product.random_walk.score(batch)[:, 1:] ** walk
         product = softmax * walked
         found = model.score(batch)[:, 1:].softmax(1)
     torch.testing.assert_close(found, product / product.sum(1, keepdim=True))
@@ -56,7 +56,7 @@ def test_a_score_is_the_encoders_and_the_walks_chance_each_to_its_power(kind, ch
 
 def test_a_user_without_history_has_the_bias_of_both(checkerboard, mixed):
     model = mixed()
-    nobody = replace(batch_on(checkerboard.seen, model).rows(0, 1), lengths=torch.tensor([0]))
+    nobody = replace(batch_on(checkerboard.histories, model).slice(0, 1), lengths=torch.tensor([0]))
     nobody = replace(nobody, items=nobody.items * 0)
     torch.testing.assert_close(model.score(nobody)[0, 1:], model.item_bias()[1:])
 
@@ -64,10 +64,10 @@ def test_a_user_without_history_has_the_bias_of_both(checkerboard, mixed):
 def powers_loss(model, batch, monkeypatch):
     """Of the powers alone, all users asked."""
     monkeypatch.setattr(mixing, "WALKING", 1.0)
-    monkeypatch.setattr(mixing.Mixing, "_walk_loss", lambda *asked: torch.zeros(()))
+    monkeypatch.setattr(mixing.WalkProduct, "_walk_loss", lambda *asked: torch.zeros(()))
     with torch.no_grad():
         both = model.loss(batch)
-        monkeypatch.setattr(model, "mixing", None)
+        monkeypatch.setattr(model, "walk_product", None)
         return both - model.loss(batch)
 
 
@@ -75,7 +75,7 @@ def powers_loss(model, batch, monkeypatch):
 def test_powers_learn_from_the_chances_that_are_scored(kind, checkerboard, mixed, monkeypatch):
     # at the last position, on the graph of all users, as scoring reads it
     model = mixed(kind)
-    batch = replace(batch_on(checkerboard.seen, model), users=None)
+    batch = replace(batch_on(checkerboard.histories, model), users=None)
     last = torch.zeros_like(batch.targets)
     ends = (torch.arange(len(last)), batch.lengths - 1)
     last[ends] = batch.targets[ends]
@@ -89,26 +89,26 @@ def test_each_part_learns_as_if_it_were_alone(kind, checkerboard, mixed, monkeyp
     monkeypatch.setattr(mixing, "WALKING", 1.0)
     model = mixed(kind)
     alone = build_model(model_config(kind, SMALL), 12)
-    alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("mixing")})
-    walk = build_model(model.mixing.walk.config, 12)
-    walk.load_state_dict(model.mixing.walk.state_dict())
-    walk.observe(checkerboard.seen)
-    batch = replace(batch_on(checkerboard.seen, model), users=None)
+    alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("walk_product")})
+    walk = build_model(model.walk_product.random_walk.config, 12)
+    walk.load_state_dict(model.walk_product.random_walk.state_dict())
+    walk.observe(checkerboard.histories)
+    batch = replace(batch_on(checkerboard.histories, model), users=None)
     for each in (model, alone, walk):
         each.eval().loss(batch).backward()
     found = dict(model.named_parameters())
     for name, parameter in alone.named_parameters():
         torch.testing.assert_close(found[name].grad, parameter.grad)
     for name, parameter in walk.named_parameters():
-        torch.testing.assert_close(found[f"mixing.walk.{name}"].grad, parameter.grad, rtol=1e-4, atol=1e-7)
-    assert (found["mixing.log_powers"].grad != 0).all()
+        torch.testing.assert_close(found[f"walk_product.random_walk.{name}"].grad, parameter.grad, rtol=1e-4, atol=1e-7)
+    assert (found["walk_product.log_powers"].grad != 0).all()
 
 
 def test_users_who_teach_the_powers_teach_nothing_else(checkerboard, mixed):
     model = mixed()
-    batch = batch_on(checkerboard.seen, model, n=30)
+    batch = batch_on(checkerboard.histories, model, n=30)
     everyone = torch.arange(10_000)
-    held = everyone[model.mixing.held(replace(batch, lengths=everyone, users=everyone))]
+    held = everyone[model.walk_product.held(replace(batch, lengths=everyone, users=everyone))]
     assert len(held) == pytest.approx(500, rel=0.2)
 
     def gradients(users):
@@ -116,17 +116,17 @@ def test_users_who_teach_the_powers_teach_nothing_else(checkerboard, mixed):
         model.loss(replace(batch, users=users[: len(batch.lengths)])).backward()
         return {name: x.grad for name, x in model.named_parameters() if x.grad is not None and (x.grad != 0).any()}
 
-    assert set(gradients(held)) == {"mixing.log_powers"}
+    assert set(gradients(held)) == {"walk_product.log_powers"}
     others = torch.tensor([user for user in range(100) if user not in held])
     taught = gradients(others)
-    assert not any(name.startswith("mixing.log_powers") for name in taught)
-    assert any(name.startswith("mixing.walk") for name in taught)
+    assert not any(name.startswith("walk_product.log_powers") for name in taught)
+    assert any(name.startswith("walk_product.random_walk") for name in taught)
     assert any(name.startswith("encoder") for name in taught)
 
 
 def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, mixed):
     model = mixed()
-    batch = batch_on(checkerboard.seen, model)
+    batch = batch_on(checkerboard.histories, model)
 
     def loss(items):
         torch.manual_seed(4)  # which users the walk is asked of
@@ -142,7 +142,7 @@ def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, mix
 
 def test_a_batch_that_asks_nothing_is_no_error(checkerboard, mixed):
     model = mixed()
-    batch = batch_on(checkerboard.seen, model)
+    batch = batch_on(checkerboard.histories, model)
     loss = model.loss(replace(batch, targets=batch.targets * 0))
     loss.backward()
     assert loss == 0
@@ -151,7 +151,7 @@ def test_a_batch_that_asks_nothing_is_no_error(checkerboard, mixed):
 @pytest.mark.parametrize("right", ["encoder", "walk"])
 def test_the_power_of_who_is_right_grows(right, checkerboard, mixed, monkeypatch):
     model = mixed()
-    batch = replace(batch_on(checkerboard.seen, model), users=None)
+    batch = replace(batch_on(checkerboard.histories, model), users=None)
     sure = torch.nn.functional.one_hot(batch.targets[batch.targets > 0], 13) * 3.0
 
     def said(part):
@@ -159,34 +159,34 @@ def test_the_power_of_who_is_right_grows(right, checkerboard, mixed, monkeypatch
 
     monkeypatch.setattr(mixing, "DRAWN", len(sure))
     monkeypatch.setattr(mixing, "_some", lambda of, n: of)
-    monkeypatch.setattr(mixing.VectorReading, "scores", lambda self: said("encoder"))
-    monkeypatch.setattr(type(model.mixing.walk), "all_chances", lambda *_: said("walk").exp())
+    monkeypatch.setattr(mixing.VectorEncoding, "scores", lambda self: said("encoder"))
+    monkeypatch.setattr(type(model.walk_product.random_walk), "all_probabilities", lambda *_: said("walk").exp())
     asked = batch.targets > 0
-    reading = replace(model.read(batch).sequence, users=torch.zeros(len(sure), 16))
-    model.mixing._powers_loss(reading, batch, asked, asked).backward()
-    encoder, walk = -model.mixing.log_powers.grad
+    encoded = replace(model.encode(batch).sequence, users=torch.zeros(len(sure), 16))
+    model.walk_product._powers_loss(encoded, batch, asked, asked).backward()
+    encoder, walk = -model.walk_product.log_powers.grad
     assert (encoder > 0 > walk) if right == "encoder" else (walk > 0 > encoder)
 
 
-def test_few_users_are_all_learned_from(histories_of):
-    few = histories_of({"ann": "abcdabcd"})
+def test_few_users_are_all_learned_from(make_histories):
+    few = make_histories({"ann": "abcdabcd"})
     model = build_model(model_config("sasrec", SMALL | WALK), few.n_items)
     model.observe(few)
     (batch,) = Windows(few, max_length=8, batch_size=4).epoch(0)
     model.loss(batch).backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert (found["catalogue.embedding.weight"] != 0).any()
-    assert (found["mixing.log_powers"] == 0).all()
+    assert (found["item_scorer.embedding.weight"] != 0).any()
+    assert (found["walk_product.log_powers"] == 0).all()
 
 
-def test_chances_of_all_items_are_those_of_each(checkerboard, with_large_weights):
+def test_chances_of_all_items_are_those_of_each(checkerboard, with_random_weights):
     settings = {"relation": "transitions", "window": 2, "heads": 3, "max_length": 8, "neighbours": 6, "folds": 2}
-    walk = with_large_weights(build_model(model_config("graph_walk", settings), 12), checkerboard.seen)
-    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=8, next_item=True).epoch(0)
+    walk = with_random_weights(build_model(model_config("random_walk", settings), 12), checkerboard.histories)
+    (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=8, next_item=True).epoch(0)
     places = torch.arange(len(batch.lengths)) % batch.lengths
-    whole = walk.train().all_chances(batch, places)
+    whole = walk.train().all_probabilities(batch, places)
     assert walk.training
-    each = [walk.eval().chances_at(batch, places, torch.full_like(places, item)) for item in range(1, 13)]
+    each = [walk.eval().probabilities_at(batch, places, torch.full_like(places, item)) for item in range(1, 13)]
     torch.testing.assert_close(whole[:, 1:], torch.stack(each, 1))
 
 
@@ -194,8 +194,8 @@ def test_slices_add_up(checkerboard, mixed, monkeypatch):
     model = mixed()
     monkeypatch.setattr(mixing, "WALKING", 1.0)
     monkeypatch.setattr(mixing, "DRAWN", 10_000)
-    (batch,) = Windows(checkerboard.seen, max_length=8, batch_size=200, next_item=True).epoch(0)
-    assert 0 < int(model.mixing.held(batch).sum()) < len(batch.lengths)
+    (batch,) = Windows(checkerboard.histories, max_length=8, batch_size=200, next_item=True).epoch(0)
+    assert 0 < int(model.walk_product.held(batch).sum()) < len(batch.lengths)
 
     def gradients(*parts):
         model.zero_grad()
@@ -203,45 +203,45 @@ def test_slices_add_up(checkerboard, mixed, monkeypatch):
             (model.loss(part) * part.n_targets / batch.n_targets).backward()
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
-    whole, sliced = gradients(batch), gradients(*(batch.rows(start, start + 5) for start in range(0, 200, 5)))
+    whole, sliced = gradients(batch), gradients(*(batch.slice(start, start + 5) for start in range(0, 200, 5)))
     for name, gradient in whole.items():
         torch.testing.assert_close(sliced[name], gradient, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "graph_walk"])
-def test_chances_are_float32_under_autocast(kind, checkerboard, with_large_weights):
-    settings = NEXT if kind == "graph_walk" else SMALL | WALK
-    model = with_large_weights(build_model(model_config(kind, settings), 12), checkerboard.seen)
-    batch = replace(batch_on(checkerboard.seen, model), users=None)
+@pytest.mark.parametrize("kind", ["sasrec", "random_walk"])
+def test_chances_are_float32_under_autocast(kind, checkerboard, with_random_weights):
+    settings = NEXT if kind == "random_walk" else SMALL | WALK
+    model = with_random_weights(build_model(model_config(kind, settings), 12), checkerboard.histories)
+    batch = replace(batch_on(checkerboard.histories, model), users=None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.manual_seed(0)
         rounded = model.loss(batch)
     torch.manual_seed(0)
     plain = model.loss(batch)
     rounded.backward()
-    torch.testing.assert_close(rounded.float(), plain, rtol=0 if kind == "graph_walk" else 0.02, atol=1e-6)
+    torch.testing.assert_close(rounded.float(), plain, rtol=0 if kind == "random_walk" else 0.02, atol=1e-6)
 
 
 def test_every_part_with_a_pace_is_there(mixed):
     model = mixed()
     names = [name for name, _ in model.named_parameters()]
-    assert model.paces
-    assert all(any(f"{name}.".startswith(f"{part}.") for name in names) for part in model.paces)
+    assert model.lr_multipliers
+    assert all(any(f"{name}.".startswith(f"{part}.") for name in names) for part in model.lr_multipliers)
 
 
 def test_a_model_saved_by_an_older_version_is_said_to_be_one(mixed, tmp_path):
     model = mixed()
     state = model.state_dict()
     save_model(SavedModel(model, Vocabulary(list("abcdefghijkl"), first=1), {}), tmp_path)
-    save_tensors({name: x for name, x in state.items() if name != "mixing.log_powers"}, tmp_path / WEIGHTS)
+    save_tensors({name: x for name, x in state.items() if name != "walk_product.log_powers"}, tmp_path / WEIGHTS)
     with pytest.raises(ValueError, match=r"saved without mixing\.log_powers, by an older attnrec; train it again"):
         load_model(tmp_path)
 
 
 def test_prefixes_keep_whose_they_are(checkerboard, mixed):
     model = mixed("narm")
-    (batch, *_) = Windows(checkerboard.seen, max_length=8, batch_size=4).epoch(0)
-    asked = model.questions(batch)
+    (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
+    asked = model.make_targets(batch)
     first = {int(user): int(items[0]) for user, items in zip(batch.users, batch.items, strict=True)}
     assert len(asked.users) > len(batch.users)
     assert all(first[int(user)] == int(items[0]) for user, items in zip(asked.users, asked.items, strict=True))
@@ -250,16 +250,16 @@ def test_prefixes_keep_whose_they_are(checkerboard, mixed):
 def test_a_product_has_no_exact_reasons_and_says_why(checkerboard, mixed):
     model = mixed("attnrec")
     assert not model.exact_reasons
-    with pytest.raises(ReasonsError, match=r"got a product with a walk.*take kind = 'graph_walk'"):
-        model.contributions(batch_on(checkerboard.seen, model), torch.tensor([[3]]))
+    with pytest.raises(ReasonsError, match=r"got a product with a walk.*take kind = 'random_walk'"):
+        model.contributions(batch_on(checkerboard.histories, model), torch.tensor([[3]]))
 
 
 def test_the_graphs_of_walk_and_encoder_are_both_told_to_the_audit(checkerboard):
     walk, both = (
         build_model(model_config("sasrec", SMALL | WALK | more), 12) for more in ({}, {"graph": "items", "dim": 16})
     )
-    assert observed_graphs(walk, checkerboard.seen)["edges"] is None
-    found = observed_graphs(both, checkerboard.seen)
+    assert observed_graphs(walk, checkerboard.histories)["edges"] is None
+    found = observed_graphs(both, checkerboard.histories)
     assert found["edges"] is not None
     assert found["transitions"] is not None
 
@@ -267,17 +267,17 @@ def test_the_graphs_of_walk_and_encoder_are_both_told_to_the_audit(checkerboard)
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"walk": "friends"}, "walk: Input should be 'none', 'transitions' or 'items'"),
-        ({"walk_settings": {"reach": 2}}, "walk_settings need a walk, got .* set walk = 'transitions'"),
-        ({"walk": "items", "objective": "masked_items", "core": "scaled_dot"}, "a walk says what comes next, got"),
-        ({"walk": "items", "walk_settings": {"raech": 2}}, r"raech: unknown key; did you mean reach\?"),
-        ({"walk": "items", "walk_settings": {"ordered": False}}, "walk_settings must leave ordered to the model"),
-        ({"walk": "items", "walk_settings": {"max_length": 3}}, "walk_settings must leave max_length to the model"),
+        ({"random_walk": "friends"}, "walk: Input should be 'none', 'transitions' or 'items'"),
+        ({"random_walk_settings": {"reach": 2}}, "random_walk_settings need a walk, got .* set random_walk = 'transitions'"),
+        ({"random_walk": "items", "objective": "masked_items", "attention": "scaled_dot"}, "a walk says what comes next, got"),
+        ({"random_walk": "items", "random_walk_settings": {"raech": 2}}, r"raech: unknown key; did you mean reach\?"),
+        ({"random_walk": "items", "random_walk_settings": {"ordered": False}}, "random_walk_settings must leave ordered to the model"),
+        ({"random_walk": "items", "random_walk_settings": {"max_length": 3}}, "random_walk_settings must leave max_length to the model"),
         (
-            {"walk": "items", "core": "top_k", "core_settings": {"k": 2, "estimator": "reinforce"}},
+            {"random_walk": "items", "attention": "top_k", "attention_settings": {"k": 2, "estimator": "reinforce"}},
             "estimator = 'reinforce' and a walk cannot be had together",
         ),
-        ({"walk": "items", "walk_settings": {"reach": 2}}, "reach is a setting of transitions"),
+        ({"random_walk": "items", "random_walk_settings": {"reach": 2}}, "reach is a setting of transitions"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, said):

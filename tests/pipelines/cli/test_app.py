@@ -113,7 +113,7 @@ def test_recommend_and_explain_tell_the_same_score(first_day, tmp_path):
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "user-0003" in line)
     _, _, _, item, score, because, _ = (cell.strip() for cell in row.split("│"))
-    assert "everyone likes it" in because
+    assert "popularity" in because
     picture = tmp_path / "why.png"
     told = attnrec("explain", "--user", "user-0003", "--item", item, "--home", home, "--plot", picture)
     assert told.returncode == 0, told.stderr

@@ -38,10 +38,10 @@ def test_contributions_are_a_column_that_adds_up():
         ["item 2", "2026-01-31 10:00", "+2.000", "0.500"],
         ["Tea", "2026-01-31 10:00", "+0.500", "0.500"],
         ["item 1", "2026-01-31 10:00", "-1.000", "0.500"],
-        ["everyone (item bias)", "", "+0.250", ""],
+        ["popularity (item bias)", "", "+0.250", ""],
         [
-            "hat: score 1.750 = the sum of this column; because of: item 2 +2.00, Tea +0.50, the rest -1.00, "
-            "everyone likes it +0.25"
+            "hat: score 1.750 = the sum of this column; because: item 2 +2.00, Tea +0.50, other events -1.00, "
+            "popularity +0.25"
         ],
     ]
 

@@ -116,16 +116,16 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
     assert (models["sasrec"].dim, models["sasrec"].max_length, models["sasrec"].dropout) == (16, 30, 0.1)
     assert models["sasrec"].layers == 2
     assert models["ease"] == model_config("ease", {})
-    more = variants(str(toml), "model=attnrec core=cosine,sasrec loss=bpr dim=8,ease max_length=5", (), str(tmp_path))
+    more = variants(str(toml), "model=attnrec attention=cosine,sasrec loss=bpr dim=8,ease max_length=5", (), str(tmp_path))
     models = {name: job.experiment.model for name, job in more.items()}
-    assert (models["attnrec core=cosine"].core, models["attnrec core=cosine"].layers) == ("cosine", 1)
+    assert (models["attnrec attention=cosine"].attention, models["attnrec attention=cosine"].layers) == ("cosine", 1)
     assert (models["sasrec loss=bpr dim=8"].loss, models["sasrec loss=bpr dim=8"].dim) == ("bpr", 8)
     assert models["ease max_length=5"].max_length == 5
-    walking = "sasrec walk=items walk_settings={neighbours=5,heads=2}"
+    walking = "sasrec random_walk=items random_walk_settings={neighbours=5,heads=2}"
     others = ["gat relations=['bipartite','transitions']", "nextitnet encoder_settings={kernel_size=3,dilations=[1,2]}"]
     walks = variants(str(toml), f"model={walking},{','.join(others)}", (), str(tmp_path))
     assert list(walks) == [walking, *others]
-    assert walks[walking].experiment.model.walk_settings == {"neighbours": 5, "heads": 2}
+    assert walks[walking].experiment.model.random_walk_settings == {"neighbours": 5, "heads": 2}
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
         ("split.kind=last,time", "needs a setting of model or train and different values"),
         ("model=sasrec,lstm", r"--over model=lstm: model must be one of \['attnrec', .*got 'lstm'"),
         ("model=sasrec core", "--over model=sasrec core: settings of a model are NAME=VALUE, got 'core'"),
-        ("model=sasrec cre=cosine", "--over model=sasrec cre=cosine: cre: unknown key; did you mean core"),
-        ("model.core=cosine,psychic", "core must be one of .*, got 'psychic'"),
-        ("model.core=linformer", "can't be causal"),
+        ("model=sasrec atention=cosine", "--over model=sasrec atention=cosine: atention: unknown key; did you mean attention"),
+        ("model.attention=cosine,psychic", "attention must be one of .*, got 'psychic'"),
+        ("model.attention=linformer", "can't be causal"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_starts(over, said, tiny_experiment, tmp_path):

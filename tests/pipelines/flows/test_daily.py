@@ -42,7 +42,7 @@ def test_a_log_becomes_recommendations_with_reasons(first_day):
     assert sorted(folder.name.rsplit("-", 1)[0] for folder in (home / "stages").iterdir()) == STAGES
     found = published(home)
     assert list(found.columns) == [
-        "user_id", "rank", "item_id", "score", "source", "reasons", "covered", "rest", "item_bias", "model_version",
+        "user_id", "rank", "item_id", "score", "source", "reasons", "explained_share", "other_events", "item_bias", "model_version",
         "scored_at",
     ]  # fmt: skip
     assert found["user_id"].nunique() == 150
@@ -55,7 +55,7 @@ def test_published_scores_are_the_sum_of_what_is_written_beside_them(first_day):
     _, home, _ = first_day
     found = published(home)
     told = found["reasons"].map(lambda reasons: sum(reason["contribution"] for reason in reasons))
-    np.testing.assert_allclose(found["score"], found["item_bias"] + told + found["rest"], atol=1e-4)
+    np.testing.assert_allclose(found["score"], found["item_bias"] + told + found["other_events"], atol=1e-4)
 
 
 def test_no_recommended_item_was_seen_before(first_day):
@@ -123,7 +123,7 @@ def test_mlflow_has_the_run_as_people_compare_it(first_day):
     )
     assert examples["columns"] == ["user_id", "history", "top", "because"]
     assert len(examples["data"]) == 5
-    assert all("because of: " in row[3] for row in examples["data"])
+    assert all("because: " in row[3] for row in examples["data"])
 
 
 def test_the_registry_serves_the_refitted_model(first_day):

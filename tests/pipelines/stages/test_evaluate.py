@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from attnrec.evaluation.list_quality import beyond
+from attnrec.evaluation.list_quality import measure_beyond_accuracy
 from attnrec.models import PopularityConfig, build_model
 from attnrec.models.saved_model import SavedModel, save_model
 from attnrec.storage import read_json, write_json
@@ -21,7 +21,7 @@ from attnrec_pipelines.stage_cache import build
 from attnrec_pipelines.stages.evaluate import evaluate_model, evaluate_task, judge_champion
 from attnrec_pipelines.stages.ingest import gather_histories, ingest_log, load_split
 from attnrec_pipelines.stages.register import record_run
-from attnrec_pipelines.stages.segments import lagging_of, segments_table, shortened, tables_of
+from attnrec_pipelines.stages.segments import segments_table, shortened, tables_of, underperforming_segments
 from attnrec_pipelines.stages.train import train_flow
 from attnrec_pipelines.tracked_runs import tracker_of
 
@@ -117,14 +117,14 @@ def test_columns_of_users_are_segments_and_who_is_behind_is_said(world):
     _, evaluated = world
     table = segments_table(evaluated, NDCG)
     assert list(dict.fromkeys(table["segment"])) == [
-        "everyone", "history_length", "activity", "popularity_group", "side",
+        "all users", "history_length", "activity", "popularity_group", "side",
     ]  # fmt: skip
     sides = table[table["segment"] == "side"].set_index("group")
     assert sides["n_users"].to_dict() == {"east": N_EACH, "west": N_EACH}
     assert sides["mean"]["west"] == 0
     assert sides["mean"]["east"] == pytest.approx(2 * table["mean"][0])
-    assert sides["lagging"].to_dict() == {"east": False, "west": True}
-    (sentence,) = lagging_of(evaluated)
+    assert sides["underperforming"].to_dict() == {"east": False, "west": True}
+    (sentence,) = underperforming_segments(evaluated)
     assert sentence.startswith(f"{NDCG} of side west is 0.0000, 100% behind the {table['mean'][0]:.4f} of everyone")
 
 
@@ -199,7 +199,7 @@ def test_a_later_evaluation_of_the_same_run_replaces_its_tables(tmp_path):
     assert written["columns"] == list(table)
     assert len(written["data"]) == len(table)
     assert "side" not in {row[2] for row in written["data"]}
-    assert client.get_run(run_id).data.tags["attnrec.lagging"] == str(len(lagging_of(evaluated)))
+    assert client.get_run(run_id).data.tags["attnrec.underperforming"] == str(len(underperforming_segments(evaluated)))
 
 
 # --- logs that know less --------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_without_tables_of_items_and_users_there_is_less_to_say(world):
     (job, histories, trained, _), _ = world
     evaluated = evaluate_model(job, histories, trained)
     assert list(dict.fromkeys(segments_table(evaluated, NDCG)["segment"])) == [
-        "everyone", "history_length", "activity", "popularity_group",
+        "all users", "history_length", "activity", "popularity_group",
     ]  # fmt: skip
     columns = set(pd.read_parquet(evaluated / "challenger.parquet"))
     assert {"novelty_at_10", "popularity_lift_at_10"} <= columns
@@ -220,7 +220,7 @@ def test_without_tables_of_items_and_users_there_is_less_to_say(world):
 def test_without_times_nobody_is_active(tmp_path):
     evaluated = evaluate_model(*made(write_world(tmp_path), tmp_path / "home", "interactions.datetime=order"))
     assert list(dict.fromkeys(segments_table(evaluated, NDCG)["segment"])) == [
-        "everyone", "history_length", "popularity_group", "side",
+        "all users", "history_length", "popularity_group", "side",
     ]  # fmt: skip
 
 
@@ -238,9 +238,9 @@ def test_the_champion_is_judged_by_segments_of_the_log(world):
 def test_a_model_that_recommends_nothing_is_evaluated_and_recorded(tmp_path, monkeypatch):
     def without_lists(evaluation, *rest, **settings):
         evaluation.lists[:] = 0
-        return beyond(evaluation, *rest, **settings)
+        return measure_beyond_accuracy(evaluation, *rest, **settings)
 
-    monkeypatch.setattr("attnrec_pipelines.stages.evaluate.beyond", without_lists)
+    monkeypatch.setattr("attnrec_pipelines.stages.evaluate.measure_beyond_accuracy", without_lists)
     job, histories, trained, log = made(write_world(tmp_path), tmp_path / "home")
     evaluated = evaluate_model(job, histories, trained, log)
     assert [len(table) for table in tables_of(evaluated).values()][1:] == [0, 0]
@@ -256,9 +256,9 @@ def test_a_model_that_recommends_nothing_is_evaluated_and_recorded(tmp_path, mon
 def test_the_run_says_who_is_behind(recorded, world, tmp_path):
     client, run_id = recorded
     run = client.get_run(run_id)
-    assert run.data.tags["attnrec.lagging"] == "1"
+    assert run.data.tags["attnrec.underperforming"] == "1"
     note = run.data.tags["mlflow.note.content"]
-    (sentence,) = lagging_of(world[1])
+    (sentence,) = underperforming_segments(world[1])
     assert "**Users who are more than 20 % behind:**" in note
     assert f"- {sentence}" in note.splitlines()
     assert note.splitlines()[-1].startswith("best epoch")
@@ -298,15 +298,15 @@ def test_a_flow_warns_once_of_each_group(world, monkeypatch):
         evaluate_task.fn(*arguments)
     finally:
         logger.removeHandler(handler)
-    assert said == [f"popularity: {sentence}" for sentence in lagging_of(evaluated)]
-    assert [row["group"] for row in shown["sides-segments"] if row["lagging"] == "True"] == ["west"]
+    assert said == [f"popularity: {sentence}" for sentence in underperforming_segments(evaluated)]
+    assert [row["group"] for row in shown["sides-segments"] if row["underperforming"] == "True"] == ["west"]
 
 
 def test_the_terminal_has_a_yellow_line_for_each_group_behind(world):
     (_, _, trained, _), evaluated = world
     written = StringIO()
     print_metrics(Console(file=written, force_terminal=True, color_system="standard", width=80), trained, evaluated)
-    (sentence,) = lagging_of(evaluated)
+    (sentence,) = underperforming_segments(evaluated)
     yellow = [line for line in written.getvalue().splitlines() if line.startswith("\x1b[33m")]
     assert len(yellow) == 1
     assert sentence in yellow[0]

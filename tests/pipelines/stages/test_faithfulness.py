@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from attnrec.faithfulness import DEFAULT_METHODS, Faithfulness, faithful
+from attnrec.faithfulness import DEFAULT_METHODS, Faithfulness, faithfulness_verdict
 from attnrec.faithfulness.files import load_faithfulness, save_faithfulness
 from attnrec.models import build_model, model_config
 from attnrec.models.saved_model import SavedModel, save_model
 from attnrec.storage import read_json, write_json
-from attnrec.tracking.figures.run import fixed_users
+from attnrec.tracking.examples import fixed_users
 from attnrec_pipelines.cli.printing import METRICS
 from attnrec_pipelines.flows.daily import DailyResult, daily_flow
 from attnrec_pipelines.job import Job, make_job
@@ -63,7 +63,7 @@ def stage_with(measured: Faithfulness, folder: Path) -> Path:
     """The folder of a faithfulness stage that found this."""
     folder.mkdir(parents=True)
     save_faithfulness(measured, folder)
-    write_json(folder / "manifest.json", {"verdict": faithful(measured).to_json()})
+    write_json(folder / "manifest.json", {"verdict": faithfulness_verdict(measured).to_json()})
     return folder
 
 
@@ -147,7 +147,7 @@ def test_the_stage_has_every_method_of_the_same_hundred_users_and_a_verdict(firs
     assert len(expected) == 100
     for method, rows in found.per_user.groupby("method"):
         assert set(rows["user_id"]) == expected, method
-    assert read_json(folder / "manifest.json")["verdict"] == faithful(found).to_json()
+    assert read_json(folder / "manifest.json")["verdict"] == faithfulness_verdict(found).to_json()
 
 
 def test_what_is_explained_is_what_the_judged_model_would_recommend_next(first_day):
@@ -171,8 +171,8 @@ def test_the_run_has_metrics_by_method_the_verdict_and_its_sentence(first_day):
         for name in (METRICS if method == "contribution" else ["pos_at_5"])
         if np.isfinite(summary[name][method])
     }
-    share = load_faithfulness(folder).indifferent_share
-    assert told == pytest.approx(known | {"faithfulness/indifferent_share": share})
+    share = load_faithfulness(folder).interchangeable_share
+    assert told == pytest.approx(known | {"faithfulness/interchangeable_share": share})
     assert {"faithfulness/contribution_comprehensiveness", "faithfulness/random_pos_at_5"} <= set(told)
     verdict = read_json(folder / "manifest.json")["verdict"]
     assert run.data.tags["attnrec.faithful"] == {True: "true", False: "false"}[verdict["faithful"]]

@@ -12,7 +12,7 @@ from attnrec.faithfulness.files import load_faithfulness
 from attnrec.models import build_model, model_config
 from attnrec.models.saved_model import SavedModel, load_model, save_model
 from attnrec.storage import read_json, write_json
-from attnrec.tracking.figures.run import fixed_users
+from attnrec.tracking.examples import fixed_users
 from attnrec_pipelines.job import make_job
 from attnrec_pipelines.stages.register import Served
 from attnrec_pipelines.stages.report import About, report_task, write_page

@@ -59,7 +59,7 @@ def check(rows: list[dict]) -> None:
     ]
     for row in rows:
         told = sum(reason["contribution"] for reason in row["reasons"])
-        assert row["score"] == pytest.approx(told + row["rest"] + row["item_bias"], abs=1e-4)
+        assert row["score"] == pytest.approx(told + row["other_events"] + row["item_bias"], abs=1e-4)
     assert {reason["item_id"] for row in rows for reason in row["reasons"]} <= {"tea-010", "lamp-025"}
     assert all(row["reasons"] == [] for row in rows if row["user_id"] == "stranger")
 

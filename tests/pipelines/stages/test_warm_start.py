@@ -40,12 +40,12 @@ def test_the_next_day_starts_from_the_champion_as_it_was_judged(second_day):
     (_, _, home), first, second = second_day
     assert read_json(second.trained / "manifest.json")["start"] == read_json(first.trained / "manifest.json")["key"]
     before, after = load_whole(first.trained / "model"), load_whole(second.trained / "model")
-    steps = [saved.moments["catalogue.embedding.weight/step"] for saved in (before, after)]
+    steps = [saved.moments["item_scorer.embedding.weight/step"] for saved in (before, after)]
     assert steps[1] > steps[0] > 0
     assert second.model_version == "tiny/2"
     version = MlflowClient(f"sqlite:///{home}/mlflow.db").get_model_version_by_alias("tiny", "champion")
     refit = load_whole(Path(home) / "stages" / version.tags["attnrec.served"] / "model")
-    assert refit.moments["catalogue.embedding.weight/step"] > steps[0]
+    assert refit.moments["item_scorer.embedding.weight/step"] > steps[0]
 
 
 def test_the_same_day_again_does_nothing_although_the_champion_is_another(second_day, stage_times):

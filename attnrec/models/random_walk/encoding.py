@@ -25,7 +25,7 @@ def look_up(neighbours: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class WalkReading:
+class WalkEncoding:
     """Where the walks of B histories start, and where they can go from there.
 
     Attributes:
@@ -45,11 +45,11 @@ class WalkReading:
 
     @property
     def weights(self) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         return self.starts.sum(2) / len(self.bias[1:])
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """See `base.Reading`."""
+        """See `base.EncodedHistories`."""
         if items is not None:
             return self.contributions(items).sum(1) + self.bias[items]
         moving, staying = self._starts()
