@@ -45,7 +45,7 @@ def main() -> None:
     if options.figure is not None:
         curves_figure(measured).savefig(options.figure, dpi=110)
     facts: dict[str, Any] = {"data": job.experiment.name, "model": saved.model.kind, "split": job.experiment.split.kind}
-    facts |= {"readout": getattr(saved.model.config, "readout", "-"), "seed": saved.facts["seed"]}
+    facts |= {"readout": getattr(saved.model.config, "readout", "-"), "seed": saved.metadata["seed"]}
     facts |= {"metrics": measured.to_json(), "seconds": seconds, "tokens_per_second": None, "device": "cpu"}
     facts |= {"threads": 1, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     facts |= {"stage": trained.name, "n_users": len(users), "verdict": verdict.to_json()}

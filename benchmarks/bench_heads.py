@@ -52,7 +52,7 @@ def main() -> None:
         low, high = row["interval"]
         print(f"{row['n_removed']} removed: {row['change']:+.4f} ({low:+.4f} to {high:+.4f}), p = {row['p_value']:.4f}")
     facts: dict[str, Any] = {"data": job.experiment.name, "model": saved.model.kind, "split": job.experiment.split.kind}
-    facts |= {"readout": getattr(saved.model.config, "readout", "-"), "seed": saved.facts["seed"], "metrics": whole}
+    facts |= {"readout": getattr(saved.model.config, "readout", "-"), "seed": saved.metadata["seed"], "metrics": whole}
     facts |= {"seconds": seconds, "tokens_per_second": None, "device": "cpu", "threads": options.threads}
     facts |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "stage": trained.name, **asked}
     tables = {name: table.to_dict("records") for name, table in (("importance", importance), ("curve", curve))}
@@ -65,7 +65,7 @@ def split_of(job: "Job") -> "Split":
 
     source, settings = job.experiment.interactions, job.experiment.split
     logs = [ingest_log(job, source)]
-    if settings.kind == "given" and settings.test_path is not None:
+    if settings.kind == "predefined" and settings.test_path is not None:
         logs.append(ingest_log(job, source.model_copy(update={"path": settings.test_path})))
     return load_split(job.experiment, gather_histories(job, *logs))[1]
 
@@ -80,7 +80,7 @@ def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"
         if read_json(folder / "model" / "config.json")["model"]["kind"] != kind:
             continue
         saved, train = load_model(folder / "model"), split.train
-        same_data = saved.facts["data"] == train.content_hash and saved.item_ids.index.equals(train.item_ids.index)
+        same_data = saved.metadata["data"] == train.content_hash and saved.item_ids.index.equals(train.item_ids.index)
         if same_data and answers_as_in_training(folder, saved, split, job):
             return folder, saved
     raise SystemExit(
@@ -96,7 +96,7 @@ def answers_as_in_training(folder: Path, saved: "SavedModel", split: "Split", jo
 
     report = read_json(folder / "epochs.json")[read_json(folder / "manifest.json")["best_epoch"] - 1]
     said = {name.removeprefix("val/"): value for name, value in report.items() if name.startswith("val/")}
-    config = job.experiment.train.model_copy(update={"seed": saved.facts["seed"]})
+    config = job.experiment.train.model_copy(update={"seed": saved.metadata["seed"]})
     asked = ValidationSet.sample(split.validation, config, filter_viewed=job.experiment.evaluate.filter_viewed)
     now = asked.ask(saved.model, config.metric)
     # 1 %: a GPU rounds otherwise than this CPU

@@ -85,13 +85,13 @@ def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
         INTRODUCTION.format(n_users=asked),
         "## The cause is the first reason\n\nShare of the hits.\n",
         head,
-        *(row(kind, found[kind], "found") for kind in kinds),
+        *(row(kind, found[kind], "cause_share") for kind in kinds),
         "\n## The distractor is the first reason\n",
         "Share of all recommendations to these users. Were first reasons drawn from the items of the history, it would",
-        f"be {max(first(of)['distractor_by_chance'] for of in found.values()):.1%} at most. Events of one item are",
+        f"be {max(first(of)['distractor_share_at_random'] for of in found.values()):.1%} at most. Events of one item are",
         "one reason, with the sum of what a method gives them: so controls fall for what is bought often.\n",
         head,
-        *(row(kind, found[kind], "distractor") for kind in kinds),
+        *(row(kind, found[kind], "distractor_share") for kind in kinds),
     ]
     return "\n".join(parts) + "\n"
 

@@ -154,7 +154,7 @@ def test_without_a_known_history_everyones_liking_is_all_there_is(sequence, hist
     found = attnrec.explain(sequence, history, ["pan", "tea"])
     assert [each.score for each in found] == [each.item_bias for each in found]
     assert found.frame.empty
-    assert found.frame.columns[0] == "explained"
+    assert found.frame.columns[0] == "explained_item_id"
 
 
 def test_unknown_items_of_a_history_are_ignored(sequence):
@@ -291,8 +291,8 @@ def test_a_saved_model_recommends_the_same_to_the_same_histories(log, sequence, 
     folder = sequence.save(tmp_path / "model")
     loaded = load_folder(folder).with_histories(log)
     pd.testing.assert_frame_equal(loaded.recommend(), sequence.recommend())
-    assert loaded.facts == sequence.facts
-    assert loaded.histories.content_hash == sequence.facts["data"]
+    assert loaded.metadata == sequence.metadata
+    assert loaded.histories.content_hash == sequence.metadata["data"]
 
 
 def test_a_saved_model_holds_no_user(log, sequence, tmp_path):
@@ -341,7 +341,7 @@ def test_fitting_twice_with_a_seed_gives_the_same_lists(log):
     one, two, other = (fit(log, settings=SMALL, seed=seed, **QUICK) for seed in (3, 3, 4))
     pd.testing.assert_frame_equal(one.recommend(), two.recommend())
     assert not one.recommend()["score"].equals(other.recommend()["score"])
-    assert one.facts["seed"] == 3
+    assert one.metadata["seed"] == 3
 
 
 def test_fitting_trains_without_the_last_events_and_recommends_from_all(log):
@@ -361,7 +361,7 @@ def test_a_log_of_short_histories_alone_is_fitted_without_validation(tiny_log):
     recommender = fit(tiny_log[tiny_log["user_id"] != "ann"], model="popularity", progress_bar=False)
     assert recommender.recommend("cid", k=5)["item_id"].tolist() == ["cup", "pan"]
     pairs = pd.DataFrame({"user_id": list("aabb"), "item_id": list("xyyx"), "datetime": [1, 2, 1, 2]})
-    assert fit(pairs, settings=SMALL, **QUICK).facts["epoch"] == 2
+    assert fit(pairs, settings=SMALL, **QUICK).metadata["epoch"] == 2
 
 
 @pytest.mark.parametrize(

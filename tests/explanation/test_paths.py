@@ -210,7 +210,7 @@ def test_products_are_starts_times_steps(pairs):
         ("b", None, "history", 1 / 2 * 1 / 4),
     ]
     assert list(paths.columns) == [
-        "item_id", "through", "length", "attending_item", "relation", "other_relation", "start", "step", "recommended_step",
+        "item_id", "through", "length", "attending_item", "relation", "recommended_relation", "start", "step", "recommended_step",
         "product", "exact",
     ]  # fmt: skip
     assert paths["length"].tolist() == [1, 2, 1]
@@ -218,7 +218,7 @@ def test_products_are_starts_times_steps(pairs):
     np.testing.assert_allclose(paths["step"], [np.nan, 1 / 2, 1 / 4])
     np.testing.assert_allclose(paths["recommended_step"], [1 / 2, 1 / 2, np.nan])
     assert paths["relation"].tolist() == [None, "by_bipartite", "by_bipartite"]
-    assert paths["other_relation"].tolist() == ["by_bipartite", "by_bipartite", None]
+    assert paths["recommended_relation"].tolist() == ["by_bipartite", "by_bipartite", None]
     assert not paths["exact"].any()
     assert paths.index.tolist() == [0, 1, 2]
 
@@ -228,14 +228,14 @@ def test_a_step_by_one_of_two_relations_counts_half(line):
     paths = why(model, line, "b", "c")[0].paths()
     assert told(paths) == [("b", None, "recommended", 1), ("b", None, "history", 1 / 2)]
     # c has no second relation, so the one that it has is all of its attention
-    assert paths["other_relation"].tolist() == ["by_earlier", None]
+    assert paths["recommended_relation"].tolist() == ["by_earlier", None]
     assert paths["relation"].tolist() == [None, "by_later"]
 
 
 def test_both_may_listen_by_different_relations(line):
     paths = why(even("attnrec", line, **TRANSITIONS), line, "ad", "c")[0].paths()
     assert told(paths) == [("a", "b", "both", 1 / 2), ("d", "b", "both", 1 / 2)]
-    assert paths[["relation", "other_relation"]].to_numpy().tolist() == [["by_later", "by_earlier"]] * 2
+    assert paths[["relation", "recommended_relation"]].to_numpy().tolist() == [["by_later", "by_earlier"]] * 2
 
 
 def test_a_step_by_two_relations_is_one_step_that_names_both(make_histories):
@@ -244,7 +244,7 @@ def test_a_step_by_two_relations_is_one_step_that_names_both(make_histories):
     paths = why(even("attnrec", histories, **TRANSITIONS), histories, "a", "b")[0].paths()
     # a -> b: all of what came before, half of what came after; b -> a: all of both
     assert told(paths) == [("a", None, "recommended", 1), ("a", None, "history", 3 / 4)]
-    assert paths["other_relation"][0] == paths["relation"][1] == "by_earlier, by_later"
+    assert paths["recommended_relation"][0] == paths["relation"][1] == "by_earlier, by_later"
 
 
 def test_a_repeated_item_starts_once_with_all_of_its_attention(line):
@@ -354,7 +354,7 @@ def test_a_walk_steps_only_from_items_that_have_a_neighbour(pairs):
     paths = why(even("random_walk", pairs), pairs, "ea", "b")[0].paths()
     assert paths["item_id"].tolist() == ["a"]
     assert paths["attending_item"].tolist() == ["history"]
-    assert paths["through"].tolist() == paths["other_relation"].tolist() == [None]
+    assert paths["through"].tolist() == paths["recommended_relation"].tolist() == [None]
     assert paths["step"].tolist() == pytest.approx([1])  # b is a's only neighbour
     assert why(even("random_walk", pairs), pairs, "a", "c")[0].paths().empty  # it goes no further than one step
 
@@ -502,7 +502,7 @@ def test_where_there_is_no_path_the_picture_says_so(line, pairs):
     assert nowhere.get_xlabel() == NO_PATH
     assert [text.get_text() for text in nowhere.texts] == ["c"]
     nobody = why(even("gat", pairs, dim=16), pairs, "", "c")[0].draw_graph()
-    assert nobody.get_xlabel() == "no history: scored by what everyone likes"
+    assert nobody.get_xlabel() == "no history: ranked by popularity"
 
 
 def test_colours_tell_relations_apart(line):

@@ -36,6 +36,6 @@ def item_graph_figure(saved: SavedModel, split: Split) -> "Figure | None":
     user_ids = histories.user_ids.decode(candidates[[np.argmax(histories.lengths[candidates])]])
     if (graph := getattr(model, "graph", None)) is not None and not graph.observed:
         model.observe(split.train)
-    recommender = Recommender(model, saved.item_ids, histories, saved.facts, features=saved.features)
+    recommender = Recommender(model, saved.item_ids, histories, saved.metadata, features=saved.features)
     best = recommender.recommend(user_ids, k=1)
     return None if best.empty else recommender.explain(user_ids[0], best[ITEM].iloc[0]).graph_figure()

@@ -133,7 +133,7 @@ def test_the_registry_serves_the_refitted_model(first_day):
     assert version.tags["attnrec.served"].startswith("refit-")
     assert "first champion" in version.description
     refit = load_model(home / "stages" / version.tags["attnrec.served"] / "model")
-    assert refit.facts["mode"] == "refit"
+    assert refit.metadata["mode"] == "refit"
 
 
 def test_nothing_that_was_written_is_a_pickle(first_day):
@@ -215,7 +215,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(first_day, tmp
     assert not any(home.glob("stages/train-*/manifest.json")), "it was killed too late to be a test"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "going on at epoch" in done.stderr
+    assert "resuming from epoch" in done.stderr
     straight = tmp_path / "straight"
     subprocess.run(
         [*command[:6], str(straight), *command[7:]], cwd=ROOT, env=environment, check=True, capture_output=True

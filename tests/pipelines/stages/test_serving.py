@@ -98,7 +98,7 @@ def test_attnrec_loads_the_champion_by_its_alias(first_day, monkeypatch):
     recommender = attnrec.load("models:/tiny@champion")
     found = recommender.recommend(history=["tea-010", "lamp-025"], k=3)
     assert len(found) == 3
-    assert recommender.facts["mode"] == "refit"
+    assert recommender.metadata["mode"] == "refit"
 
 
 def test_a_model_that_is_not_there_is_one_clear_error(first_day, monkeypatch):
