@@ -57,7 +57,9 @@ class AttentionSettings(Config):
         if dim % self.heads:
             raise ValueError(f"dim must be a multiple of heads, got {dim} and {self.heads}; change one")
         shape = KernelShape(heads=self.heads, channels=dim // self.heads, max_length=max_length, causal=causal)
-        return build_kernel("relative" if self.positions == "relative" else self.attention, shape, self.attention_settings)
+        return build_kernel(
+            "relative" if self.positions == "relative" else self.attention, shape, self.attention_settings
+        )
 
 
 class Placed(nn.Module):

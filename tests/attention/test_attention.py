@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from attnrec.attention import ATTENTION_KERNELS, AttentionPooling, KernelShape, ItemValues, MultiHeadAttention, build_kernel
+from attnrec.attention import (
+    ATTENTION_KERNELS,
+    AttentionPooling,
+    ItemValues,
+    KernelShape,
+    MultiHeadAttention,
+    build_kernel,
+)
 
 B, H, L, C = 2, 3, 5, 4
 SHAPE = KernelShape(heads=H, channels=C, max_length=L)

@@ -108,7 +108,7 @@ def heads_of(x, n_heads):
     return np.split(x, n_heads, axis=1)
 
 
-def attention(encoder, x):
+def self_attention(encoder, x):
     weights, n_heads = learned(encoder), encoder.settings.heads
     x = x + weights["placed.embedding.weight"][: len(x)]
     for number in range(encoder.settings.layers):
@@ -163,7 +163,7 @@ def session_graph(encoder, x, items=None):
 
 
 REFERENCES = {
-    "layer": attention,
+    "self_attention": self_attention,
     "dilated_conv": dilated_conv,
     "gated_conv": gated_conv,
     "gru": gru,
@@ -174,7 +174,7 @@ REFERENCES = {
 """Name in ENCODERS -> reference(encoder, vectors (L, D)) -> states (L, D), in float64."""
 
 SETTINGS = {
-    "attention": {"heads": 3},
+    "self_attention": {"heads": 3},
     "hstu": {"heads": 2},
     "dilated_conv": {"dilations": [1, 2], "repeats": 2},
     "gated_conv": {"layers": 2, "kernel_size": 3, "spatial_kernel_size": 4, "reduction": 1},
@@ -314,7 +314,7 @@ def test_an_encoder_says_where_it_comes_from(encoder):
 
 def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match="one of attention, dilated_conv, gated_conv, gru, hstu, none, session_graph, got 'lstm'"
+        ValueError, match="one of dilated_conv, gated_conv, gru, hstu, none, self_attention, session_graph, got 'lstm'"
     ):
         build_encoder("lstm", dim=D, max_length=L)
 
@@ -327,12 +327,12 @@ def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
         ("dilated_conv", {"dilations": [1, 0]}, r"dilations\.1: Input should be greater than or equal to 1, got 0"),
         ("dilated_conv", {"dilations": []}, "dilations: .* at least 1 item"),
         (
-            "attention",
+            "self_attention",
             {"positions": "relative", "attention": "linrec"},
             "relative positions are a bias .* got attention = 'linrec'",
         ),
-        ("attention", {"heads": 4}, "dim must be a multiple of heads, got 6 and 4"),
-        ("attention", {"attention": "linformer"}, "can't be causal"),
+        ("self_attention", {"heads": 4}, "dim must be a multiple of heads, got 6 and 4"),
+        ("self_attention", {"attention": "linformer"}, "can't be causal"),
         ("hstu", {"positions": "rotary"}, "got positions = 'rotary'"),
         ("session_graph", {}, r"a session graph can't be causal: .* set objective = 'last_item'"),
         ("session_graph", {"layers": 0}, "layers: Input should be greater than or equal to 1, got 0"),
@@ -345,7 +345,7 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(kind, settings, sai
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["attention", "hstu", "session_graph"])
+@pytest.mark.parametrize("kind", ["self_attention", "hstu", "session_graph"])
 def test_without_causality_a_state_knows_what_comes_after_and_still_no_padding(kind, vectors):
     torch.manual_seed(0)
     encoder = build_encoder(kind, dim=D, max_length=L, causal=False).eval()
@@ -361,7 +361,7 @@ def test_without_causality_a_state_knows_what_comes_after_and_still_no_padding(k
 def test_only_without_positions_does_the_order_before_an_event_not_matter(positions, vectors):
     torch.manual_seed(0)
     encoder = build_encoder(
-        "attention", dim=D, max_length=L, settings={"positions": positions, "layers": 1, "heads": 3}
+        "self_attention", dim=D, max_length=L, settings={"positions": positions, "layers": 1, "heads": 3}
     ).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -375,7 +375,7 @@ def test_only_without_positions_does_the_order_before_an_event_not_matter(positi
 @pytest.mark.parametrize("positions", ["learned", "rotary", "relative"])
 def test_the_last_state_asked_alone_is_the_last_of_all(positions, vectors):
     torch.manual_seed(0)
-    encoder = build_encoder("attention", dim=D, max_length=L, settings={"positions": positions, "heads": 3}).eval()
+    encoder = build_encoder("self_attention", dim=D, max_length=L, settings={"positions": positions, "heads": 3}).eval()
     lengths = torch.tensor([9, 5, 1])
     states = encoder(vectors, lengths=lengths)[torch.arange(B), lengths - 1]
     torch.testing.assert_close(encoder.at_end(vectors, lengths=lengths), states, rtol=1e-4, atol=1e-5)
@@ -383,14 +383,14 @@ def test_the_last_state_asked_alone_is_the_last_of_all(positions, vectors):
 
 def test_shares_are_told_layer_by_layer_and_never_of_later_events(vectors):
     torch.manual_seed(0)
-    encoder = build_encoder("attention", dim=D, max_length=L).eval()
+    encoder = build_encoder("self_attention", dim=D, max_length=L).eval()
     found = encoder.shares(vectors, lengths=LENGTHS)
     assert [shares.shape for shares in found] == [(B, 2, L, L)] * 2
     for shares in found:
         torch.testing.assert_close(shares.sum(-1), torch.ones(B, 2, L))
         assert (shares.triu(1) == 0).all()
     assert build_encoder("gru", dim=D, max_length=L).shares(vectors, lengths=LENGTHS) == []
-    other = build_encoder("attention", dim=D, max_length=L, settings={"attention": "linrec"})
+    other = build_encoder("self_attention", dim=D, max_length=L, settings={"attention": "linrec"})
     assert other.shares(vectors, lengths=LENGTHS) == [None, None]
 
 
