@@ -1,12 +1,12 @@
-"""attnrec: recommendations ranked by attention over a user's history, each with its exact reasons.
+"""attnrec: attention-based recommendation models whose scores decompose exactly over the user's history.
 
-Names are imported when they are first used, so that `import attnrec` stays fast.
+Public names are imported on first access, so that `import attnrec` stays fast.
 """
 
 from importlib import import_module
 from typing import Any
 
-_HOME = {
+_MODULES = {  # public name -> module that defines it
     "Explanation": "attnrec.explanation",
     "MODELS": "attnrec.models",
     "Recommender": "attnrec.recommender",
@@ -26,13 +26,13 @@ _HOME = {
 }
 
 __version__ = "0.1.0"
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'attnrec' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

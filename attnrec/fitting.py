@@ -1,4 +1,4 @@
-"""`fit`: from a frame to a trained model, for notebooks."""
+"""`attnrec.fit`: train a model on a DataFrame of interactions in one call, for notebooks and scripts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,57 +23,62 @@ def fit(
     progress_bar: bool = True,
     **training: Any,
 ) -> Recommender:
-    """Train a model on a frame; each user's last event chooses the epoch.
+    """Train a model on a log. Each user's last event is held out to choose the best epoch (early stopping).
 
     Args:
-        interactions: user_id, item_id, datetime (and weight, event); see `schema.check_interactions`.
-        items: item_id and columns of features, see `features_from_frame`. The model reads those that its setting
-            `features` names; a warm start reads all of them for new items.
-        init: an earlier model, or the folder it was saved to: training goes on from its weights and moments, which
-            follow the items by item_id. New items start from features that both models' items have, or from the mean;
-            items that are gone are gone. See `attnrec.training.WarmStart`.
-        model: a kind of `attnrec.MODELS`, such as "sasrec" or "gat"; default init's kind, or "attnrec".
-        settings: of the model, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"};
-            what is not given is as init has it, or the model's default.
-        progress_bar: show progress.
-        **training: epochs, batch_size, learning_rate, seed, patience, max_minutes and the others of
-            `attnrec.training.TrainConfig`.
+        interactions: one row per event: user_id, item_id, datetime, optionally weight and event; see
+            `attnrec.schema.check_interactions`.
+        items: item_id and one column per feature; see `features_from_frame`. The model uses the columns named in its
+            setting `features`; a warm start uses all columns to initialise new items.
+        init: warm start from an earlier model or the folder it was saved to. Weights and optimizer moments of items
+            are matched by item_id. New items are initialised from shared features, or else from the mean item; items
+            that are no longer in the log are dropped. See `attnrec.training.WarmStart`.
+        model: a key of `attnrec.MODELS`, such as "sasrec" or "gat". Default: the kind of `init`, or "attnrec".
+        settings: model settings, such as {"dim": 32, "max_length": 100, "dropout": 0.1, "readout": "pooling"}.
+            Other settings come from `init`, or are the model's defaults.
+        progress_bar: whether to show a progress bar.
+        **training: fields of `attnrec.training.TrainConfig`: epochs, batch_size, learning_rate, seed, patience, ...
+
+    Returns:
+        The trained model with the histories of all users of the log.
 
     Raises:
-        ValueError: for a frame that does not follow the schema, an unknown model or setting, an init of another kind
-            or shape, or one that knows none of the items, neither by id nor by features.
-        LeakageError: when the model's graph holds an event that it is asked about.
+        ValueError: for invalid interactions, an unknown model or setting, an `init` of another kind or shape, or one
+            that shares neither items nor features with the log.
+        LeakageError: when the model's graph contains a held-out event.
     """
     if "kind" in (settings or {}):
         kind = (settings or {})["kind"]
-        raise ValueError(f"the kind of model is an argument of its own, got it in settings; write model={kind!r}")
+        raise ValueError(f"settings must not contain 'kind', got {kind!r}; pass it as fit(..., model={kind!r})")
     previous = load_folder(init) if isinstance(init, str | Path) else init
-    chosen = _chosen(model, settings or {}, previous)
+    chosen_config = _model_config(model, settings or {}, previous)
     histories = histories_from_frame(interactions)
     features = None if items is None else features_from_frame(items, histories.item_ids)
     if "max_length" in (settings or {}):
-        check_window(chosen.max_length, histories)
+        check_window(chosen_config.max_length, histories)
     split = split_last(histories)
     audit_split(split)
-    config = TrainConfig.from_dict(training)
+    train_config = TrainConfig.from_dict(training)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(train_config.seed)
         like = None if previous is None else previous.features
-        built = build_model(chosen, histories.n_items, features, like=like)
-    asked = split.test if len(split.test.users) else None
-    seen = split.test.histories if asked is not None else histories
-    if graphs := observed_graphs(built, seen):  # a graph that saw an answer ends here, before it costs anything
-        audit_split(replace(split, train=seen, validation=split.test), **graphs)
+        new_model = build_model(chosen_config, histories.n_items, features, like=like)
+    validation = split.test if len(split.test.users) else None
+    train_histories = split.test.histories if validation is not None else histories
+    if graphs := observed_graphs(new_model, train_histories):  # check for leakage before the expensive training
+        audit_split(replace(split, train=train_histories, validation=split.test), **graphs)
     start = None
     if previous is not None:
         start = WarmStart(previous.model, previous.item_ids, previous.moments, previous.features, features)
-    result = train(built, seen, validation=asked, config=config, init=start, progress_bar=progress_bar)
-    facts = {"epoch": result.best_epoch, "seed": config.seed, "data": histories.content_hash}
-    return Recommender(built.cpu(), histories.item_ids, histories, facts, result.moments or {}, features)
+    result = train(
+        new_model, train_histories, validation=validation, config=train_config, init=start, progress_bar=progress_bar
+    )
+    metadata = {"epoch": result.best_epoch, "seed": train_config.seed, "data": histories.content_hash}
+    return Recommender(new_model.cpu(), histories.item_ids, histories, metadata, result.moments or {}, features)
 
 
-def _chosen(kind: str | None, settings: dict[str, Any], previous: Recommender | None) -> AnyModelConfig:
-    """The model that is asked for; what is not said is as `previous` has it."""
+def _model_config(kind: str | None, settings: dict[str, Any], previous: Recommender | None) -> AnyModelConfig:
+    """Return the settings of the new model; missing ones come from `previous` where it is of the same kind."""
     if previous is None or kind not in (None, previous.model.kind):
         return model_config(kind or "attnrec", settings)
     return model_config(previous.model.kind, previous.model.config.model_dump() | settings)

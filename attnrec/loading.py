@@ -1,4 +1,4 @@
-"""`attnrec.load`: a model from a folder or from MLflow's registry."""
+"""`attnrec.load`: load a model from a folder or from the MLflow model registry."""
 
 from pathlib import Path
 
@@ -6,10 +6,13 @@ from attnrec.recommender import Recommender, load_folder
 
 
 def load(source: str | Path) -> Recommender:
-    """Load a model for use.
+    """Load a saved model.
 
     Args:
-        source: a model folder, or an MLflow address such as "models:/attnrec@champion" or "runs:/ID/model".
+        source: a model folder, or an MLflow model URI such as "models:/attnrec@champion" or "runs:/ID/model".
+
+    Returns:
+        The model without user histories; add them with `with_histories`, or pass `history=[...]` to its methods.
 
     Raises:
         FileNotFoundError: when there is no model at `source`.

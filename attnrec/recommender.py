@@ -1,4 +1,4 @@
-"""The notebook's view: a trained model with its catalogue and the histories it knows."""
+"""`Recommender`: a trained model with its catalogue and user histories, addressed by raw user and item ids."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from attnrec.dataset import Features, Histories, Vocabulary, anonymous_history, 
 from attnrec.explanation import Explanation, Explanations, Titles, explain_items, one_history
 from attnrec.explanation.titles import TITLE
 from attnrec.models import Model
-from attnrec.models.saved_model import SavedModel, load_whole, save_model
+from attnrec.models.saved_model import SavedModel, load_with_warm_start, save_model
 from attnrec.schema import ITEM
 from attnrec.scoring import ScoreConfig, recommend
 from attnrec.scoring.tables import recommendations_frame
@@ -24,29 +24,29 @@ from attnrec.storage import new_folder
 
 
 class UnknownIdError(KeyError):
-    """A user or item that is not known; its message is one sentence."""
+    """A user id without a history, or an item id outside the catalogue."""
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # KeyError would quote the message
         return str(self.args[0])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recommender:
-    """Recommend and explain, in the ids of the log.
+    """A trained model that recommends and explains with the ids of the log.
 
     Attributes:
-        model: trained.
-        item_ids: item id <-> the model's item row.
-        histories: known users, in the model's item rows; None for a model loaded without them.
-        facts: what is known of the model: name, seed, chosen epoch, hash of the log.
-        moments: of the optimizer, for `fit(init=...)`; empty where they are not known.
-        features: of the items, for `fit(init=...)`; None where `fit` got no items.
+        model: the trained model.
+        item_ids: item id <-> item row of the model.
+        histories: histories of the users, in item rows of the model; None for a model loaded from disk.
+        metadata: seed, best epoch and hash of the training log; in a pipeline also the training mode.
+        moments: optimizer moments for a warm start with `fit(init=...)`; empty where they were not saved.
+        features: item features for a warm start; None when `fit` got no `items`.
     """
 
     model: Model
     item_ids: Vocabulary
     histories: Histories | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     features: Features | None = None
 
@@ -60,7 +60,7 @@ class Recommender:
 
     @property
     def titles(self) -> pd.Series | None:
-        """The text column "title" of the items it was fitted with, by item id; None where there is none."""
+        """Titles by item id: the text column "title" of `fit(items=...)`; None without such a column."""
         if self.features is None or TITLE not in self.features.texts:
             return None
         return pd.Series(self.features.texts[TITLE][1:], index=self.item_ids.index)
@@ -73,23 +73,23 @@ class Recommender:
         k: int = 10,
         filter_viewed: bool = True,
     ) -> pd.DataFrame:
-        """The k best items of known users, or for a history given as a list of item ids, oldest first.
+        """Recommend the k items with the highest scores, for users of the log or for one anonymous history.
 
         Args:
-            users: user ids; default all known users.
-            history: instead of users, the events of an anonymous user; unknown items are ignored.
+            users: user ids; default: all users of `histories`.
+            history: item ids of one anonymous user, oldest first; replaces `users`. Unknown items are ignored.
             k: items per user.
-            filter_viewed: never recommend what is in the history.
+            filter_viewed: whether to exclude items of the history.
 
         Returns:
-            user_id, rank, item_id, score, source ("history" or "popularity"), reasons (dicts of item_id, contribution and
-            weight, largest first), explained_share, other_events, item_bias; score = sum of the reasons' contributions + other_events +
-            item_bias.
+            user_id, rank, item_id, score, source ("history" or "popularity"), reasons (dicts of item_id, contribution
+            and weight, largest first), explained_share, other_events, item_bias. The score is the sum of the reasons'
+            contributions, other_events and item_bias.
 
         Raises:
-            UnknownIdError: for an unknown user.
+            UnknownIdError: for a user without a history.
         """
-        histories = anonymous_history(history, self.item_ids) if history is not None else self._known()
+        histories = anonymous_history(history, self.item_ids) if history is not None else self._require_histories()
         rows = self._user_rows(histories, users if history is None else None)
         config = ScoreConfig.from_dict({"k": k, "filter_viewed": filter_viewed})
         return recommendations_frame(recommend(self.model, histories, rows, config=config), histories)
@@ -103,16 +103,15 @@ class Recommender:
         method: str = "contribution",
         titles: Titles | None = None,
     ) -> Explanation:
-        """Why `item_id` has the score it has, for a known user or a given history; the rest as in `attnrec.explain`.
+        """Explain the score of one item, for a user of the log or a given history; see `attnrec.explain`.
 
         Raises:
-            UnknownIdError: for an unknown user or item.
-            ReasonsError: for contributions of a model whose scores are not sums over the history.
-            ValueError: as `attnrec.explain`.
+            UnknownIdError: for a user without a history, or an item outside the catalogue.
+            ReasonsError, ValueError: as in `attnrec.explain`.
         """
         if history is not None:
             return explain(self, history, [item_id], method=method, titles=titles)[0]
-        histories = self._known()
+        histories = self._require_histories()
         user = int(self._user_rows(histories, [user_id])[0])
         return self._explained(histories, user, [item_id], method=method, titles=titles)[0]
 
@@ -120,15 +119,15 @@ class Recommender:
         self, histories: Histories, user: int, items: Iterable[Any], *, method: str, titles: Titles | None
     ) -> Explanations:
         rows = [self._item_row(item_id) for item_id in items]
-        found = explain_items(self.model, histories, user=user, items=rows, method=method, known=self.histories)
+        explanations = explain_items(self.model, histories, user=user, items=rows, method=method, log=self.histories)
         titles = self.titles if titles is None else titles
-        return found if titles is None else found.with_titles(titles)
+        return explanations if titles is None else explanations.with_titles(titles)
 
     def similar_items(self, item_id: Any, k: int = 10) -> pd.DataFrame:
-        """The k items whose vectors point the same way: item_id, similarity (cosine, -1 to 1).
+        """Return the k nearest neighbours of an item: item_id and similarity (cosine of item vectors, -1 to 1).
 
         Raises:
-            UnknownIdError: for an unknown item.
+            UnknownIdError: for an item outside the catalogue.
             TypeError: for a model without item vectors.
         """
         row = self._item_row(item_id)
@@ -137,12 +136,12 @@ class Recommender:
             cosines = (vectors @ vectors[row]).masked_fill(~self.model.rankable, -torch.inf)
             cosines[row] = -torch.inf
             best = cosines.topk(min(k, len(self.item_ids) - 1))
-        found = best.values > -torch.inf
-        ids = self.item_ids.decode(best.indices[found].cpu().numpy())
-        return pd.DataFrame({ITEM: ids, "similarity": best.values[found].cpu().numpy()})
+        finite = best.values > -torch.inf
+        ids = self.item_ids.decode(best.indices[finite].cpu().numpy())
+        return pd.DataFrame({ITEM: ids, "similarity": best.values[finite].cpu().numpy()})
 
     def item_vectors(self) -> pd.DataFrame:
-        """One row per item, indexed by item_id, one column per dimension.
+        """Return the item vectors: one row per item, indexed by item_id, one column per dimension.
 
         Raises:
             TypeError: for a model without item vectors.
@@ -151,36 +150,35 @@ class Recommender:
         return pd.DataFrame(vectors, index=pd.Index(self.item_ids.ids, name=ITEM))
 
     def with_histories(self, interactions: pd.DataFrame) -> "Recommender":
-        """The same model for other users: a frame of user_id, item_id, datetime; unknown items are ignored.
+        """Return the same model with the histories of `interactions` (see `fit`); unknown items are ignored.
 
         Raises:
-            ValueError: for a frame that does not follow the schema, or has no order where the model needs one.
+            ValueError: for invalid interactions, or interactions without datetime for a model that needs an order.
         """
         histories = histories_from_frame(interactions)
         if self.model.needs_order and not histories.ordered:
-            raise ValueError(f"{self.model.kind} needs ordered histories, got a frame without datetime; add the column")
+            raise ValueError(f"{self.model.kind} needs ordered histories, got no datetime; add the column")
         return replace(self, histories=histories.recode(self.item_ids))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model (not the histories) to a new folder: config.json, weights.safetensors, vocabulary.parquet.
+        """Save the model, without the histories, to a new folder.
 
-        Beside them moments.safetensors and items.parquet, where there are any: `fit(init=folder)` goes on from there.
+        The folder contains config.json, weights.safetensors and vocabulary.parquet, and for a warm start with
+        `fit(init=folder)` moments.safetensors and items.parquet, where they exist.
 
         Raises:
-            FileExistsError: when there is something at `folder`.
+            FileExistsError: when `folder` exists.
         """
         folder = Path(folder)
         if folder.exists():
-            raise FileExistsError(f"a model is saved to a new folder, got {folder}, which exists; choose another")
+            raise FileExistsError(f"save needs a new folder, got {folder}, which exists; choose another path")
         with new_folder(folder) as target:
-            save_model(SavedModel(self.model, self.item_ids, self.facts, self.moments, self.features), target)
+            save_model(SavedModel(self.model, self.item_ids, self.metadata, self.moments, self.features), target)
         return folder
 
-    def _known(self) -> Histories:
+    def _require_histories(self) -> Histories:
         if self.histories is None:
-            raise UnknownIdError(
-                "no user is known to this model, since it was loaded alone; call with_histories(frame)"
-            )
+            raise UnknownIdError("the model has no user histories; call with_histories(log), or pass history=[...]")
         return self.histories
 
     def _user_rows(self, histories: Histories, users: Iterable[Any] | None) -> NDArray[np.int64]:
@@ -189,9 +187,8 @@ class Recommender:
         users = [users] if isinstance(users, str | int | np.integer) else list(users)
         rows = histories.user_ids.encode(users)
         if (rows < 0).any():
-            raise UnknownIdError(
-                f"user {users[int(np.argmax(rows < 0))]!r} has no history here; check the id, or give a history"
-            )
+            unknown = users[int(np.argmax(rows < 0))]
+            raise UnknownIdError(f"user {unknown!r} has no history; check the id, or pass history=[...]")
         return rows
 
     def _item_row(self, item_id: Any) -> int:
@@ -208,37 +205,40 @@ def explain(
     method: str = "contribution",
     titles: Titles | None = None,
 ) -> Explanations:
-    """Why a model gives some items the scores it gives them, for one history, which is read once.
+    """Explain the scores of one or more items for one history, which is encoded once.
 
     Args:
-        model: what `fit` or `load` returned.
-        history: item ids, oldest first; or a frame of one user with item_id, datetime and optionally weight and event.
-            Unknown items are ignored.
+        model: a model from `fit` or `load`.
+        history: item ids, oldest first; or a DataFrame of one user with item_id, datetime and optionally weight and
+            event. Unknown items are ignored.
         items: one item id or several.
-        method: "contribution", the exact split of the score, or another name in `attnrec.attribution.METHODS`, such as
-            "leave_one_out" or "shapley". Methods that draw do so with seed 0.
-        titles: item id -> title, or a frame of item_id and title; default the column "title" of `fit(items=...)`.
+        method: "contribution" (the exact decomposition of the score) or another key of `attnrec.attribution.METHODS`,
+            such as "leave_one_out" or "shapley". Random methods use seed 0.
+        titles: item id -> title, or a DataFrame with item_id and title. Default: `model.titles`.
+
+    Returns:
+        One explanation per item, in the order of `items`.
 
     Raises:
         UnknownIdError: for an item outside the catalogue.
-        ReasonsError: for contributions of a model whose scores are not sums over the history; it says what to ask for.
-        ValueError: for a frame of several users or without what the model reads, no item, or an unknown method or one
-            that does not work for the model.
+        ReasonsError: for method "contribution" of a model whose scores are not sums over the history.
+        ValueError: for a DataFrame of several users or without a required column, no items, an unknown method, or a
+            method that the model does not support.
     """
     if not isinstance(model, Recommender):
         raise ValueError(
-            f"explain needs what fit or load gave, got {type(model).__name__}; "
-            "write explain(recommender, history, items)"
+            f"explain needs a model from fit or load, got {type(model).__name__}; "
+            "call explain(recommender, history, items)"
         )
-    asked = [items] if isinstance(items, str | int | np.integer) else list(items)
-    return model._explained(one_history(history, model.item_ids), 0, asked, method=method, titles=titles)
+    item_list = [items] if isinstance(items, str | int | np.integer) else list(items)
+    return model._explained(one_history(history, model.item_ids), 0, item_list, method=method, titles=titles)
 
 
 def load_folder(folder: str | Path) -> Recommender:
-    """Read a saved model folder; users are given by `with_histories` or history=[...].
+    """Load a saved model folder, without user histories; see `load`.
 
     Raises:
-        FileNotFoundError: when `folder` holds no model.
+        FileNotFoundError: when `folder` contains no model.
     """
-    saved = load_whole(Path(folder))
-    return Recommender(saved.model, saved.item_ids, None, saved.facts, saved.moments, saved.features)
+    saved = load_with_warm_start(Path(folder))
+    return Recommender(saved.model, saved.item_ids, None, saved.metadata, saved.moments, saved.features)

@@ -1,4 +1,4 @@
-"""Column names, written once, and the check that a frame of interactions follows them."""
+"""Column names of interactions, and the validation of a DataFrame of interactions."""
 
 import pandas as pd
 
@@ -9,41 +9,44 @@ WEIGHT = "weight"
 EVENT = "event"
 
 ALIASES = {"timestamp": DATETIME, "rating": WEIGHT, "event_type": EVENT}
-"""Other names accepted at the door: RecTools and RecBole logs, MovieLens."""
+"""Accepted alternative names -> column names; they occur in logs of RecTools, RecBole and MovieLens."""
 
 SCHEMA_VERSION = 1
 
 
 def check_interactions(frame: pd.DataFrame) -> pd.DataFrame:
-    """Bring a frame of interactions to the project's columns; its rows are not changed.
+    """Validate a DataFrame of interactions and normalise its columns.
 
     Args:
-        frame: one row per interaction with user_id, item_id and, unless the set is unordered, datetime
-            (timestamps, or numbers as Unix seconds); weight and event are optional. Aliases are renamed.
+        frame: one row per interaction. Columns: user_id, item_id; datetime (timestamps, or numbers as Unix seconds)
+            unless interactions have no order; optionally weight and event. Columns named as in `ALIASES` are renamed.
 
     Returns:
-        A new frame with only the columns of this module, datetime as int64 Unix seconds.
+        A new DataFrame with the same rows and only the columns above; datetime is int64, in Unix seconds.
 
     Raises:
-        ValueError: for what is no frame, an empty one, a missing column, a missing value, or a negative weight.
+        ValueError: for another type than DataFrame, no rows, a missing column, a missing value or a negative weight.
     """
     if not isinstance(frame, pd.DataFrame):
-        raise ValueError(
-            f"interactions must be a pandas frame, got {type(frame).__name__}; read it first: pandas.read_csv"
-        )
+        raise ValueError(f"interactions must be a pandas DataFrame, got {type(frame).__name__}; load the file first")
     frame = frame.rename(columns={old: new for old, new in ALIASES.items() if new not in frame})
     missing = [name for name in (USER, ITEM) if name not in frame]
     if missing:
-        raise ValueError(f"interactions need {USER} and {ITEM}, got {list(frame.columns)}; rename your columns")
+        raise ValueError(
+            f"interactions need the columns {USER} and {ITEM}, got {list(frame.columns)}; rename your columns"
+        )
     if frame.empty:
-        raise ValueError("interactions must hold at least one row, got none; check where the frame was read")
-    kept = [name for name in (USER, ITEM, DATETIME, WEIGHT, EVENT) if name in frame]
-    frame = frame[kept].copy()
-    empty = frame.columns[frame.isna().any()].tolist()
-    if empty:
-        raise ValueError(f"interactions must have no missing values, got some in {empty}; drop or ingest them first")
+        raise ValueError("interactions must have at least one row, got an empty DataFrame; check how it was loaded")
+    columns = [name for name in (USER, ITEM, DATETIME, WEIGHT, EVENT) if name in frame]
+    frame = frame[columns].copy()
+    incomplete = frame.columns[frame.isna().any()].tolist()
+    if incomplete:
+        raise ValueError(
+            f"interactions must have no missing values, got some in {incomplete}; drop these rows, or use `ingest`"
+        )
     if WEIGHT in frame and (frame[WEIGHT] < 0).any():
-        raise ValueError("weight must not be negative, got negative weights; drop or ingest them first")
+        lowest = frame[WEIGHT].min()
+        raise ValueError(f"weight must not be negative, got {lowest}; drop these rows, or use `ingest`")
     if DATETIME in frame:
         frame[DATETIME] = _unix_seconds(frame[DATETIME])
     return frame

@@ -1,8 +1,8 @@
-"""Worlds small enough to check by eye, shared by the tests."""
+"""Shared fixtures: small logs with known answers, batches, and a model trained on the synthetic shop log."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores collapse when anything else runs
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores are far slower when another process runs
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from attnrec.dataset import Histories
 
-# --- the library core: worlds, batches, a trained shop -------------------------------------------------
+# --- logs, batches and a trained model --------------------------------------------------------------------
 
 N_STEPS = 6
 N_COPIES = 5
@@ -27,15 +27,15 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real logs beside the project; see data/README.md."""
+    """The folder of public datasets next to the repository; see data/README.md."""
     if not REAL_DATA.is_dir():
-        pytest.skip(f"needs the real logs in {REAL_DATA}, which is not on this machine")
+        pytest.skip(f"needs the datasets in {REAL_DATA}, which does not exist")
     return REAL_DATA
 
 
 @pytest.fixture
 def tiny_log() -> pd.DataFrame:
-    """Three users of a tea shop, out of order on purpose: ann 4 events, bob 2, cid 1."""
+    """Three users, rows not sorted by time: ann has 4 events, bob 2, cid 1."""
     rows = [
         ("bob", "cup", 10),
         ("ann", "tea", 1),
@@ -50,11 +50,11 @@ def tiny_log() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def make_histories():
-    """Histories from {user: letters}: each letter an item, its place the time in seconds; rows a = 1, b = 2, ..."""
+    """Make histories from {user: letters}: each letter is an item (row of a: 1), its index the time (s)."""
     from attnrec.dataset import Histories, histories_from_frame
 
-    def make(world: dict[str, str]) -> Histories:
-        rows = [(user, item, second) for user, items in world.items() for second, item in enumerate(items)]
+    def make(logs: dict[str, str]) -> Histories:
+        rows = [(user, item, second) for user, items in logs.items() for second, item in enumerate(items)]
         return histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
 
     return make
@@ -62,7 +62,7 @@ def make_histories():
 
 @pytest.fixture(scope="session")
 def make_batch():
-    """A batch from lists of item rows; `length` pads further than needed."""
+    """Make a batch from lists of item rows; `length` is the minimum padded length."""
     import torch
 
     from attnrec.dataset import Batch
@@ -79,19 +79,19 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def with_random_weights():
-    """Lets a model observe a log, and adds large random numbers to its weights: nothing is small by training."""
+    """Let a model observe a log and add N(0, 0.3) noise to its weights, so that no effect is small."""
     import torch
 
-    def shaken(model, histories):
+    def randomise(model, histories):
         torch.manual_seed(5)
         model.observe(histories)
         with torch.no_grad():
-            for part, parameter in model.named_parameters():
-                parameter.add_(torch.randn_like(parameter) * (0.0 if "norm" in part else 0.3))
+            for name, parameter in model.named_parameters():
+                parameter.add_(torch.randn_like(parameter) * (0.0 if "norm" in name else 0.3))
         model.refresh()
         return model.eval()
 
-    return shaken
+    return randomise
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ def checkerboard() -> Checkerboard:
 
 @pytest.fixture(scope="session")
 def shop():
-    """The synthetic shop log with its truth."""
+    """The synthetic shop log with its ground truth."""
     from attnrec.sample import sample_log
 
     return sample_log()
@@ -142,7 +142,7 @@ def shop():
 
 @pytest.fixture(scope="session")
 def shop_recommender(shop):
-    """SASRec with pooling, fitted on the shop without each user's last event; it knows the whole log."""
+    """The default model, trained on the shop log without each user's last event; its histories are complete."""
     from attnrec.fitting import fit
 
     settings = {"dim": 32, "max_length": 50}
@@ -151,15 +151,17 @@ def shop_recommender(shop):
 
 @pytest.fixture
 def contains_pickle() -> Callable[[Path], bool]:
-    """Whether a file is a pickle, or a zip of pickles as torch.save writes."""
+    """Return whether a file is a pickle, or a zip file as torch.save writes."""
 
     def search(path: Path) -> bool:
         content = path.read_bytes()
-        opens = content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-        zipped = content.startswith(b"PK\x03\x04")
-        return zipped or (opens and content.endswith(b".")) or b"_rebuild_tensor" in content or b"__reduce" in content
+        is_pickle_header = content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        is_zip = content.startswith(b"PK\x03\x04")
+        return (
+            is_zip
+            or (is_pickle_header and content.endswith(b"."))
+            or b"_rebuild_tensor" in content
+            or b"__reduce" in content
+        )
 
     return search
-
-
-# --- end of the library core ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files and folders are whole or absent."""
+"""Files and folders are written atomically."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ def write_manifest(folder, content):
         write_json(target / MANIFEST, content)
 
 
-def test_a_folder_appears_whole_when_the_block_ends(tmp_path):
+def test_a_folder_appears_when_the_block_ends(tmp_path):
     with new_folder(tmp_path / "deep" / "out") as folder:
         (folder / "data").write_text("x")
         assert not (tmp_path / "deep" / "out").exists()
@@ -24,13 +24,13 @@ def test_a_folder_appears_whole_when_the_block_ends(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
-def test_a_block_that_raises_leaves_nothing(tmp_path):
+def test_a_block_that_raises_leaves_no_files(tmp_path):
     with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as folder:
         (folder / "data").write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_done_when_its_manifest_is_there(tmp_path):
+def test_a_folder_is_done_when_it_contains_a_manifest(tmp_path):
     (tmp_path / "out").mkdir()
     assert not is_done(tmp_path / "out")
     assert not is_done(tmp_path / "absent")
@@ -38,14 +38,14 @@ def test_a_folder_is_done_when_its_manifest_is_there(tmp_path):
     assert is_done(tmp_path / "out")
 
 
-def test_an_unfinished_folder_is_replaced(tmp_path):
+def test_an_incomplete_folder_is_replaced(tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "half").write_text("x")
+    (tmp_path / "out" / "partial").write_text("x")
     write_manifest(tmp_path / "out", {"n": 1})
     assert [path.name for path in (tmp_path / "out").iterdir()] == [MANIFEST]
 
 
-def test_the_first_of_two_writers_wins(tmp_path):
+def test_of_two_writers_the_first_to_finish_wins(tmp_path):
     with new_folder(tmp_path / "out") as slow:
         write_manifest(tmp_path / "out", "fast")
         write_json(slow / MANIFEST, "slow")
@@ -60,28 +60,28 @@ def test_equal_content_gives_equal_bytes(tmp_path):
     assert read_json(tmp_path / "a.json") == {"x": 1, "y": [2]}
 
 
-def test_text_replaces_text_and_a_failed_write_keeps_the_old(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     write_text(tmp_path / "pointer", "old")
     write_text(tmp_path / "pointer", "new é")
 
-    def full(_):
+    def raise_disk_full(_):
         raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"no room to write .*pointer; free some space"):
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
+    with pytest.raises(StorageError, match=r"no space to write .*pointer; free some space"):
         write_text(tmp_path / "pointer", "newer")
     assert (tmp_path / "pointer").read_text(encoding="utf-8") == "new é"
     assert [path.name for path in tmp_path.iterdir()] == ["pointer"]
 
 
-def test_other_errors_of_the_disk_pass_unchanged(tmp_path):
+def test_other_os_errors_are_raised_unchanged(tmp_path):
     with pytest.raises(FileNotFoundError), new_folder(tmp_path / "out") as folder:
         (folder / "absent" / "data").write_text("x")
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "absent" / "data", "x")
 
 
-def test_a_file_that_may_not_grow_is_a_storage_error_and_leaves_nothing(tmp_path):
+def test_a_file_size_limit_raises_a_storage_error_and_leaves_no_files(tmp_path):
     program = f"""
 import resource, signal
 from pathlib import Path
@@ -92,14 +92,14 @@ try:
     with new_folder(Path({str(tmp_path / "out")!r})) as folder:
         (folder / "data").write_bytes(b"x" * 5000)
 except StorageError as error:
-    print("told:", error)
+    print("StorageError:", error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("told:")
+    completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert completed.stdout.startswith("StorageError:")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensors_on_a_full_disk_leave_the_old_file_and_say_so(tmp_path):
+def test_tensors_that_do_not_fit_leave_the_old_file_and_raise(tmp_path):
     code = """
 import resource, signal, sys, torch
 from pathlib import Path
@@ -114,7 +114,7 @@ except StorageError as error:
     print(error)
 """
     path = tmp_path / "weights.safetensors"
-    said = subprocess.check_output([sys.executable, "-c", code, str(path)], text=True)
-    assert "run again" in said
+    output = subprocess.check_output([sys.executable, "-c", code, str(path)], text=True)
+    assert "run again" in output
     assert load_file(path)["a"].tolist() == [1, 1, 1, 1]
     assert list(tmp_path.iterdir()) == [path]
