@@ -1,4 +1,4 @@
-"""Scoring: the top-k items of every user, each with its score and reasons."""
+"""Scoring: the top-k items of every user, with scores and reasons."""
 
 from attnrec.scoring.recommendations import Recommendations, ScoreConfig, recommend
 

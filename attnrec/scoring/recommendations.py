@@ -1,6 +1,6 @@
-"""Recommendations with their reasons, for many users, the same ones in every run.
+"""Recommendations with reasons for many users, deterministic over runs.
 
-Shapes: U users, k places, m reasons.
+Shapes: U users, B users of a batch, L history events, k ranks, m reasons.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,26 @@ from attnrec.scoring.ranking import RankedBatch, rank_users
 from attnrec.scoring.reasons import largest_reasons
 
 TOLERANCE = 1e-3
-"""How far a score may be from the sum of its contributions, as a part of all that was added and taken away."""
+"""Allowed difference of a score and the sum of its contributions, relative to the sum of their
+absolute values (but at least 1)."""
 
-SPARE = 8  # candidates beyond k, so that rescoring by contributions can correct the order at the end of the list
+N_EXTRA_CANDIDATES = 8  # beyond k, so that rescoring from contributions can reorder the end of the list
 
 
 class AdditivityError(RuntimeError):
-    """A score that is not the sum of its contributions: reasons would not be true, so nothing may be written."""
+    """A score differs from the sum of its contributions: its reasons would be wrong, so nothing is written."""
 
 
 class ScoreConfig(Config):
-    """What is written: `k` items a user, `n_reasons` reasons each, seen items left out or not."""
+    """Settings of scoring.
+
+    Attributes:
+        k: items per user.
+        n_reasons: maximum number of reasons per item.
+        filter_viewed: exclude the items of the user's history.
+        batch_size: users per batch; None chooses it by device (see `rank_users`).
+        users_per_shard: users per Parquet file.
+    """
 
     k: int = Field(default=10, gt=0)
     n_reasons: int = Field(default=5, ge=0)
@@ -39,18 +48,18 @@ class ScoreConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Recommendations:
-    """The k best items of U users, in arrays.
+    """The k best items of U users as arrays.
 
     Attributes:
-        exact: whether scores are sums over the history, so that there can be reasons.
+        exact: True for a model with exact reasons: a score is the item bias plus the contributions of the history.
         users: user rows, (U,).
-        items: item rows by rank, (U, k); 0 where fewer than k could be recommended.
-        scores: (U, k) float32, NaN at empty places.
-        item_bias: the part of each score that is not from the history, (U, k) float32.
-        reason_items, reason_contributions, reason_weights: (U, k, m); item row 0 where there are fewer,
-            weight NaN where the model has none.
-        explained_share: how much of all that the history added and took away the reasons are, 0 to 1, (U, k) float32; NaN
-            without reasons.
+        items: item rows by rank, (U, k); 0 where fewer than k items can be recommended.
+        scores: (U, k) float32; NaN where `items` is 0.
+        item_bias: the part of each score that does not depend on the history, (U, k) float32.
+        reason_items, reason_contributions, reason_weights: (U, k, m); the item row is 0 where there are fewer than m
+            reasons, the weight is NaN for a model without attention weights.
+        explained_share: share of the absolute contributions that the reasons cover, 0 to 1, (U, k) float32 (see
+            `Reasons`); NaN without reasons.
     """
 
     exact: bool
@@ -65,11 +74,11 @@ class Recommendations:
 
     @property
     def other_events(self) -> NDArray[np.float32]:
-        """What the events that are no reason here added (or, below zero, took away), (U, k); NaN without reasons."""
+        """Sum of the contributions of all events that are not among the reasons, (U, k); NaN if not `exact`."""
         if not self.exact:
             return np.full_like(self.scores, np.nan)
-        told = np.where(self.reason_items > 0, self.reason_contributions, 0).sum(2, dtype=np.float64)
-        return (self.scores.astype(np.float64) - self.item_bias - told).astype(np.float32)
+        explained = np.where(self.reason_items > 0, self.reason_contributions, 0).sum(2, dtype=np.float64)
+        return (self.scores.astype(np.float64) - self.item_bias - explained).astype(np.float32)
 
 
 def recommend(
@@ -80,24 +89,24 @@ def recommend(
     config: ScoreConfig,
     on_batch: Callable[[int], None] | None = None,
 ) -> Recommendations:
-    """Find the k best items of each user and why.
+    """Recommend the k best items to each user, with reasons.
 
-    Winners are rescored in float32 from their contributions in the order of the history, so a score is the
-    sum of what is written beside it; ties go to the smaller item row. Models without exact reasons give none.
-    That this sum is the score the model ranked by is checked in every batch.
+    For a model with exact reasons, the best items are rescored as item bias plus contributions, so that each score is
+    the sum of the published parts. Every batch checks this sum against the score that the model ranked by. Ties go to
+    the smaller item row. A model without exact reasons gives no reasons.
 
     Args:
         model: trained on the catalogue of `histories`.
-        histories: what is known of the users.
-        users: rows to recommend for, (U,).
+        histories: the users' histories.
+        users: user rows to recommend for, (U,).
         config: settings.
-        on_batch: called with the number of users just done.
+        on_batch: progress callback; receives the number of users of the batch.
 
     Raises:
-        AdditivityError: where a score is not the sum of its contributions.
+        AdditivityError: if a score differs from the sum of its contributions by more than `TOLERANCE`.
     """
     k, m = config.k, config.n_reasons if model.exact_reasons else 0
-    found = Recommendations(
+    result = Recommendations(
         exact=model.exact_reasons,
         users=users,
         items=np.zeros((len(users), k), np.int32),
@@ -109,54 +118,54 @@ def recommend(
         explained_share=np.full((len(users), k), np.nan, np.float32),
     )
     bias = model.item_bias().detach().float()
-    spare = SPARE if model.exact_reasons else 0
+    n_extra = N_EXTRA_CANDIDATES if model.exact_reasons else 0
     ranking = rank_users(
-        model, histories, users, k=k + spare, filter_viewed=config.filter_viewed, batch_size=config.batch_size
+        model, histories, users, k=k + n_extra, filter_viewed=config.filter_viewed, batch_size=config.batch_size
     )
     for ranked in ranking:
-        _fill(found, ranked, bias, k=k, m=m, exact=model.exact_reasons)
+        _fill(result, ranked, bias, k=k, m=m, exact=model.exact_reasons)
         if on_batch is not None:
-            on_batch(len(ranked.chosen))
-    return found
+            on_batch(len(ranked.positions))
+    return result
 
 
-def _fill(found: Recommendations, ranked: RankedBatch, bias: torch.Tensor, *, k: int, m: int, exact: bool) -> None:
-    """Rescore one batch, cut it to k places and put it where it belongs."""
+def _fill(result: Recommendations, ranked: RankedBatch, bias: torch.Tensor, *, k: int, m: int, exact: bool) -> None:
+    """Rescore one batch, keep its k best items and write them to the rows of its users."""
     with torch.inference_mode():
         contributions = ranked.encoded.contributions(ranked.items).float() if exact else None
         scores = ranked.scores
-        if contributions is not None:  # float64 sums do not depend on how wide the batch was padded
+        if contributions is not None:  # float64: the rounded sum does not depend on the padding of the batch
             scores = (contributions.double().sum(1) + bias[ranked.items].double()).float()
             scores = scores.masked_fill(ranked.items == 0, float("-inf"))
             _check_sums(scores, contributions, bias[ranked.items], ranked)
         order = _by_score_then_row(scores, ranked.items)[:, :k]
         items, scores = ranked.items.gather(1, order), scores.gather(1, order)
-        at = (ranked.chosen, slice(0, order.shape[1]))
-        found.items[at] = items.cpu().numpy()
-        found.scores[at] = scores.masked_fill(items == 0, float("nan")).cpu().numpy()
-        found.item_bias[at] = bias[items].masked_fill(items == 0, float("nan")).cpu().numpy()
+        cells = (ranked.positions, slice(0, order.shape[1]))
+        result.items[cells] = items.cpu().numpy()
+        result.scores[cells] = scores.masked_fill(items == 0, float("nan")).cpu().numpy()
+        result.item_bias[cells] = bias[items].masked_fill(items == 0, float("nan")).cpu().numpy()
         if contributions is None or not m:
             return
-        chosen = contributions.gather(2, order[:, None].expand(-1, contributions.shape[1], -1))
-        reasons = largest_reasons(ranked.encoded, ranked.batch.items.to(items.device), chosen, m=m)
-        at = (ranked.chosen, slice(0, order.shape[1]), slice(0, reasons.items.shape[2]))
-        found.reason_items[at] = (reasons.items * (items > 0)[..., None]).cpu().numpy()
-        found.reason_contributions[at] = reasons.contributions.cpu().numpy()
-        found.explained_share[at[:2]] = reasons.explained_share.masked_fill(items == 0, float("nan")).cpu().numpy()
+        of_best = contributions.gather(2, order[:, None].expand(-1, contributions.shape[1], -1))
+        reasons = largest_reasons(ranked.encoded, ranked.batch.items.to(items.device), of_best, m=m)
+        reason_cells = (*cells, slice(0, reasons.items.shape[2]))
+        result.reason_items[reason_cells] = (reasons.items * (items > 0)[..., None]).cpu().numpy()
+        result.reason_contributions[reason_cells] = reasons.contributions.cpu().numpy()
+        result.explained_share[cells] = reasons.explained_share.masked_fill(items == 0, float("nan")).cpu().numpy()
         if reasons.weights is not None:
-            found.reason_weights[at] = reasons.weights.cpu().numpy()
+            result.reason_weights[reason_cells] = reasons.weights.cpu().numpy()
 
 
 def _check_sums(sums: torch.Tensor, contributions: torch.Tensor, bias: torch.Tensor, ranked: RankedBatch) -> None:
-    """Hold the sums (B, k) to the scores that the model ranked by, which came about in another way."""
+    """Check the sums (B, k) against the scores that the model ranked by, which it computes separately."""
     size = contributions.abs().sum(1) + bias.abs()
     wrong = ~((sums - ranked.scores).abs() <= TOLERANCE * size.clamp(min=1)) & (ranked.items > 0)
     if wrong.any():
-        user, place = wrong.nonzero()[0].tolist()
+        user, rank = wrong.nonzero()[0].tolist()
         raise AdditivityError(
-            f"a score must be the sum of its contributions and the item's bias, got {ranked.scores[user, place]:.6g} "
-            f"for item row {ranked.items[user, place]} and a sum of {sums[user, place]:.6g} ({int(wrong.sum())} of "
-            f"{wrong.numel()} scores in a batch); the model's contributions and its scores disagree, mend the model"
+            f"a score must be the sum of its contributions and the item bias, got {ranked.scores[user, rank]:.6g} "
+            f"for item row {ranked.items[user, rank]} and a sum of {sums[user, rank]:.6g} ({int(wrong.sum())} of "
+            f"{wrong.numel()} scores in a batch); fix `contributions` or `scores` of the model"
         )
 
 

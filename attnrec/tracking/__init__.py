@@ -1,1 +1,1 @@
-"""MLflow: runs, the model registry, the served model, and the figures that a run logs."""
+"""MLflow tracking: runs, the model registry, the served model, and the figures and examples that a run logs."""

@@ -1,8 +1,8 @@
-"""The model-from-code file that MLflow runs: recommendations with reasons from a frame of interactions.
+"""MLflow pyfunc model (models from code): recommendations with reasons from a frame of interactions.
 
-In: user_id, item_id, datetime (text or timestamps), any number of users. Out: user_id, rank, item_id, score, source,
-reasons, explained_share, other_events, item_bias. Parameter `k`. It is logged together with the attnrec package, which need not be
-installed.
+Input: user_id, item_id, datetime (text or timestamps) of any number of users. Output: user_id, rank, item_id, score,
+source, reasons, explained_share, other_events, item_bias. Parameter: `k`, the number of items per user. The attnrec
+package is logged with the model and need not be installed where the model is served.
 """
 
 from typing import Any
@@ -13,21 +13,20 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class ServedModel(PythonModel):
-    """A pyfunc around a model folder."""
+    """Pyfunc wrapper of a model folder."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the model folder that was logged with the model."""
+        """Load the model folder from the artifacts of the logged model."""
         from attnrec.recommender import load_folder
 
         self.recommender = load_folder(context.artifacts["model_dir"])
 
     def predict(self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None):  # pyright: ignore
-        """The k best items of every user in the frame; unknown items in it are ignored."""
+        """Recommend k items to every user of the frame; items that the model was not trained on are ignored."""
         frame = model_input.assign(datetime=pd.to_datetime(model_input["datetime"], utc=True, format="ISO8601"))
-        found = self.recommender.with_histories(frame).recommend(k=(params or {}).get("k", 10))
-        for name in ("user_id", "item_id"):
-            found[name] = found[name].astype(str)
-        return found.astype(dict.fromkeys(("score", "explained_share", "other_events", "item_bias"), "float64"))
+        recommendations = self.recommender.with_histories(frame).recommend(k=(params or {}).get("k", 10))
+        types = dict.fromkeys(("score", "explained_share", "other_events", "item_bias"), "float64")
+        return recommendations.astype(types | {"user_id": str, "item_id": str})
 
 
 set_model(ServedModel())

@@ -1,4 +1,4 @@
-"""What goes into and comes out of a served model, in MLflow's types."""
+"""MLflow signature of the served model, and its input example."""
 
 import pandas as pd
 from mlflow.models import ModelSignature
@@ -30,4 +30,4 @@ SIGNATURE = ModelSignature(
     params=ParamSchema([ParamSpec("k", DataType.long, 10)]),
 )
 
-EXAMPLE = pd.DataFrame({"user_id": ["someone"], "item_id": ["something"], "datetime": ["2026-01-01T00:00:00Z"]})
+EXAMPLE = pd.DataFrame({"user_id": ["user-1"], "item_id": ["item-1"], "datetime": ["2026-01-01T00:00:00Z"]})

@@ -1,7 +1,7 @@
-"""What MLflow is told of a run, and the registry of served models; with `served_model` and `signature` all that
-imports mlflow.
+"""MLflow tracking client: runs and their artifacts, and the registry of served models.
 
-All calls name their run, so that they work from any thread (the fluent API is per thread).
+Besides this module, only `served_model` and `signature` import mlflow. Every call passes a run id, so that it works
+from any thread (MLflow's fluent API has one active run per thread).
 """
 
 import getpass
@@ -27,27 +27,23 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from attnrec.tracking.signature import EXAMPLE, SIGNATURE
+from attnrec.tracking.tags import STAGE_KEY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STAGE_KEY = "attnrec.stage_key"
-TRAIN_KEY = "attnrec.train_key"
-EXPERIMENT = "attnrec.experiment"
-EVALUATED = "evaluated_model"
-"""Artifact folder of the model that was judged; the served one may have been refitted on all events."""
-
-REQUIREMENTS = ("torch", "torch-geometric", "pandas", "numpy", "pyarrow", "pydantic", "safetensors")
+REQUIREMENTS = ("torch", "pandas", "numpy", "pyarrow", "pydantic", "safetensors")
+"""Packages that loading and serving a model imports. Graph models use our own layers, not torch-geometric."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model.
+    """A version of a registered model.
 
     Attributes:
-        name, number: "attnrec", "3".
-        run_id: the run that trained it.
-        tags: among them the keys of the stages that made it.
+        name, number: such as "attnrec", "3".
+        run_id: the training run.
+        tags: tags of the version; they include the keys of the stages that produced it.
     """
 
     name: str
@@ -57,7 +53,7 @@ class Version:
 
     @property
     def label(self) -> str:
-        """How recommendations name it: attnrec/3."""
+        """Name of the version in published recommendations, such as attnrec/3."""
         return f"{self.name}/{self.number}"
 
 
@@ -65,81 +61,91 @@ class Tracker:
     """One MLflow experiment and one registered model.
 
     Args:
-        uri: the tracking store, such as sqlite:////data/mlflow.db or http://127.0.0.1:5000.
-        experiment: name of the experiment; made when it is not there.
-        artifacts: folder for artifacts when there is no server between (SQLite); ignored for http addresses.
+        uri: tracking URI, such as sqlite:////data/mlflow.db or http://127.0.0.1:5000.
+        experiment: name of the experiment; it is created if it does not exist.
+        artifacts: artifact folder for a store without a server (SQLite); ignored for http URIs.
     """
 
     def __init__(self, uri: str, *, experiment: str, artifacts: Path) -> None:
-        for name in ("alembic", "mlflow.store.db.utils"):  # dozens of lines when a new SQLite file is made
+        for name in ("alembic", "mlflow.store.db.utils"):  # they log dozens of lines when a SQLite file is created
             logging.getLogger(name).setLevel(logging.WARNING)
         self.uri = uri
         self.client = MlflowClient(uri, registry_uri=uri)
-        found = self.client.get_experiment_by_name(experiment)
-        if found is None:
-            place = None if uri.startswith("http") else (artifacts / experiment).absolute().as_uri()
-            self.experiment_id = self.client.create_experiment(experiment, artifact_location=place)
+        existing = self.client.get_experiment_by_name(experiment)
+        if existing is None:
+            location = None if uri.startswith("http") else (artifacts / experiment).absolute().as_uri()
+            self.experiment_id = self.client.create_experiment(experiment, artifact_location=location)
         else:
-            self.experiment_id = found.experiment_id
+            self.experiment_id = existing.experiment_id
 
-    def open_run(self, name: str, *, stage_key: str, params: dict[str, Any], settings: dict[str, Any]) -> str:
-        """Start a run; one that a killed process left open for the same stage is marked KILLED.
+    def open_run(
+        self,
+        name: str,
+        *,
+        stage_key: str,
+        params: dict[str, Any],
+        settings: dict[str, Any],
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """Start a run. Runs of the same stage that a killed process left open are marked KILLED.
 
         Args:
-            name: says what the run is: sasrec-pooling-d64-L100.
-            stage_key: of the training stage.
-            params: the few settings people compare.
-            settings: the resolved experiment, kept as experiment.json.
+            name: run name, such as sasrec-pooling-d64-L100.
+            stage_key: key of the training stage.
+            params: the settings that are compared between runs.
+            settings: the resolved experiment, logged as experiment.json.
+            tags: further tags (see `attnrec.tracking.tags`).
 
         Returns:
-            The run's id.
+            The run id.
         """
-        open_here = f"tags.`{STAGE_KEY}` = '{stage_key}' and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self.experiment_id], open_here):
+        left_open = f"tags.`{STAGE_KEY}` = '{stage_key}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.experiment_id], left_open):
             self.client.set_terminated(run.info.run_id, status=RunStatus.to_string(RunStatus.KILLED))
-        tags = {STAGE_KEY: stage_key, "mlflow.user": getpass.getuser(), "mlflow.source.name": "attnrec"}
-        run_id = self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id
+        own_tags = {STAGE_KEY: stage_key, "mlflow.user": getpass.getuser(), "mlflow.source.name": "attnrec"}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=own_tags | (tags or {}))
+        run_id = run.info.run_id
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         self.client.log_dict(run_id, settings, "experiment.json")
         return run_id
 
     def find_run(self, stage_key: str) -> str | None:
-        """The newest run of a stage that neither failed nor was killed, or None."""
+        """Return the id of the newest running or finished run of a stage, or None."""
         runs = self.client.search_runs([self.experiment_id], f"tags.`{STAGE_KEY}` = '{stage_key}'")
-        alive = [run for run in runs if run.info.status in ("RUNNING", "FINISHED")]
-        return alive[0].info.run_id if alive else None
+        valid = [run for run in runs if run.info.status in ("RUNNING", "FINISHED")]
+        return valid[0].info.run_id if valid else None
 
     def close_run(self, run_id: str, *, failed: bool = False) -> None:
-        """Say that the run ended."""
+        """Set the status of the run to FINISHED or FAILED."""
         self.client.set_terminated(run_id, status="FAILED" if failed else "FINISHED")
 
     def log_dataset(self, run_id: str, *, name: str, source: Path, content_hash: str) -> MetaDataset:
-        """Say what the run was trained on; the digest is the log's content hash."""
+        """Log the training data as the input of the run; its digest is the content hash of the log."""
         dataset = _dataset(name, source, content_hash)
         tags = [InputTag("mlflow.data.context", "training")]
         self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
         return dataset
 
     def log_metrics(self, run_id: str, metrics: dict[str, float], *, step: int = 0) -> None:
-        """All metrics of an epoch or an evaluation, in one call; values that are not finite are left out."""
+        """Log all metrics of an epoch or an evaluation in one call; non-finite values are left out."""
         now = round(1000 * time.time())
         finite = [Metric(name, value, now, step) for name, value in metrics.items() if math.isfinite(value)]
         self.client.log_batch(run_id, metrics=finite)
 
     def log_figure(self, run_id: str, figure: "Figure", path: str) -> None:
-        """A matplotlib figure as PNG, and its memory given back."""
+        """Log a matplotlib figure as PNG and close it."""
         from matplotlib import pyplot
 
         self.client.log_figure(run_id, figure, path)
         pyplot.close(figure)
 
     def log_table(self, run_id: str, table: pd.DataFrame, path: str) -> None:
-        """A table as JSON that the UI compares across runs, in place of what an earlier evaluation left there."""
-        self.client.log_dict(run_id, {"columns": [], "data": []}, path)  # MLflow appends to what is there
-        self.client.log_table(run_id, table.astype(object), path)  # MLflow looks for texts as objects
+        """Log a table as JSON that the UI compares across runs; it replaces an earlier table at `path`."""
+        self.client.log_dict(run_id, {"columns": [], "data": []}, path)  # log_table appends to an existing table
+        self.client.log_table(run_id, table.astype(object), path)  # MLflow expects text columns as object
 
     def log_file(self, run_id: str, file: Path, path: str) -> str:
-        """A file below `path`; where MLflow has a server, the address of its page, else that of the file."""
+        """Log a file below `path`; return its URL in the MLflow UI, or a file URI for a store without a server."""
         self.client.log_artifact(run_id, str(file), path)
         if not self.uri.startswith("http"):
             return file.absolute().as_uri()
@@ -147,17 +153,17 @@ class Tracker:
         return f"{self.uri}/#/experiments/{run.experiment_id}/runs/{run_id}/artifacts/{path}/{file.name}"
 
     def log_folder(self, run_id: str, folder: Path, path: str) -> None:
-        """A folder of files."""
+        """Log all files of a folder below `path`."""
         self.client.log_artifacts(run_id, str(folder), path)
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
-        """Tags of a run; "mlflow.note.content" is its description, in markdown."""
+        """Set tags of a run; "mlflow.note.content" is its description, in Markdown."""
         for name, value in tags.items():
             self.client.set_tag(run_id, name, value)
 
     @contextmanager
     def system_metrics(self, run_id: str) -> Iterator[None]:
-        """Log processor, memory, disk, network (and GPU) every 10 s while the block runs."""
+        """Log CPU, memory, disk, network and GPU usage every 10 s inside the block."""
         monitor = SystemMetricsMonitor(run_id, tracking_uri=self.uri)
         monitor.start()
         try:
@@ -166,37 +172,39 @@ class Tracker:
             monitor.finish()
 
     def log_model(self, run_id: str, folder: Path, *, metrics: dict[str, float], dataset: MetaDataset) -> str:
-        """Log a model folder as a pyfunc without pickle, with its test metrics on the dataset.
+        """Log a model folder as a pyfunc model from code (no pickle), with its test metrics on the dataset.
 
         Returns:
-            The model's address, models:/m-....
+            The model URI, models:/m-....
         """
-        package = Path(__file__).parent
+        package = Path(__file__).parents[1]
         with _default_store(self.uri), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            # the signature is given; MLflow's advice to infer it resets filters, so it is not shown instead
-            warnings.showwarning = lambda *told, **more: None
+            # MLflow advises to infer the signature, which is passed; it resets warning filters, so silence the output
+            warnings.showwarning = lambda *args, **kwargs: None
             logged = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(package / "served_model.py"),
+                python_model=str(package / "tracking" / "served_model.py"),
                 artifacts={"model_dir": str(folder)},
                 code_paths=[str(package)],
                 signature=SIGNATURE,
                 input_example=EXAMPLE,
                 pip_requirements=_pinned(REQUIREMENTS),
             )
-            assert logged.model_id is not None, "MLflow 3 gives every logged model an id"
+            assert logged.model_id is not None, "MLflow 3 assigns an id to every logged model"
             mlflow.log_metrics(metrics, model_id=logged.model_id, dataset=dataset)
         return logged.model_uri
 
     def register(self, name: str, model_uri: str, *, run_id: str, tags: dict[str, str], description: str) -> Version:
-        """Make a version of the registered model `name`; alias `challenger` moves to it."""
+        """Create a version of the registered model `name` and set the alias `challenger` to it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 self.client.get_registered_model(name)
-            except MlflowException:
+            except MlflowException as error:
+                if not _is_missing(error):
+                    raise
                 self.client.create_registered_model(name, description="Recommendations with exact reasons (attnrec).")
-        with _default_store(self.uri):  # where a models:/ source is looked up
+        with _default_store(self.uri):  # a models:/ source is resolved in the default store
             version = self.client.create_model_version(
                 name,
                 source=model_uri,
@@ -209,7 +217,7 @@ class Tracker:
         return Version(name, str(version.version), run_id, tags)
 
     def promote(self, version: Version) -> None:
-        """Serve this version: what was champion becomes `previous`, then it becomes `champion`."""
+        """Set the alias `champion` to this version; the former champion gets the alias `previous`."""
         champion = self.champion(version.name)
         if champion is not None and champion.number == version.number:
             return
@@ -218,67 +226,82 @@ class Tracker:
         self.client.set_registered_model_alias(version.name, "champion", version.number)
 
     def champion(self, name: str) -> Version | None:
-        """The version that is served, or None."""
+        """Return the version with the alias "champion", or None if the model or the alias does not exist.
+
+        Raises:
+            MlflowException: when the registry cannot be read; that is not the same as "no champion".
+        """
         try:
-            found = self.client.get_model_version_by_alias(name, "champion")
-        except MlflowException:
-            return None
-        return Version(name, str(found.version), found.run_id or "", dict(found.tags))
+            version = self.client.get_model_version_by_alias(name, "champion")
+        except MlflowException as error:
+            if _is_missing(error):
+                return None
+            raise
+        return Version(name, str(version.version), version.run_id or "", dict(version.tags))
 
     def find_version(self, name: str, stage_key: str) -> Version | None:
-        """The version that a stage registered before, or None: registering again does nothing."""
-        for found in self.client.search_model_versions(f"name = '{name}'"):
-            if found.tags.get(STAGE_KEY) == stage_key:
-                return Version(name, str(found.version), found.run_id or "", dict(found.tags))
+        """Return the version that was registered from a stage, or None."""
+        for version in self.client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(STAGE_KEY) == stage_key:
+                return Version(name, str(version.version), version.run_id or "", dict(version.tags))
         return None
 
     def download_version(self, version: Version) -> Path:
-        """The model folder of a registered version."""
+        """Download the model folder of a registered version."""
         return download_model(f"models:/{version.name}/{version.number}", store=self.uri)
 
     def download(self, run_id: str, path: str, target: Path) -> Path:
-        """An artifact folder of a run, copied below `target`."""
+        """Download an artifact folder of a run to `target`."""
         return Path(self.client.download_artifacts(run_id, path, str(target)))
 
 
 def download_model(uri: str, *, store: str | None = None) -> Path:
-    """The model folder behind an MLflow address such as models:/attnrec@champion.
+    """Download the model folder of an MLflow model URI such as models:/attnrec@champion.
 
     Args:
-        uri: the address.
-        store: the tracking store to ask; default MLflow's own default (MLFLOW_TRACKING_URI).
+        uri: the model URI.
+        store: tracking URI; the default is MLflow's own (MLFLOW_TRACKING_URI).
 
     Raises:
-        FileNotFoundError: when MLflow knows no such model.
+        FileNotFoundError: if the store has no such model.
     """
     store = store or mlflow.get_tracking_uri()
     try:
         with _default_store(store):
             folder = Path(download_artifacts(uri))
     except MlflowException as error:
-        raise FileNotFoundError(f"no model at {uri} in {store} ({error}); set MLFLOW_TRACKING_URI") from None
+        raise FileNotFoundError(
+            f"no model at {uri} in {store} ({error}); set MLFLOW_TRACKING_URI to the right store"
+        ) from None
     return next(folder.glob("artifacts/*/config.json"), folder / "config.json").parent
+
+
+def _is_missing(error: MlflowException) -> bool:
+    """Tell "does not exist" from every other answer; a missing alias is reported as an invalid parameter."""
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        return True
+    return error.error_code == "INVALID_PARAMETER_VALUE" and "alias" in str(error) and "not found" in str(error)
 
 
 @contextmanager
 def _default_store(uri: str) -> Iterator[None]:
-    """Let MLflow's fluent functions use `uri` inside the block; they keep it in the environment, too."""
+    """Set the tracking URI of MLflow's fluent API inside the block; MLflow also stores it in the environment."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # pyright: ignore[reportArgumentType]  None is "not set"
+        mlflow.set_tracking_uri(before)  # pyright: ignore[reportArgumentType]  None unsets it
 
 
 def _dataset(name: str, source: Path, content_hash: str) -> MetaDataset:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # two classes could read a local folder; both are right
+        warnings.simplefilter("ignore", UserWarning)  # two source classes match a local folder; either works
         return MetaDataset(resolve_dataset_source(os.fspath(source)), name=name, digest=content_hash[:32])
 
 
 def _pinned(packages: tuple[str, ...]) -> list[str]:
-    """Requirements at the installed versions; a local build tag such as +cpu is left out."""
+    """Pin packages to their installed versions, without local version labels such as +cpu."""
     from importlib.metadata import version
 
     return [f"{package}=={version(package).partition('+')[0]}" for package in packages]

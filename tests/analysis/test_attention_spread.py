@@ -68,6 +68,6 @@ def test_users_without_events_are_left_out(make_histories):
 def test_the_figure_has_a_line_for_every_layer(histories):
     figure = attention_spread_figure(found("attnrec", histories))
     left, right = figure.axes
-    assert [line.get_label() for line in left.lines] == ["all events alike", "layer 1", "layer 2", "readout"]
+    assert [line.get_label() for line in left.lines] == ["uniform attention", "layer 1", "layer 2", "readout"]
     assert len(right.lines) == 3
     assert exp(0) == left.lines[1].get_ydata()[0]

@@ -343,7 +343,7 @@ def test_a_line_per_model_and_a_point_per_model_and_group():
     points = [place.tolist() for dots in right.collections[1::2] for place in dots.get_offsets()]
     assert [x for x, _ in points] == [0.2, 0.1, 3.0, 1.0]
     assert len({round(y, 6) for _, y in points}) == 4, "no two points in one place"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "popularity", "as items are used"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "popularity", "share of events"]
 
 
 def test_exposure_that_is_none_is_refused():
@@ -371,5 +371,5 @@ def test_a_table_that_is_none_is_refused():
     table = by_segment(evaluated([1, 0]), grouped(side=["a", "b"]), metric=NDCG)
     with pytest.raises(ValueError, match=r"the figure needs \['underperforming'\]"):
         segment_figure(table.drop(columns="underperforming"), metric=NDCG)
-    with pytest.raises(ValueError, match="needs 'everyone' and a segment, got \\['everyone'\\]"):
+    with pytest.raises(ValueError, match="needs 'all users' and a segment, got \\['all users'\\]"):
         segment_figure(table.head(1), metric=NDCG)

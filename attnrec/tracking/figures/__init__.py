@@ -1,1 +1,1 @@
-"""Matplotlib figures for MLflow runs and notebooks. Nothing here imports mlflow."""
+"""Matplotlib figures for MLflow runs and notebooks; no module of this package imports mlflow."""

@@ -5,30 +5,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attnrec.tracking.figures.style import BLUE, GREY, metric_name, new_figure, style_axes
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def learning_curve(epochs: Sequence[dict[str, float]], *, metric: str) -> "Figure":
-    """Plot the training loss and the validation metric of every epoch; the best epoch is labelled.
+    """Plot the validation metric and the training loss of every epoch in two panels; the best epoch is marked.
 
     Args:
-        epochs: one dict per epoch with "train/loss" (nats) and, where it was evaluated, f"val/{metric}".
-        metric: name of the validation metric, such as ndcg_at_10.
+        epochs: one dict per epoch with "train/loss" (nats) and, if the epoch was validated, f"val/{metric}".
+        metric: key of the validation metric, such as ndcg_at_10.
     """
-    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
-    figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    numbers = range(1, len(epochs) + 1)
-    left.plot(numbers, [epoch["train/loss"] for epoch in epochs], color="#888888", label="training loss")
-    left.set_xlabel("epoch")
-    left.set_ylabel("training loss (nats)")
-    values = [epoch.get(f"val/{metric}", np.nan) for epoch in epochs]
-    right = left.twinx()
-    right.plot(numbers, values, color="#2a6f97", marker="o", markersize=3, label=f"validation {metric}")
-    right.set_ylabel(f"validation {metric}")
-    if np.isfinite(values).any():
+    figure = new_figure(7, 5)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    numbers = np.arange(1, len(epochs) + 1)
+    values = np.array([epoch.get(f"val/{metric}", np.nan) for epoch in epochs])
+    validated = np.isfinite(values)
+    upper.plot(numbers[validated], values[validated], color=BLUE, marker="o", markersize=4)
+    lower.plot(numbers, [epoch["train/loss"] for epoch in epochs], color=GREY, marker="o", markersize=4)
+    style_axes(upper, title="Validation")
+    style_axes(lower, title="Training")
+    upper.set_ylabel(metric_name(metric))
+    lower.set_ylabel("loss (nats per target)")
+    lower.set_xlabel("epoch")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if validated.any():
         best = int(np.nanargmax(values))
-        right.annotate(f"{values[best]:.4f}", (best + 1, values[best]), xytext=(0, 6), textcoords="offset points")
-    figure.legend(loc="outside upper center", ncols=2)
+        for axes in (upper, lower):
+            axes.axvline(best + 1, color=BLUE, linewidth=1, linestyle=":")
+        upper.set_title(f"best {values[best]:.4f} in epoch {best + 1}", loc="right", fontsize=9, color=BLUE)
     return figure
