@@ -1,4 +1,4 @@
-"""Training: settings, the loop, checkpoints, warm starts, several processes."""
+"""Training: settings, the training loop, checkpoints, warm start and data-parallel processes."""
 
 from attnrec.training.augmentation import AugmentConfig
 from attnrec.training.divergence import DivergenceError
@@ -7,4 +7,4 @@ from attnrec.training.result import TrainingResult
 from attnrec.training.settings import TrainConfig, choose_device
 from attnrec.training.warm_start import WarmStart
 
-__all__ = ["AugmentConfig", "DivergenceError", "TrainingResult", "TrainConfig", "WarmStart", "choose_device", "train"]
+__all__ = ["AugmentConfig", "DivergenceError", "TrainConfig", "TrainingResult", "WarmStart", "choose_device", "train"]

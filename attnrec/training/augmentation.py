@@ -1,8 +1,9 @@
 """Augmentation of training windows: crop, mask and reorder (Xie et al. 2022, arXiv:2010.14395, section 3.2).
 
-Each window is changed with its own probability. A masked event is missing in what the model reads, and is still
-asked for (of a set, where an event is its own answer, it is left out). In a reordered window each event is asked for
-what follows it there, so that no answer was read before; times stay where they are, so that they keep rising.
+Each change is applied to a window with a fixed probability. A masked event has no item in the model's input but remains
+a target; in a window without order, where every event is its own target, the masked event is removed. In a reordered
+window the target of each position is the item that follows it in the new order, so the input never contains the target.
+Times are not reordered, so that they stay ascending.
 Shapes: B windows, L positions.
 """
 
@@ -17,13 +18,15 @@ from attnrec.dataset import Batch
 
 
 class AugmentConfig(Config):
-    """Shares of the events that are touched; 0 turns a change off.
+    """Augmentation of the training windows, the TOML table [train.augment]; 0 turns a change off.
 
     Attributes:
-        crop: a window keeps a contiguous part of this share of its events at least (drawn between it and 1).
-        mask: each event is read as "something", without an item, with this probability.
-        reorder: a contiguous part of this share of the events is shuffled.
-        probability: of a window being changed at all, for each change.
+        crop: smallest fraction of the events that a crop keeps, [0, 1). A crop keeps a contiguous part of the window;
+            the fraction is drawn uniformly from [crop, 1]. Default 0 (off).
+        mask: probability that an event's item is masked, [0, 1). Default 0 (off).
+        reorder: fraction of the events in the contiguous span that is shuffled, [0, 1]. Default 0 (off).
+        probability: probability that a change is applied to a window, for each change and window independently,
+            (0, 1]. Default 0.5.
     """
 
     crop: float = Field(default=0.0, ge=0, lt=1)
@@ -33,7 +36,7 @@ class AugmentConfig(Config):
 
 
 def augment(batch: Batch, config: AugmentConfig) -> Batch:
-    """The batch with some of its windows changed; draws from torch's generator of the CPU."""
+    """Return the batch with some of its windows changed; random numbers come from torch's CPU generator."""
     if not len(batch.lengths):
         return batch
     if config.crop:
@@ -47,57 +50,60 @@ def augment(batch: Batch, config: AugmentConfig) -> Batch:
 
 def _crop(batch: Batch, config: AugmentConfig) -> Batch:
     device, lengths = batch.items.device, batch.lengths
-    share = config.crop + (1 - config.crop) * _draw(len(lengths), device)
-    share = torch.where(_chosen(batch, config), share, 1.0)
-    kept = (share * lengths).ceil().long().minimum(lengths)
-    places = torch.arange(max(1, int(kept.amax())), device=device)
-    at = (_first(lengths, kept)[:, None] + places).clamp(max=batch.items.shape[1] - 1)
-    moved = {name: column.gather(1, at) * (places < kept[:, None]) for name, column in _columns(batch).items()}
-    return replace(batch, lengths=kept, **moved)
+    fraction = config.crop + (1 - config.crop) * _uniform(len(lengths), device)
+    fraction = torch.where(_selected_windows(batch, config), fraction, 1.0)
+    new_lengths = (fraction * lengths).ceil().long().minimum(lengths)
+    positions = torch.arange(max(1, int(new_lengths.amax())), device=device)
+    index = (_random_start(lengths, new_lengths)[:, None] + positions).clamp(max=batch.items.shape[1] - 1)
+    real = positions < new_lengths[:, None]
+    cropped = {name: column.gather(1, index) * real for name, column in _event_columns(batch).items()}
+    return replace(batch, lengths=new_lengths, **cropped)
 
 
 def _mask(batch: Batch, config: AugmentConfig) -> Batch:
-    hidden = (_draw(batch.items.shape, batch.items.device) < config.mask) & _chosen(batch, config)[:, None] & batch.real
+    drawn = _uniform(batch.items.shape, batch.items.device) < config.mask
+    masked = drawn & _selected_windows(batch, config)[:, None] & batch.real
     if batch.targets is not None:
-        return replace(batch, items=batch.items.masked_fill(hidden, 0))
-    order = hidden.byte().argsort(dim=1, stable=True)
-    moved = {name: (column * ~hidden).gather(1, order) for name, column in _columns(batch).items()}
-    return replace(batch, lengths=batch.lengths - hidden.sum(1), **moved)
+        return replace(batch, items=batch.items.masked_fill(masked, 0))
+    order = masked.byte().argsort(dim=1, stable=True)
+    remaining = {name: (column * ~masked).gather(1, order) for name, column in _event_columns(batch).items()}
+    return replace(batch, lengths=batch.lengths - masked.sum(1), **remaining)
 
 
 def _reorder(batch: Batch, config: AugmentConfig) -> Batch:
-    """Sort each window by its place, but for a span whose places are replaced by random ones inside it."""
+    """Sort each window by position, after replacing the positions inside the span by random numbers of that range."""
     device, lengths = batch.items.device, batch.lengths
-    span = (config.reorder * lengths).long() * _chosen(batch, config)
-    first = _first(lengths, span)[:, None]
-    places = torch.arange(batch.items.shape[1], device=device)
-    inside = (places >= first) & (places < first + span[:, None])
-    drawn = first + span[:, None] * _draw(batch.items.shape, device)
-    order = torch.where(inside, drawn, places.float()).argsort(dim=1, stable=True)
-    columns = _columns(batch)
-    moved = {name: columns[name].gather(1, order) for name in ("items", "weights", "events") if name in columns}
+    span = (config.reorder * lengths).long() * _selected_windows(batch, config)
+    start = _random_start(lengths, span)[:, None]
+    positions = torch.arange(batch.items.shape[1], device=device)
+    inside = (positions >= start) & (positions < start + span[:, None])
+    random_positions = start + span[:, None] * _uniform(batch.items.shape, device)
+    order = torch.where(inside, random_positions, positions.float()).argsort(dim=1, stable=True)
+    columns = _event_columns(batch)
+    reordered = {name: columns[name].gather(1, order) for name in ("items", "weights", "events") if name in columns}
     if batch.targets is not None:
-        follows = places < lengths[:, None] - 1
-        moved["targets"] = torch.where(follows, moved["items"].roll(-1, dims=1), batch.targets)
-    return replace(batch, **moved)
+        has_next = positions < lengths[:, None] - 1
+        reordered["targets"] = torch.where(has_next, reordered["items"].roll(-1, dims=1), batch.targets)
+    return replace(batch, **reordered)
 
 
-def _first(lengths: Tensor, part: Tensor) -> Tensor:
-    """Where a part of this many events begins, drawn evenly, (B,) int64."""
-    room = lengths - part
-    # rounding can make the product room + 1
-    return (_draw(len(lengths), lengths.device) * (room + 1)).long().minimum(room)
+def _random_start(lengths: Tensor, part_lengths: Tensor) -> Tensor:
+    """Draw the start of a part of `part_lengths` events, uniformly over all possible starts, (B,) int64."""
+    latest = lengths - part_lengths
+    # rounding can make the product latest + 1
+    return (_uniform(len(lengths), lengths.device) * (latest + 1)).long().minimum(latest)
 
 
-def _columns(batch: Batch) -> dict[str, Tensor]:
-    """What a batch holds of each event."""
-    found = {name: getattr(batch, name) for name in ("items", "times", "targets", "weights", "events")}
-    return {name: column for name, column in found.items() if column is not None}
+def _event_columns(batch: Batch) -> dict[str, Tensor]:
+    """Return the columns of the batch that have a value per event, (B, L) each."""
+    columns = {name: getattr(batch, name) for name in ("items", "times", "targets", "weights", "events")}
+    return {name: column for name, column in columns.items() if column is not None}
 
 
-def _chosen(batch: Batch, config: AugmentConfig) -> Tensor:
-    return _draw(len(batch.lengths), batch.items.device) < config.probability
+def _selected_windows(batch: Batch, config: AugmentConfig) -> Tensor:
+    """Draw the windows that a change is applied to, (B,) bool."""
+    return _uniform(len(batch.lengths), batch.items.device) < config.probability
 
 
-def _draw(shape: int | torch.Size, device: torch.device) -> Tensor:
+def _uniform(shape: int | torch.Size, device: torch.device) -> Tensor:
     return torch.rand(shape).to(device)

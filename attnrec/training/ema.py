@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Polyak & Juditsky 1992, doi:10.1137/0330046): smoother, often better."""
+"""Exponential moving average of the weights (Polyak & Juditsky 1992, doi:10.1137/0330046)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,46 +7,47 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """A running average beside a model's weights.
+    """Exponential moving average of a model's parameters.
 
     Args:
-        model: whose parameters are averaged; buffers are not.
-        decay: how much of the average stays at each step; it starts lower, so that the first steps fade soon.
+        model: its parameters are averaged; its buffers are not.
+        decay: weight of the old average in each update. The first updates use (1 + step) / (10 + step) where that is
+            smaller, so that the initial weights are forgotten quickly.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         self.decay = decay
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = [parameter.data for parameter in model.parameters()]
-        self.values = [weight.clone() for weight in self.weights]
+        self.averages = [weight.clone() for weight in self.weights]
 
     def update(self, step: int) -> None:
-        """Take in the weights after step number `step`, from 0."""
+        """Update the average with the weights after step number `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for value, weight in zip(self.values, self.weights, strict=True):
-            value.lerp_(weight, 1 - decay)
+        for average, weight in zip(self.averages, self.weights, strict=True):
+            average.lerp_(weight, 1 - decay)
 
-    def restart(self) -> None:
-        """Begin from the weights as they are now."""
-        _copy([weight.detach() for weight in self.weights], to=self.values)
+    def reset(self) -> None:
+        """Set the average to the current weights."""
+        _copy([weight.detach() for weight in self.weights], to=self.averages)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside the block."""
-        own = [weight.clone() for weight in self.weights]
-        _copy(self.values, to=self.weights)
+        """Give the model the averaged weights inside the block and restore its weights afterwards."""
+        backup = [weight.clone() for weight in self.weights]
+        _copy(self.averages, to=self.weights)
         try:
             yield
         finally:
-            _copy(own, to=self.weights)
+            _copy(backup, to=self.weights)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
-        return dict(zip(self.names, self.values, strict=True))
+        """Return the averages by parameter name, for checkpoints."""
+        return dict(zip(self.names, self.averages, strict=True))
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from a checkpoint."""
-        _copy([tensors[name] for name in self.names], to=self.values)
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore the averages that `tensors` returned."""
+        _copy([tensors[name] for name in self.names], to=self.averages)
 
 
 def _copy(tensors: list[Tensor], *, to: list[Tensor]) -> None:

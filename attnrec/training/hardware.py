@@ -1,4 +1,4 @@
-"""What the machine does during training: memory, arithmetic, and the settings of both that entry points make."""
+"""Hardware: memory use, peak arithmetic, and allocator settings of the training process."""
 
 import ctypes
 import sys
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-KEEP_BYTES = 32 << 20  # glibc takes no larger threshold
+KEEP_BYTES = 32 << 20  # the largest threshold that glibc accepts
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "A10": 125e12, "T4": 65e12}
-"""Dense bfloat16 (T4: float16) matrix operations per second by name, from NVIDIA's data sheets."""
+"""Dense bfloat16 (T4: float16) matrix operations per second by GPU name, from NVIDIA's data sheets."""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step, instead of handing it back and faulting it in again."""
+    """Let glibc keep freed memory for the next step, instead of returning it to the kernel and page-faulting again."""
     if sys.platform != "linux":
         return
     try:
@@ -26,22 +26,22 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory this process had: of the GPU where it trains on one, else resident."""
+    """Return the peak memory of this process in MB: allocated GPU memory for a CUDA device, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # not getrusage where there is a choice: with it a child begins with what its parent had
-    return _linux_says("/proc/self/status", "VmHWM:") or _by_getrusage()
+    # getrusage is only the fallback: its peak of a child process includes the parent's memory at the fork
+    return _read_proc_mb("/proc/self/status", "VmHWM:") or _peak_from_getrusage()
 
 
 def free_memory_mb(device: torch.device) -> float:
-    """Memory that could still be had; not a number where that is not known."""
+    """Return the available memory in MB; NaN if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**20
-    return _linux_says("/proc/meminfo", "MemAvailable:") or float("nan")
+    return _read_proc_mb("/proc/meminfo", "MemAvailable:") or float("nan")
 
 
-def _linux_says(file: str, name: str) -> float | None:
-    """A line of kilobytes, in MB."""
+def _read_proc_mb(file: str, name: str) -> float | None:
+    """Read a line in kB from a file in /proc and return it in MB; None without the file or the line."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def _linux_says(file: str, name: str) -> float | None:
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith(name)), None)
 
 
-def _by_getrusage() -> float:
+def _peak_from_getrusage() -> float:
     import resource  # Unix only
 
     factor = 1 if sys.platform == "darwin" else 1024
@@ -57,8 +57,8 @@ def _by_getrusage() -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Operations per second the GPU could do in bfloat16; None for a CPU and for GPUs not in the table."""
+    """Return the GPU's peak bfloat16 operations per second; None for a CPU and for GPUs not in `PEAK_FLOPS`."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+    device_name = torch.cuda.get_device_name(device)
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)

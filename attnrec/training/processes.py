@@ -1,9 +1,9 @@
-"""Several processes, one device each, train one model: started by torchrun, joined through torch.distributed.
+"""Data-parallel training: several processes, one device each, started by torchrun, joined by torch.distributed.
 
-Every process has the whole model and every n-th window of each batch. Gradients of the summed loss are added over
-all processes and divided by the global number of targets, so n processes take the steps that one would take.
-(torch's DistributedDataParallel averages over processes instead, which is wrong where they hold different numbers
-of targets, and reduces once per backward pass, of which a step here has several.)
+Every process has the whole model and every n-th window of each batch. The gradients of the summed loss are added over
+all processes and divided by the global number of targets, so that n processes take the same steps as one process.
+(torch's DistributedDataParallel averages over processes instead, which is wrong if they have different numbers of
+targets, and reduces after each backward pass; a step here has several.)
 """
 
 import json
@@ -16,37 +16,37 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-TIMEOUT_HOURS = 2  # others wait while the first validates
+TIMEOUT_HOURS = 2  # the other processes wait while the main process validates
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Who trains together.
+class ProcessGroup:
+    """The processes that train one model together.
 
     Attributes:
-        rank: this one's number, from 0; the first one validates, reports and saves.
-        size: how many there are.
+        rank: number of this process, from 0.
+        world_size: number of processes.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that speaks."""
+    def is_main(self) -> bool:
+        """Whether this is the process that validates, reports and saves."""
         return self.rank == 0
 
     def sum(self, values: list[float], device: torch.device) -> list[float]:
-        """Each of `values`, added over all processes."""
-        if self.size == 1:
+        """Sum each of `values` over all processes."""
+        if self.world_size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(total)
         return total.tolist()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Add the gradients of all processes, and their parts of the loss, in one message; returns the loss."""
-        if self.size == 1:
+        """Sum the gradients and the loss over all processes in one all-reduce, and return the summed loss."""
+        if self.world_size == 1:
             return loss
         parameters = list(parameters)
         flat = torch.cat([*(_gradient(parameter).flatten() for parameter in parameters), loss.float().view(1)])
@@ -56,54 +56,58 @@ class Processes:
             parameter.grad = gradient.view_as(parameter)
         return loss.squeeze()
 
-    def share_weights(self, module: nn.Module) -> None:
-        """Everybody gets the first one's parameters and buffers."""
-        if self.size > 1:
+    def broadcast_weights(self, module: nn.Module) -> None:
+        """Copy the parameters and buffers of the main process to all processes."""
+        if self.world_size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
-    def share_values(self, values: dict[str, float], device: torch.device) -> dict[str, float]:
-        """Everybody gets the first one's values, as JSON of at most 4 kB."""
-        if self.size == 1:
+    def broadcast_values(self, values: dict[str, float], device: torch.device) -> dict[str, float]:
+        """Return the main process's values in every process; they are sent as JSON of at most 4 kB."""
+        if self.world_size == 1:
             return values
-        text = torch.zeros(4096, dtype=torch.uint8, device=device)
-        said = json.dumps(values).encode()
-        text[: len(said)] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
-        dist.broadcast(text, src=0)
-        return json.loads(bytes(text.cpu().numpy()).rstrip(b"\0"))
+        buffer = torch.zeros(4096, dtype=torch.uint8, device=device)
+        encoded = json.dumps(values).encode()
+        buffer[: len(encoded)] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+        dist.broadcast(buffer, src=0)
+        return json.loads(bytes(buffer.cpu().numpy()).rstrip(b"\0"))
 
 
-def join_processes(device: torch.device, *, n_processes: int) -> tuple[Processes, torch.device]:
-    """Meet the others if torchrun started this process; each takes the GPU of its own number.
+def join_process_group(device: torch.device, *, n_processes: int) -> tuple[ProcessGroup, torch.device]:
+    """Join the process group if torchrun started this process; each process uses the GPU of its local rank.
 
     Args:
-        device: of the settings.
-        n_processes: of the settings.
+        device: the device of `TrainConfig.device`.
+        n_processes: `TrainConfig.processes`.
 
     Returns:
-        The processes, and the device of this one.
+        The process group, and the device of this process.
 
     Raises:
-        ValueError: when torchrun started another number of processes than the settings ask for, or a GPU is missing.
+        ValueError: if torchrun started another number of processes than `n_processes`, or there are too few GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size != n_processes:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != n_processes:
         raise ValueError(
-            f"processes must be how many torchrun started, got {n_processes} and {size}; start with "
-            f"torchrun --standalone --nproc-per-node {n_processes}, or set train.processes = {size}"
+            f"train.processes must equal the number of processes that torchrun started, got train.processes = "
+            f"{n_processes} and {world_size} started; start with torchrun --standalone --nproc-per-node {n_processes}, "
+            f"or set train.processes = {world_size}"
         )
-    if size == 1:
-        return Processes(), device
+    if world_size == 1:
+        return ProcessGroup(), device
     if device.type == "cuda":
-        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if number >= there:
-            raise ValueError(f"processes must be no more than the GPUs of a machine, got {number + 1} for {there}")
-        device = torch.device("cuda", number)
+        local_rank, n_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= n_gpus:
+            raise ValueError(
+                f"every process needs its own GPU, got local rank {local_rank} on a machine with {n_gpus} GPUs; "
+                f"start at most {n_gpus} processes per machine"
+            )
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=TIMEOUT_HOURS))
-    return Processes(rank=dist.get_rank(), size=dist.get_world_size()), device
+    return ProcessGroup(rank=dist.get_rank(), world_size=dist.get_world_size()), device
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings of training, and where it runs."""
+"""Training settings (the TOML table [train]) and the choice of the device."""
 
 from typing import Literal
 
@@ -12,34 +12,43 @@ from attnrec.training.augmentation import AugmentConfig
 
 
 class TrainConfig(Config):
-    """How a model is trained.
+    """Training settings, the TOML table [train].
 
     Attributes:
-        epochs: at most this many passes over the training windows.
-        batch_size: windows a step, over all processes.
-        microbatch_tokens: a step's windows are computed in slices of about this many positions, whose gradients
-            are added up: memory follows it, results do not, but for rounding and dropout. None is 4,096 on
-            the CPU, where small slices stay in cache, and everything at once on a GPU.
-        learning_rate: of AdamW, after `warmup_steps` of linear increase.
-        schedule: "constant", or "cosine" down to 0 at the end of `epochs` (Loshchilov & Hutter 2017,
-            arXiv:1608.03983); early stopping then ends before it.
-        weight_decay: decoupled, on matrices; not on biases, norms and embeddings.
-        clip_norm: largest gradient norm; larger ones are scaled down.
-        average: decay of the moving average of the weights that is validated and kept; 0 turns it off.
-        augment: changes to the windows, off by default.
-        patience: epochs without a better validation metric before training stops.
-        metric: the validation metric that chooses the epoch.
-        validation_users: validate on at most this many users, the same in every epoch.
-        max_minutes: stop after this time in training, summed over restarts; the best epoch so far is kept.
-        clock: of all training times: "wall_time", or "cpu_time", the time of all threads of this process, by which models
-            are compared on a CPU that others use as well (with one thread it is what a quiet machine's wall shows).
-        checkpoint_minutes: save everything needed to go on this often, besides at the end of each epoch.
-        precision: "auto" is bfloat16 products where the hardware has them, else float32 (see `precision`).
-        compile: run the model through torch.compile; the first steps take a minute or more.
-        device: "auto" is CUDA where there is one.
-        processes: devices to train on, one process each, under torchrun; the flows start it themselves.
-        seed: of weights, dropout and the order of batches.
-        threads: of torch on the CPU; None leaves torch's choice.
+        epochs: maximum number of passes over the training windows. Default 100.
+        batch_size: training windows per optimizer step, over all processes. Default 64.
+        microbatch_tokens: approximate number of positions (padding included) per micro-batch. A step computes its
+            windows in micro-batches and accumulates the gradients: a smaller value takes less memory and gives the same
+            step up to rounding and dropout. None, the default, is 4,096 on the CPU, where small micro-batches stay in cache,
+            and the whole batch on a GPU.
+        learning_rate: learning rate of AdamW after the warm-up. Default 1e-3.
+        warmup_steps: steps over which the learning rate rises linearly to `learning_rate`. Default 100.
+        schedule: "constant" (default), or "cosine": the learning rate falls to 0 at the end of `epochs`
+            (Loshchilov & Hutter 2017, arXiv:1608.03983). Early stopping may end training before that.
+        weight_decay: decoupled weight decay of weight matrices; biases, norms and embeddings have none. Default 0.01.
+        clip_norm: maximum gradient norm; larger gradients are scaled down to it. Default 1.0.
+        ema_decay: decay of the exponential moving average of the weights. The averaged weights are validated and kept;
+            0 uses the weights themselves. Default 0.999.
+        augment: augmentation of the training windows, the table [train.augment]; off by default.
+        patience: training stops after this many epochs without a better validation metric. Default 10.
+        metric: validation metric that selects the best epoch, such as "ndcg_at_10" (default). Higher is better.
+        validation_users: maximum number of users to validate on, the same sample in every epoch; None is all users.
+            Default 10,000.
+        max_minutes: time limit of training in minutes, summed over restarts; the best epoch so far is kept. None, the
+            default, is no limit.
+        clock: how all training times are measured: "wall_time" (default), or "cpu_time", the CPU time of all threads of
+            this process. Use "cpu_time" to compare models on a CPU that runs other work too; with one thread it equals
+            the wall time on an idle machine.
+        checkpoint_minutes: minutes between two checkpoints inside an epoch; each epoch ends with a checkpoint, too.
+            Default 5.
+        precision: "auto" (default) uses bfloat16 matrix products if the hardware has them, else float32; "float32" and
+            "bfloat16" force one of them (see `attnrec.precision`).
+        compile: run the model through torch.compile; the first steps then take a minute or more. Default false.
+        device: "auto" (default) is CUDA if a GPU is available, else the CPU; otherwise a torch device such as "cuda:1".
+        processes: number of data-parallel processes under torchrun, one device each; the pipelines start torchrun
+            themselves. Default 1.
+        seed: seed of weights, dropout and the order of batches. Default 0.
+        threads: number of torch's CPU threads; None, the default, keeps torch's setting.
     """
 
     epochs: int = Field(default=100, gt=0)
@@ -50,7 +59,7 @@ class TrainConfig(Config):
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
-    average: float = Field(default=0.999, ge=0, lt=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
     augment: AugmentConfig = AugmentConfig()
     patience: int = Field(default=10, gt=0)
     metric: str = Field(default="ndcg_at_10", pattern=rf"^({'|'.join(RANK_METRICS)})_at_[1-9]\d*$")
@@ -67,16 +76,16 @@ class TrainConfig(Config):
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of a setting.
+    """Return the torch device of `TrainConfig.device`.
 
     Raises:
-        ValueError: when CUDA is asked for where there is none, or for an unknown device.
+        ValueError: for CUDA without a GPU, or an unknown device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} needs a CUDA GPU that torch can see, got none; use device = 'auto'")
+        raise ValueError(f"device {name!r} needs a CUDA GPU that torch can use, found none; use device = 'auto'")
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}; change the setting") from error
+        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {name!r}; change the setting") from error

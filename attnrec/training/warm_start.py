@@ -1,4 +1,4 @@
-"""Warm start: weights and optimizer moments of an earlier model, carried by item id into another catalogue.
+"""Warm start: copy weights and optimizer moments of an earlier model into another catalogue, by item id.
 
 Shapes: N = n_items + 1 item rows of the new catalogue, D channels.
 """
@@ -14,33 +14,35 @@ from torch import Tensor
 
 from attnrec.dataset import Features, Vocabulary
 from attnrec.models import Model
-from attnrec.training.feature_rows import FeatureRows
+from attnrec.training.feature_regression import FeatureRegression
 from attnrec.training.step import Stepper
 
-SETTINGS = ("heads", "pooling_heads", "attention", "attention_settings", "readout", "scores")
-"""What a model must share with the one it starts from, and shapes may not show."""
+COMPARED_SETTINGS = ("heads", "pooling_heads", "attention", "attention_settings", "readout", "scores")
+"""Settings that must be equal in both models although parameter shapes may not depend on them."""
 
 EVENT_TYPES = "context.types.weight"
-"""The parameter with a row for each type of event."""
+"""The parameter with a row per event type."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """An earlier model to start from.
+    """An earlier model to start training from.
 
-    An item that both catalogues have keeps its row. A new one starts from what its features predict, where both
-    catalogues' are given and it has a value of a shared column, else from the mean of the earlier items that had a
-    training event. An item that is gone has no row; one without an event in the new log is read in histories and never
-    recommended. The same id must mean the same item: before a transfer, rename ids that coincide by chance.
+    An item of both catalogues keeps its parameter rows. A new item with a value in a shared feature column starts from
+    the rows predicted from its features, if the features of both catalogues are given; any other new item starts from
+    the mean over the earlier items with a training event. Rows of items that are not in the new catalogue are dropped.
+    An item of the new catalogue without an event in the new log is used in histories but never recommended. Equal ids
+    must mean equal items: before a transfer between shops, rename ids that are equal by coincidence.
 
     Attributes:
-        model: of the same kind and settings; its catalogue may be another.
-        item_ids: its catalogue.
-        moments: what `TrainingResult.moments` held, "parameter/moment" -> tensor; empty starts the optimizer anew.
-        features: of its catalogue.
-        new_features: of the catalogue of the model that is started.
+        model: the earlier model; same kind and settings, any catalogue.
+        item_ids: catalogue of the earlier model.
+        moments: `TrainingResult.moments` of the earlier training, "parameter/moment" -> tensor; empty starts with a new
+            optimizer state.
+        features: item features of the earlier catalogue.
+        new_features: item features of the new catalogue.
     """
 
     model: Model
@@ -50,120 +52,126 @@ class WarmStart:
     new_features: Features | None = None
 
     def apply(self, model: Model, item_ids: Vocabulary, stepper: Stepper) -> None:
-        """Give `model`, its optimizer and its average what is known. (A graph model's scores also follow its graph.)
+        """Initialise `model`, its optimizer state and its moving average from the earlier model.
+
+        The scores of a graph model also depend on its graph, which is not copied.
 
         Args:
-            model: untrained, for the catalogue `item_ids`.
-            item_ids: its catalogue.
-            stepper: whose optimizer and average go with the model.
+            model: untrained model for the catalogue `item_ids`.
+            item_ids: the new catalogue.
+            stepper: the stepper of `model`.
 
         Raises:
-            ValueError: for a model of another kind or shape, a column of features of another kind or width, or a
-                catalogue of which neither ids nor features say anything.
+            ValueError: for a model of another kind or shape, a feature column of another type or width, or catalogues
+                that share neither items nor feature values.
         """
-        self._check(model)
-        sources = torch.from_numpy(self.item_ids.rows_for(item_ids))  # the earlier row of each new one, 0 for new items
-        self._check_known(sources)
-        given, item_rows = dict(self.model.named_parameters()), model.item_parameters()
+        self._check_model(model)
+        old_rows = torch.from_numpy(self.item_ids.rows_for(item_ids))  # earlier row of each item, 0 for new items
+        self._check_catalogue(old_rows)
+        old_parameters, item_parameters = dict(self.model.named_parameters()), model.item_parameters()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                old = given[name].detach().cpu()
+                old = old_parameters[name].detach().cpu()
                 if name == EVENT_TYPES:
-                    parameter.copy_(self._types(old, parameter, model.event_names))
+                    parameter.copy_(self._event_type_rows(old, parameter, model.event_names))
                 else:
-                    parameter.copy_(self._rows(old, sources) if name in item_rows else old)
-        stepper.load_moments(dict(self._moments(item_rows, sources, model.event_names)))
-        stepper.average.restart()
-        self._tell(sources)
+                    parameter.copy_(self._item_rows(old, old_rows) if name in item_parameters else old)
+        stepper.load_moments(dict(self._new_moments(item_parameters, old_rows, model.event_names)))
+        stepper.ema.reset()
+        self._log_summary(old_rows)
 
     def fingerprint(self) -> str:
-        """Changes with everything that `apply` gives."""
+        """Return a hash of everything that `apply` copies."""
         digest = hashlib.sha256(repr([self.item_ids.ids.tolist(), self.model.event_names]).encode())
         tensors = dict(self.model.named_parameters()) | {"rankable": self.model.rankable} | self.moments
         for name, tensor in tensors.items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        if self.predictor is not None:
-            for part in self.predictor.parts():
+        if self.regression is not None:
+            for part in self.regression.fingerprint_parts():
                 digest.update(part)
         return digest.hexdigest()
 
     @cached_property
-    def predictor(self) -> FeatureRows | None:
-        """What features say of rows; None unless both catalogues' are given."""
+    def regression(self) -> FeatureRegression | None:
+        """Regression from features onto parameter rows; None unless the features of both catalogues are given."""
         if self.features is None or self.new_features is None:
             return None
-        return FeatureRows(self.features, self.new_features, known=self.model.rankable.cpu().numpy())
+        return FeatureRegression(self.features, self.new_features, train_rows=self.model.rankable.cpu().numpy())
 
-    def _rows(self, old: Tensor, sources: Tensor) -> Tensor:
-        """A parameter's rows in the new catalogue, (N, ...); padding stays zero."""
-        rows = old[self.model.rankable.cpu()].mean(0).expand(len(sources), *old.shape[1:]).clone()
-        if self.predictor is not None and self.predictor.predicted.any():
-            predicted = torch.from_numpy(self.predictor.predicted)
-            rows[predicted] = self.predictor.predict(old)[predicted]
-        kept = sources > 0
-        rows[kept] = old[sources[kept]]
+    def _item_rows(self, old: Tensor, old_rows: Tensor) -> Tensor:
+        """Return an item parameter for the new catalogue, (N, ...); the padding row is zero."""
+        rows = old[self.model.rankable.cpu()].mean(0).expand(len(old_rows), *old.shape[1:]).clone()
+        if self.regression is not None and self.regression.has_prediction.any():
+            has_prediction = torch.from_numpy(self.regression.has_prediction)
+            rows[has_prediction] = self.regression.predict(old)[has_prediction]
+        kept = old_rows > 0
+        rows[kept] = old[old_rows[kept]]
         rows[0] = 0
         return rows
 
-    def _types(self, old: Tensor, new: Tensor, names: tuple[str, ...]) -> Tensor:
-        """Rows of types of events follow their names: a log numbers its own. Types that are new have those of `new`."""
-        if not self.model.event_names:  # a model saved before it kept them
+    def _event_type_rows(self, old: Tensor, new: Tensor, names: tuple[str, ...]) -> Tensor:
+        """Copy the rows of event types by name (each log numbers its own types); new types keep the rows of `new`."""
+        if not self.model.event_names:  # saved by a version that did not store them
             return old
         rows = new.detach().cpu().clone()
-        for place, name in enumerate(names):
+        for number, name in enumerate(names):
             if name in self.model.event_names:
-                rows[place + 1] = old[self.model.event_names.index(name) + 1]  # row 0 is of padding
+                rows[number + 1] = old[self.model.event_names.index(name) + 1]  # row 0 is padding
         return rows
 
-    def _moments(
-        self, item_rows: set[str], sources: Tensor, event_names: tuple[str, ...]
+    def _new_moments(
+        self, item_parameters: set[str], old_rows: Tensor, event_names: tuple[str, ...]
     ) -> Iterator[tuple[str, Tensor]]:
-        """The moments follow their rows; those of new items and new types of events are zero."""
-        kept = sources > 0
+        """Copy the moments like their parameters; rows of new items and new event types are zero."""
+        kept = old_rows > 0
         for key, value in self.moments.items():
-            if key.rsplit("/", 1)[0] == EVENT_TYPES and value.ndim:
-                yield key, self._types(value, torch.zeros_like(value), event_names)
-            elif key.rsplit("/", 1)[0] in item_rows and value.ndim:
-                carried = value.new_zeros(len(sources), *value.shape[1:])
-                carried[kept] = value[sources[kept]]
-                yield key, carried
+            parameter = key.rsplit("/", 1)[0]
+            if parameter == EVENT_TYPES and value.ndim:
+                yield key, self._event_type_rows(value, torch.zeros_like(value), event_names)
+            elif parameter in item_parameters and value.ndim:
+                rows = value.new_zeros(len(old_rows), *value.shape[1:])
+                rows[kept] = value[old_rows[kept]]
+                yield key, rows
             else:
                 yield key, value
 
-    def _check(self, model: Model) -> None:
+    def _check_model(self, model: Model) -> None:
         if self.model.kind != model.kind:
             raise ValueError(
-                f"init must be a model of the same kind, got {self.model.kind} for {model.kind}; leave init out"
+                f"init must be a model of the same kind, got {self.model.kind} for {model.kind}; "
+                f"set kind = {self.model.kind!r} or remove init"
             )
-        item_rows = model.item_parameters()
+        item_parameters = model.item_parameters()
         old, new = (
-            {name: getattr(one.config, name, None) for name in SETTINGS}
-            | {name: tuple(p.shape[1 if name in item_rows else 0 :]) for name, p in one.named_parameters()}
-            for one in (self.model, model)
+            {name: getattr(each.config, name, None) for name in COMPARED_SETTINGS}
+            | {name: tuple(p.shape[1 if name in item_parameters else 0 :]) for name, p in each.named_parameters()}
+            for each in (self.model, model)
         )
         for name in old | new:
             if old.get(name) != new.get(name):
                 raise ValueError(
-                    f"init must have the settings of the model it starts, got {name} {old.get(name)} for "
-                    f"{new.get(name)}; use the same dim, layers, heads and max_length, or leave init out"
+                    f"init must have the same settings as the new model, got {name} {old.get(name)} in init and "
+                    f"{new.get(name)} in the new model; use the same dim, layers, heads and max_length, or remove init"
                 )
 
-    def _check_known(self, sources: Tensor) -> None:
-        for features, n_rows in ((self.features, self.model.n_items + 1), (self.new_features, len(sources))):
-            assert features is None or features.n_rows == n_rows, "features are aligned with their catalogue"
-        if not (sources > 0).any() and (self.predictor is None or not self.predictor.predicted.any()):
+    def _check_catalogue(self, old_rows: Tensor) -> None:
+        for features, n_rows in ((self.features, self.model.n_items + 1), (self.new_features, len(old_rows))):
+            assert features is None or features.n_rows == n_rows, "features must have a row per item row"
+        if not (old_rows > 0).any() and (self.regression is None or not self.regression.has_prediction.any()):
             raise ValueError(
-                f"init knows none of the items: {len(sources) - 1} in the log, {len(self.item_ids)} of its own; "
-                "give items= (in an experiment: [items]) with columns that both logs' items share"
+                f"init must share items or item features with the log, got {len(self.item_ids)} items in init, "
+                f"{len(old_rows) - 1} in the log and none in both; pass items= (in an experiment: [items]) with "
+                "columns that the items of both logs have"
             )
 
-    def _tell(self, sources: Tensor) -> None:
-        new = sources[1:] == 0
-        predicted = torch.zeros_like(new) if self.predictor is None else torch.from_numpy(self.predictor.predicted[1:])
+    def _log_summary(self, old_rows: Tensor) -> None:
+        new = old_rows[1:] == 0
+        regression = self.regression
+        predicted = torch.zeros_like(new) if regression is None else torch.from_numpy(regression.has_prediction[1:])
         n_kept, n_predicted = int((~new).sum()), int((new & predicted).sum())
         logger.info(
-            "warm start: %d items keep their rows, %d start from features, %d from the mean, %d are gone",
+            "warm start: %d items keep their rows, %d start from features, %d from the mean, %d are dropped",
             n_kept,
             n_predicted,
             int(new.sum()) - n_predicted,
