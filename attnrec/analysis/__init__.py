@@ -1,1 +1,1 @@
-"""Analysis of trained models: how widely attention spreads, and which heads can be removed."""
+"""Analysis of trained models: entropy of attention, and pruning of attention heads."""

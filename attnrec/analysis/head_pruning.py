@@ -1,9 +1,8 @@
-"""Which attention heads a model needs: what its ranking loses without each of them, and a copy without the others.
+"""Head pruning: the metric lost without each attention head, and a copy of the model without some heads.
 
-A head's importance is the loss when it alone is silenced (Michel, Levy & Neubig 2019, arXiv:1905.10650); that few
-heads carry most of a model is also what Voita et al. 2019 (arXiv:1905.09418) found. Heads can stand in for one
-another, so these losses do not add up: what several cost together, `pruning_curve` measures.
-Shapes: D = H * C channels, C of them for each of H heads; weights of linear layers are (out, in).
+The importance of a head is the loss of the metric when it alone is masked (Michel, Levy & Neubig 2019,
+arXiv:1905.10650); Voita et al. 2019 (arXiv:1905.09418) also found that few heads carry most of a model. Heads can be
+redundant, so these losses do not add up: `pruning_curve` measures the loss without several heads.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,51 +10,46 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnrec.analysis.attention_spread import READOUT
-from attnrec.attention import HSTUBlock, ItemValues, MultiHeadAttention
-from attnrec.attention.memory import Memory
 from attnrec.dataset import Holdout
 from attnrec.evaluation.evaluator import evaluate
 from attnrec.evaluation.metrics import RANK_METRICS, metric_name
-from attnrec.models import GAT, Model, SequenceModel
-from attnrec.models.sequence.readouts import Pooling
-
-Head = tuple[str, int]
-"""A layer ("layer 1" is next to the items, "readout" is the last) and a number in it, from 0."""
+from attnrec.models import Model
+from attnrec.models.head_weights import Head
 
 
-def heads_of(model: Model) -> list[Head]:
-    """All heads that can be silenced, layer by layer; none for a model that attends without heads, or not at all.
+def list_heads(model: Model) -> list[Head]:
+    """Return all heads that can be masked, layer by layer; empty for a model without attention heads.
 
-    The heads of GAT's graph are not among them: what they did is in its item vectors.
+    The heads of GAT's graph are not included: scoring reads their result, the item vectors.
     """
-    return list(_weights_of_heads(model))
+    return list(model.head_weights())
 
 
 def head_importance(
     model: Model, holdout: Holdout, *, metric: str = "ndcg_at_10", filter_viewed: bool = True
 ) -> pd.DataFrame:
-    """What the metric loses when one head alone is silenced, for every head: one evaluation each, and one of all.
+    """Compute the loss of the metric when one head alone is masked: one evaluation per head, and one of all heads.
 
     Args:
-        model: trained on the catalogue of `holdout`; its weights are afterwards what they were.
-        holdout: the validation questions, if heads are to be chosen by this and judged on the test part.
-        metric: a rank metric at a k.
+        model: trained on the catalogue of `holdout`; its weights are restored afterwards.
+        holdout: the validation part, if heads are selected by the result and evaluated on the test part.
+        metric: a rank metric with a k, such as ndcg_at_10.
         filter_viewed: as in `evaluate`.
 
     Returns:
-        layer, head, metric_without and drop, one row per head, most important first (ties: the order of `heads_of`).
+        layer, head, metric_without and drop (the metric of the full model minus metric_without; higher means more
+        important), one row per head, most important first (ties: the order of `list_heads`).
 
     Raises:
         ValueError: for a model without heads or an unknown metric.
     """
-    heads = heads_of(model)
-    whole = _measured(model, holdout, (), metric=metric, filter_viewed=filter_viewed)
-    without = [_measured(model, holdout, [head], metric=metric, filter_viewed=filter_viewed) for head in heads]
+    heads = list_heads(model)
+    full = _evaluate_without(model, holdout, (), metric=metric, filter_viewed=filter_viewed)
+    values = [_evaluate_without(model, holdout, [head], metric=metric, filter_viewed=filter_viewed) for head in heads]
     table = pd.DataFrame(heads, columns=["layer", "head"])
-    table = table.assign(metric_without=without, drop=[whole - each for each in without])
+    table = table.assign(metric_without=values, drop=[full - value for value in values])
     return table.sort_values("drop", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -67,134 +61,102 @@ def pruning_curve(
     metric: str = "ndcg_at_10",
     filter_viewed: bool = True,
 ) -> pd.DataFrame:
-    """What the metric becomes when one head after the other is removed, the last row of `importance` first.
+    """Compute the metric as heads are removed one after the other, the last row of `importance` first.
 
     Args:
         model: as in `head_importance`.
-        holdout: the questions; on those that `importance` was measured on, the curve flatters the choice.
+        holdout: held-out events; on those that `importance` was computed on, the curve is optimistic.
         importance: every head once, most important first; any frame with the columns layer and head.
-        metric: a rank metric at a k.
+        metric: a rank metric with a k.
         filter_viewed: as in `evaluate`.
 
     Returns:
-        One row per number of heads removed, from 1 until none is left: n_removed, layer and head (the one removed
-        now), metric, and change from the whole model, below 0 where it is worse.
+        One row per number of removed heads, from 1 to all: n_removed, layer and head (the one removed in this row),
+        metric, and change (from the full model; below 0 is worse).
 
     Raises:
-        ValueError: when `importance` is not of this model's heads, and as `head_importance`.
+        ValueError: if `importance` does not match the model's heads, and as `head_importance`.
     """
-    order, known = least_important_heads(importance, len(importance)), heads_of(model)
-    if sorted(order) != sorted(known):
-        rule = "importance must name every head of the model once"
-        raise ValueError(f"{rule}, got {order} for {known}; measure it on this model")
-    whole = _measured(model, holdout, (), metric=metric, filter_viewed=filter_viewed)
+    order, heads = least_important_heads(importance, len(importance)), list_heads(model)
+    if sorted(order) != sorted(heads):
+        raise ValueError(
+            f"importance must name every head of the model once, got {order} for {heads}; "
+            "compute it with head_importance for this model"
+        )
+    full = _evaluate_without(model, holdout, (), metric=metric, filter_viewed=filter_viewed)
     counts = range(1, len(order) + 1)
-    values = [_measured(model, holdout, order[:n], metric=metric, filter_viewed=filter_viewed) for n in counts]
-    curve = pd.DataFrame(order, columns=["layer", "head"]).assign(metric=values, change=[x - whole for x in values])
+    values = [_evaluate_without(model, holdout, order[:n], metric=metric, filter_viewed=filter_viewed) for n in counts]
+    curve = pd.DataFrame(order, columns=["layer", "head"]).assign(metric=values, change=[x - full for x in values])
     curve.insert(0, "n_removed", counts)
     return curve
 
 
 def least_important_heads(importance: pd.DataFrame, n: int) -> list[Head]:
-    """The n last heads of an importance table, the least important first."""
+    """Return the last n heads of an importance table, the least important first."""
     last = importance[::-1].head(n)
     return [(str(layer), int(head)) for layer, head in zip(last["layer"], last["head"], strict=True)]
 
 
 def prune_heads(model: Model, heads: Iterable[Head]) -> Model:
-    """A copy of the model without some of its heads, which scores bit for bit as the `silenced` one does.
+    """Return a copy of the model without some of its heads; its scores equal those under `mask_heads` bit for bit.
 
-    It is no smaller and no faster: config and shapes stay, so that it is saved and loaded like any other, and the
-    weights of the removed heads are zeros. Trained further, they would come to life again.
-    A readout's shares of attention (`EncodedHistories.weights`) still count a removed head; contributions do not.
+    The copy is not smaller or faster: config and shapes stay the same, so it is saved and loaded like any model, and
+    the weights of removed heads are zeros. Further training would change them again. Attention weights of the readout
+    (`EncodedHistories.weights`) still include a removed head; contributions do not.
 
     Raises:
-        ValueError: for a model without heads, or a head that it does not have.
+        ValueError: for a model without heads, or an unknown head.
     """
     pruned = deepcopy(model)
-    for weight in _silencing(pruned, heads):
+    for weight in _weights_to_zero(pruned, heads):
         weight.zero_()
     return pruned
 
 
 @contextmanager
-def silenced(model: Model, heads: Iterable[Head]) -> Iterator[None]:
-    """Silence heads inside the block; afterwards, errors or not, every weight is what it was, bit for bit.
+def mask_heads(model: Model, heads: Iterable[Head]) -> Iterator[None]:
+    """Mask heads inside the block; afterwards, also after an error, all weights are restored bit for bit.
 
-    A head of self-attention then adds nothing to its layer's output. A head of the readout owns C channels of the
-    user vector: they are 0, as are those of the events' values, so that a score remains the sum of its contributions.
-    The user's length is that of the channels left. The biases of output projections are no head's and stay.
+    A masked head of self-attention adds nothing to its layer's output. A head of the readout has C channels of the
+    user vector: they become 0, as those of the events' values, so a score is still the sum of its contributions. The
+    norm of the user vector is that of the other channels. Biases of output projections belong to no head and stay.
 
     Raises:
         ValueError: as `prune_heads`.
     """
-    weights = _silencing(model, heads)
-    kept = [weight.clone() for weight in weights]
+    weights = _weights_to_zero(model, heads)
+    copies = [weight.clone() for weight in weights]
     try:
         for weight in weights:
             weight.zero_()
         yield
     finally:
-        for weight, was in zip(weights, kept, strict=True):
-            weight.copy_(was)
+        for weight, copy in zip(weights, copies, strict=True):
+            weight.copy_(copy)
 
 
-def _measured(model: Model, holdout: Holdout, heads: Sequence[Head], *, metric: str, filter_viewed: bool) -> float:
+def _evaluate_without(
+    model: Model, holdout: Holdout, heads: Sequence[Head], *, metric: str, filter_viewed: bool
+) -> float:
     """The metric without these heads."""
     name, _, k = metric.rpartition("_at_")
     if name not in RANK_METRICS or not k.isdecimal() or int(k) < 1:
-        known = ", ".join(metric_name(name, 10) for name in RANK_METRICS)
-        raise ValueError(f"metric must be a rank metric at a k, got {metric!r}; take one such as {known}")
-    with silenced(model, heads):
-        found = evaluate(model, holdout, ks=(int(k),), filter_viewed=filter_viewed, intervals=False)
-    return found.summary[metric_name(name, int(k))]
+        examples = ", ".join(metric_name(name, 10) for name in RANK_METRICS)
+        raise ValueError(f"metric must be a rank metric with a k, got {metric!r}; choose one such as {examples}")
+    with mask_heads(model, heads):
+        evaluation = evaluate(model, holdout, ks=(int(k),), filter_viewed=filter_viewed, intervals=False)
+    return evaluation.summary[metric_name(name, int(k))]
 
 
-def _silencing(model: Model, heads: Iterable[Head]) -> list[Tensor]:
-    """The weights that silence these heads when they are 0."""
-    owned, heads = _weights_of_heads(model), list(heads)
-    if not owned:
+def _weights_to_zero(model: Model, heads: Iterable[Head]) -> list[Tensor]:
+    """The weights that remove these heads when they are 0."""
+    weights, heads = model.head_weights(), list(heads)
+    if not weights:
         raise ValueError(
-            f"pruning needs a model whose attention has heads, got {model.kind!r} without any; "
-            "take one such as attnrec or sasrec"
+            f"pruning needs a model with attention heads, got {model.kind!r} without heads; "
+            "choose one such as attnrec or sasrec"
         )
-    unknown = [head for head in heads if head not in owned]
+    unknown = [head for head in heads if head not in weights]
     if unknown:
-        raise ValueError(f"heads must be the model's own, got {unknown[0]!r}; take some of {list(owned)}")
-    return [weight.detach() for head in heads for weight in owned[head]]
-
-
-def _weights_of_heads(model: Model) -> dict[Head, list[Tensor]]:
-    """For each head, views of the weights through which alone it is heard."""
-    found: dict[Head, list[Tensor]] = {}
-    layers = model.encoder.modules() if isinstance(model, SequenceModel) else ()
-    attending = [layer for layer in layers if isinstance(layer, MultiHeadAttention | HSTUBlock)]
-    for number, layer in enumerate(attending, start=1):
-        for head, own in enumerate(_channels(layer.project_out.in_features, layer.heads)):
-            found[f"layer {number}", head] = [layer.project_out.weight[:, own], *_before_norm(layer, head, own)]
-    if isinstance(model, SequenceModel) and isinstance(model.readout, Pooling):
-        found |= _of_values(model.readout.worth, model.readout.pooling.heads)
-    if isinstance(model, GAT):
-        found |= _of_values(model.values, model.pooling.heads)
-    return found
-
-
-def _before_norm(layer: MultiHeadAttention | HSTUBlock, head: int, own: slice) -> list[Tensor]:
-    """In HSTU's block a norm over all heads hears each of them, too: what it attends to must be 0 before."""
-    if not isinstance(layer, HSTUBlock):
-        return []
-    dim = layer.project_out.in_features
-    values = slice(dim + own.start, dim + own.stop)  # behind the gates u; silu(0) is 0
-    weights = [layer.project_in.weight[values], layer.project_in.bias[values]]
-    return [*weights, layer.kernel.slot_values[head]] if isinstance(layer.kernel, Memory) else weights
-
-
-def _of_values(worth: ItemValues, heads: int) -> dict[Head, list[Tensor]]:
-    last = worth.network[-1]
-    assert isinstance(last, nn.Linear), "values end in a linear layer"
-    owned = enumerate(_channels(last.out_features, heads))
-    return {(READOUT, head): [worth.linear.weight[own], last.weight[own], last.bias[own]] for head, own in owned}
-
-
-def _channels(dim: int, heads: int) -> list[slice]:
-    return [slice(start, start + dim // heads) for start in range(0, dim, dim // heads)]
+        raise ValueError(f"heads must be heads of the model, got {unknown[0]!r}; choose from {list(weights)}")
+    return [weight.detach() for head in heads for weight in weights[head]]

@@ -1,8 +1,8 @@
-"""What each event of a history has to do with a recommended item, by many methods; one type, one registry.
+"""Attribution methods: how much each event of a history matters for the score of an item.
 
-`contribution` is how the score was made; `leave_one_out` is what the score would be without the event; the others are
-ways that the literature has, and controls that any of them has to beat.
-Shapes: B users, L positions, N = n_items + 1 item rows, n items asked for.
+`contribution` is the exact decomposition of the score; `leave_one_out` is the change of the score when an event is
+removed; the other methods are from the literature, or controls that a useful method must outperform.
+Shapes: B users, L positions, N = n_items + 1 item rows, n requested items.
 """
 
 import torch
@@ -12,10 +12,9 @@ from attnrec.attribution.attention import ATTENTION_ROLLOUT, VALUE_NORM
 from attnrec.attribution.controls import ITEM_COSINE, POPULARITY, RANDOM, RECENCY
 from attnrec.attribution.gradients import GRADIENT_X_INPUT, INTEGRATED_GRADIENTS
 from attnrec.attribution.lime import LIME
-from attnrec.attribution.method import Method, Need
+from attnrec.attribution.method import Method, Requirement
 from attnrec.attribution.model_reasons import CONTRIBUTION, WEIGHT
-from attnrec.attribution.readout_weights import ReadoutWeights, weigh
-from attnrec.attribution.removal import LEAVE_ONE_OUT, score_without_events, without
+from attnrec.attribution.removal import LEAVE_ONE_OUT, remove_events, score_without_events
 from attnrec.attribution.renormalized import RENORMALIZED
 from attnrec.attribution.shapley import SHAPLEY
 from attnrec.dataset import Batch
@@ -37,38 +36,41 @@ METHODS: dict[str, Method] = {
     "item_cosine": ITEM_COSINE,
     "popularity": POPULARITY,
 }
-"""Name -> method. A new one is a function, its `Method` beside it, and one line here."""
+"""Name -> method. To add one: write the function, a `Method` next to it, and one line here."""
 
 
 def attribute(
     model: Model, batch: Batch, items: Tensor, *, method: str, seed: int = 0, counts: Tensor | None = None
 ) -> Tensor:
-    """What each event has to do with each item, by one method.
+    """Compute the attribution of each item's score to each event, by one method.
 
     Args:
-        model: any; it is put into evaluation mode.
+        model: any model; it is put into evaluation mode.
         batch: B users with histories of length L, padded on the right, on any device.
         items: row numbers of the n items, (B, n).
         method: a name in `METHODS`.
-        seed: for methods that draw; what they draw depends on it, the history and the item alone, not on the batch.
-        counts: events of each item row in training, (N,); `popularity` alone reads them.
+        seed: of methods that use random numbers, which depend on the seed, the history and the item, not on the batch.
+        counts: number of training events of each item row, (N,); used by `popularity` only.
 
     Returns:
-        (B, L, n) on the model's device; larger speaks more for the item, 0 at padding. Units differ by method.
+        (B, L, n) on the model's device; a higher value means that the event increases the score more; 0 at padding.
+        Units depend on the method.
 
     Raises:
-        ValueError: for an unknown method, one that does not work for the model, or counts that are needed and missing.
+        ValueError: for an unknown method, a method that the model does not support, or missing counts.
     """
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}; take one of these")
-    asked, device = METHODS[method], model.rankable.device
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}; choose one of these")
+    selected, device = METHODS[method], model.rankable.device
     model.eval()
-    if not asked.works_for(model):
+    if not selected.works_for(model):
         others = ", ".join(name for name, other in METHODS.items() if other.works_for(model))
-        raise ValueError(f"{method} needs {asked.needs.words}, got {model.description}; take one of {others}")
-    more = {"counts": counts} if asked.takes_counts else {}
+        raise ValueError(
+            f"{method} needs {selected.requirement.description}, got {model.description}; choose one of {others}"
+        )
+    options = {"counts": counts} if selected.takes_counts else {}
     with torch.no_grad():
-        return asked.function(model, batch.to(device), items.to(device), seed=seed, **more)
+        return selected.function(model, batch.to(device), items.to(device), seed=seed, **options)
 
 
-__all__ = ["METHODS", "Method", "Need", "ReadoutWeights", "attribute", "score_without_events", "weigh", "without"]
+__all__ = ["METHODS", "Method", "Requirement", "attribute", "remove_events", "score_without_events"]

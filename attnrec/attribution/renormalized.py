@@ -1,61 +1,55 @@
-"""The effect of an event at the price of one reading: the rest of the attention is dealt out among the others.
+"""The effect of an event from one forward pass: its attention weight is removed and the others are renormalised.
 
-Leave-one-out reads a history of L events L + 1 times. Where the user is a sum of weighted values, most of what
-changes without an event is known from the one reading: its own part goes, and the shares of the others grow by
-1 / (1 - its share). What is not known is how the states of the others would have been without it; they stay.
-Shapes: B users, L positions, D channels, n items asked for.
+Leave-one-out encodes a history of L events L + 1 times. If the user vector is a sum of weighted values, most of the
+change without an event follows from one pass: its part is removed, and the weights of the other events grow by the
+factor 1 / (1 - its weight). The approximation: the states of the other events are those of the full history.
+Shapes: B users, L positions, D channels, n requested items.
 """
 
 import torch
 from torch import Tensor
 
-from attnrec.attribution.method import Method, Need
-from attnrec.attribution.readout_weights import weigh
+from attnrec.attribution.method import Method, Requirement, one_event
 from attnrec.dataset import Batch
-from attnrec.models import GAT, Model, SequenceModel
-from attnrec.models.item_scores import VectorEncoding
+from attnrec.models import Model
 
-LEFT = 1e-6
-"""A share of at least 1 less this leaves nothing to deal out: what remains is the user without events."""
+MIN_REST = 1e-6
+"""Where the other weights sum to less than this, the history counts as empty without the event."""
 
 
 def renormalized(model: Model, batch: Batch, items: Tensor, *, seed: int = 0) -> Tensor:
-    """The score less what it would be if each event got no share and the shares of the others summed to 1 again.
+    """Compute the score minus the score with an event's attention weight 0 and the other weights renormalised.
 
     Args:
-        model: whose user is a sum of weighted values.
+        model: whose user vector is a sum of weighted values.
         batch: B users.
         items: item rows, (B, n).
-        seed: nothing is drawn.
+        seed: not used.
 
     Returns:
         (B, L, n), in score units, 0 at padding.
     """
     del seed
-    weighed = weigh(model, batch)
-    assert weighed is not None, "a method is asked only of models that have what it needs"
-    assert isinstance(model, (SequenceModel, GAT)), "what is weighed has a catalogue"
-    without = torch.zeros_like(weighed.parts(weighed.weights))
-    for parts, shares in zip(weighed.by_head(), weighed.weights.unbind(1), strict=True):
-        rest = (1 - shares)[..., None]
-        others = (parts.sum(1, keepdim=True) - parts) / rest.clamp(min=LEFT)
-        without += others * (rest > LEFT)
+    readout = model.readout_weights(batch)
+    assert readout is not None, "the requirement is checked before"
+    all_parts = readout.parts(readout.weights)
+    users_without = torch.zeros_like(all_parts)
+    for parts, weights in zip(readout.parts_by_head(), readout.weights.unbind(1), strict=True):
+        rest = (1 - weights)[..., None]
+        others = (parts.sum(1, keepdim=True) - parts) / rest.clamp(min=MIN_REST)
+        users_without += others * (rest > MIN_REST)
     n_events = batch.items.shape[1]
-    asked = items.repeat_interleave(n_events, dim=0)
-    left = _scores(model, without.flatten(0, 1), asked).unflatten(0, (len(items), n_events))
-    whole = _scores(model, weighed.parts(weighed.weights).sum(1), items)
-    return (whole[:, None] - left) * batch.real[..., None]
-
-
-def _scores(model: SequenceModel | GAT, users: Tensor, items: Tensor) -> Tensor:
-    return VectorEncoding(model.item_scorer, model.item_vectors(), users, None, None).scores(items)
+    repeated_items = items.repeat_interleave(n_events, dim=0)
+    scores_without = readout.scores(users_without.flatten(0, 1), repeated_items).unflatten(0, (len(items), n_events))
+    full = readout.scores(all_parts.sum(1), items)
+    return (full[:, None] - scores_without) * batch.real[..., None]
 
 
 RENORMALIZED = Method(
     renormalized,
     source="this project",
-    needs=Need(
-        "a user that is a sum of weighted values",
-        lambda model: isinstance(model, GAT) or (isinstance(model, SequenceModel) and model.exact_reasons),
+    requirement=Requirement(
+        "a user vector that is a sum of weighted values",
+        lambda model: model.exact_reasons and model.readout_weights(one_event(model)) is not None,
     ),
 )

@@ -1,15 +1,16 @@
-"""Are the reasons true? Events are taken out as a method orders them, and the recommended item is watched.
+"""Faithfulness: whether an attribution shows which events the recommendation depends on, measured by removing events.
 
-If the reasons that a method gives made the recommendation, the item falls soon when they go and stays when others go,
-and sooner than for orders of events that look at no score: those are the controls. `measure` takes all users and
-methods through the tests of the literature, `faithful` says whether the model's own reasons pass.
+Events are removed in the order of an attribution. For a faithful attribution, the score of the recommended item falls
+early when the highest-ranked events are removed, stays when the lowest-ranked ones are, and falls earlier than for
+controls, which do not use the scores. `measure` computes these metrics for users and methods; `faithfulness_verdict`
+tests whether the model's contributions outperform the controls.
 """
 
 from attnrec.faithfulness.measurement import DEFAULT_METHODS, NothingToMeasureError, measure
 from attnrec.faithfulness.permutation import permutation_test
 from attnrec.faithfulness.rank_correlation import kendall_tau
 from attnrec.faithfulness.result import DIRECTIONS, Faithfulness
-from attnrec.faithfulness.verdict import Verdict, faithful
+from attnrec.faithfulness.verdict import Verdict, faithfulness_verdict
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -17,7 +18,7 @@ __all__ = [
     "Faithfulness",
     "NothingToMeasureError",
     "Verdict",
-    "faithful",
+    "faithfulness_verdict",
     "kendall_tau",
     "measure",
     "permutation_test",

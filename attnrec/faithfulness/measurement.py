@@ -1,4 +1,4 @@
-"""The measurement itself: users in batches, methods in turn, every shortened history scored once.
+"""Measure faithfulness: users in batches, every method, each shortened history scored once.
 
 Shapes: U users, B of them in a batch, M methods, L positions, N = n_items + 1 item rows, S steps of a curve.
 """
@@ -14,13 +14,20 @@ from torch import Tensor
 
 from attnrec.attribution import METHODS
 from attnrec.dataset import Histories
-from attnrec.faithfulness.curves import CURVES, heights, measures, walk
-from attnrec.faithfulness.orders import N_PERMUTATIONS, TIES, Given, drawn, levels, places
+from attnrec.faithfulness.curves import CURVES, compute_curves, curve_metrics, curve_sums
+from attnrec.faithfulness.orders import (
+    N_PERMUTATIONS,
+    TIES,
+    MethodOptions,
+    attribution_levels,
+    random_numbers,
+    rank_events,
+)
 from attnrec.faithfulness.permutation import permutation_test
 from attnrec.faithfulness.rank_correlation import kendall_tau
 from attnrec.faithfulness.result import Faithfulness
 from attnrec.faithfulness.stability import stability
-from attnrec.faithfulness.top_items import Explained, best_items, explained_batches
+from attnrec.faithfulness.top_items import TopItems, top_item_batches, top_item_rows
 from attnrec.models import Model
 from attnrec.schema import ITEM, USER
 
@@ -36,38 +43,40 @@ DEFAULT_METHODS = (
     "item_cosine",
     "popularity",
 )
-EFFECT = "leave_one_out"
-FEWEST = 2
-TOO_SHORT, NOTHING_LEFT = f"fewer than {FEWEST} events", "nothing to recommend"
+REFERENCE = "leave_one_out"
+"""The method that `tau` compares the others with."""
+
+MIN_EVENTS = 2
+TOO_SHORT, NO_ITEM = f"fewer than {MIN_EVENTS} events", "no recommendable item"
 
 
 class NothingToMeasureError(ValueError):
-    """Users without two events, or with nothing left to recommend: there is nothing to take out, or to explain."""
+    """No user has at least two events and a recommendable item."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What is measured: methods that the model can do, places, steps, and what methods are given."""
+class MeasurementPlan:
+    """Validated arguments of `measure`: supported methods, ks of the metrics, steps, and options of the methods."""
 
     methods: tuple[str, ...]
     ks: tuple[int, ...]
     n_bins: int
-    given: Given
+    options: MethodOptions
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Of one batch.
+class BatchMeasurement:
+    """Results of one batch.
 
     Attributes:
-        chosen: which users, (B,), indices.
-        n_events: in the window, (B,).
+        positions: positions of the users among the measured ones, (B,).
+        n_events: events in the window, (B,).
         metrics: by name, (B, M).
         curves: sums over users by curve and column, (M, S).
         permutation: largest weight and median distance, (B, 2), or None.
     """
 
-    chosen: NDArray[np.int64]
+    positions: NDArray[np.int64]
     n_events: NDArray[np.int64]
     metrics: dict[str, NDArray[np.float64]]
     curves: dict[tuple[str, str], NDArray[np.float64]]
@@ -88,142 +97,150 @@ def measure(
     n_permutations: int = N_PERMUTATIONS,
     on_batch: Callable[[int], None] | None = None,
 ) -> Faithfulness:
-    """Measure how true the reasons for each user's best item are, by several methods and by controls.
+    """Measure the faithfulness of several attribution methods and controls for each user's best item.
 
-    The item explained is the one that the model recommends first with the full window. Each method orders the
-    window's events; they are then taken out, or put in, in that order (see `curves`). Events before the window that
-    a model sees compressed are no reasons and stay. Draws depend on the seed, the history and the item, never on
-    which users are asked together.
+    The explained item is the model's first recommendation with the full window. Each method orders the events of the
+    window; events are then removed or added in that order (see `curves`). Memory events before the window are not
+    explained and stay. Random numbers depend on the seed, the history and the item, not on the other users.
 
-    Most of the time goes into readings of shortened histories: some 3 * n_bins for each user and method, n for each
-    history of n events for leave-one-out and n_permutations * n for `shapley`; both twice, for stability.
+    Most of the time is for encoding shortened histories: about 3 * n_bins per user and method, n per history of n
+    events for leave-one-out and n_permutations * n for `shapley`; both twice, because of stability.
 
     Args:
         model: trained on the catalogue of `histories`; it is put into evaluation mode.
-        histories: what is known of the users.
-        users: rows, (U,), each once.
-        methods: names in `METHODS`; None is `DEFAULT_METHODS`. Those that the model cannot do are left out.
-        counts: events of each item row in training, (N,), for `popularity`; None counts those of `histories`.
-        ks: places of pos_at_k and neg_at_k.
-        n_bins: steps from the full history to the empty one.
-        filter_viewed: what is anywhere in the visible history is neither explained nor a competitor.
-        seed: of ties, of the event that stability takes out, of permutations and of methods that draw.
-        n_permutations: of `shapley`, if that is a method; fewer than `attribute` takes, for time.
-        on_batch: called with the number of users just measured.
+        histories: the log.
+        users: user rows, (U,), without duplicates.
+        methods: names in `METHODS`; None is `DEFAULT_METHODS`. Methods that the model does not support are skipped.
+        counts: training events of each item row, (N,), for `popularity`; None counts the events of `histories`.
+        ks: ranks k of pos_at_k and neg_at_k.
+        n_bins: steps from the full to the empty history.
+        filter_viewed: whether items of the user's history are excluded, as explained items and as competitors.
+        seed: of ties, of the event that stability removes, of permutations and of methods that use random numbers.
+        n_permutations: of `shapley`; fewer than the default of `attribute`, to save time.
+        on_batch: called with the number of users of each finished batch.
 
     Raises:
-        ValueError: for users that do not exist or occur twice, an unknown method, none that the model can do, counts
-            of another catalogue, ks or n_bins below 1.
-        NothingToMeasureError: when no user is left to measure.
+        ValueError: for unknown or duplicate users, an unknown method, no supported method, counts of another
+            catalogue, ks or n_bins below 1.
+        NothingToMeasureError: if no user can be measured.
     """
     histories = histories.with_event_names(model.event_names)
-    able, skipped_methods = _able(model, DEFAULT_METHODS if methods is None else tuple(dict.fromkeys(methods)))
+    requested = DEFAULT_METHODS if methods is None else tuple(dict.fromkeys(methods))
+    supported, skipped_methods = _supported_methods(model, requested)
     counts = torch.from_numpy(histories.item_counts()) if counts is None else counts
     _check(ks, n_bins, n_permutations)
     _check_rows(model, histories, users, counts)
-    plan = Plan(able, tuple(ks), n_bins, Given(seed, counts, n_permutations))
-    long_enough = np.minimum(histories.lengths[users], model.max_length) >= FEWEST
+    plan = MeasurementPlan(supported, tuple(ks), n_bins, MethodOptions(seed, counts, n_permutations))
+    long_enough = np.minimum(histories.lengths[users], model.max_length) >= MIN_EVENTS
     users, n_short = users[long_enough], int((~long_enough).sum())
-    items = best_items(model, histories, users, filter_viewed=filter_viewed)
+    items = top_item_rows(model, histories, users, filter_viewed=filter_viewed)
     users, items, n_without = users[items > 0], items[items > 0], int((items == 0).sum())
     if not len(users):
-        came = f"{n_short} with {TOO_SHORT} and {n_without} with {NOTHING_LEFT}"
         raise NothingToMeasureError(
-            f"faithfulness needs a user with {FEWEST} events and an item to explain, got {came}; take others"
+            f"faithfulness needs a user with {MIN_EVENTS} events and a recommendable item, got {n_short} with "
+            f"{TOO_SHORT} and {n_without} with {NO_ITEM}; choose other users"
         )
-    found = []
-    for explained in explained_batches(model, histories, users, items, filter_viewed=filter_viewed):
-        found.append(_measured(model, explained, plan))
+    batches = []
+    for top_items in top_item_batches(model, histories, users, items, filter_viewed=filter_viewed):
+        batches.append(_measure_batch(model, top_items, plan))
         if on_batch is not None:
-            on_batch(len(explained.chosen))
+            on_batch(len(top_items.positions))
     ids = pd.DataFrame({USER: histories.user_ids.decode(users), ITEM: histories.item_ids.decode(items)})
     return Faithfulness(
         model.description,
-        *_tables(found, ids, plan),
+        *_tables(batches, ids, plan),
         skipped_methods=skipped_methods,
-        skipped_users={TOO_SHORT: n_short, NOTHING_LEFT: n_without},
+        skipped_users={TOO_SHORT: n_short, NO_ITEM: n_without},
     )
 
 
-def _able(model: Model, methods: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The methods that the model can do, and what others would need."""
+def _supported_methods(model: Model, methods: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The methods that the model supports, and for each other method what it needs."""
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
-        raise ValueError(f"methods must be of {', '.join(METHODS)}, got {unknown}; take some of these")
-    able = tuple(name for name in methods if METHODS[name].works_for(model))
-    skipped_methods = {name: f"{name} needs {METHODS[name].needs.words}" for name in methods if name not in able}
-    if not able:
-        raise ValueError(f"faithfulness needs a method that {model.description} can do, got {methods}; add random")
-    return able, skipped_methods
+        raise ValueError(f"methods must be from {', '.join(METHODS)}, got {unknown}; remove them")
+    supported = tuple(name for name in methods if METHODS[name].works_for(model))
+    skipped = {
+        name: f"{name} needs {METHODS[name].requirement.description}" for name in methods if name not in supported
+    }
+    if not supported:
+        raise ValueError(f"faithfulness needs a method that {model.description} supports, got {methods}; add random")
+    return supported, skipped
 
 
 def _check(ks: Sequence[int], n_bins: int, n_permutations: int) -> None:
-    if min(*ks, n_bins, n_permutations) < 1 or not ks:
-        came = f"{tuple(ks)}, {n_bins} and {n_permutations}"
-        raise ValueError(f"ks, n_bins and n_permutations must be 1 or more, got {came}; leave them out for the usual")
+    if not ks or min(*ks, n_bins, n_permutations) < 1:
+        raise ValueError(
+            f"ks, n_bins and n_permutations must be at least 1, got {tuple(ks)}, {n_bins} and {n_permutations}; "
+            "omit them to use the defaults"
+        )
 
 
 def _check_rows(model: Model, histories: Histories, users: NDArray[np.int64], counts: Tensor) -> None:
     if counts.shape != model.rankable.shape:
-        came, n = tuple(counts.shape), len(model.rankable)
-        raise ValueError(f"counts must be of the model's item rows, ({n},), got {came}; count its training log")
+        raise ValueError(
+            f"counts must have one value per item row of the model, ({len(model.rankable)},), got "
+            f"{tuple(counts.shape)}; count the events of its training log"
+        )
     n_different = len(np.unique(users))
     if n_different < len(users) or np.any((users < 0) | (users >= histories.n_users)):
         raise ValueError(
-            f"users must be rows from 0 to {histories.n_users - 1}, each once, got {len(users)}, {n_different} of them "
-            f"different, from {users.min()} to {users.max()}; take rows of histories.user_ids"
+            f"users must be rows from 0 to {histories.n_users - 1} without duplicates, got {len(users)} users, "
+            f"{n_different} different, from {users.min()} to {users.max()}; use rows of histories.user_ids"
         )
 
 
-def _measured(model: Model, explained: Explained, plan: Plan) -> Found:
-    batch, items, seed = explained.batch, explained.items, plan.given.seed
-    names = dict.fromkeys([*plan.methods, EFFECT])
-    found = {name: levels(model, batch, items, method=name, given=plan.given) for name in names}
-    chance = drawn(batch, items, seed=seed, purpose=TIES)
-    at = {name: places(found[name], chance, real=batch.real) for name in plan.methods}
-    curves = walk(model, explained, torch.stack([*at.values()], dim=1), n_bins=plan.n_bins)
-    metrics = measures(curves, ks=plan.ks)
-    metrics["tau"] = _columns([kendall_tau(found[name], found[EFFECT], real=batch.real) for name in at])
+def _measure_batch(model: Model, top_items: TopItems, plan: MeasurementPlan) -> BatchMeasurement:
+    batch, items, options = top_items.batch, top_items.items, plan.options
+    names = dict.fromkeys([*plan.methods, REFERENCE])
+    levels = {name: attribution_levels(model, batch, items, method=name, options=options) for name in names}
+    tie_breakers = random_numbers(batch, items, seed=options.seed, purpose=TIES)
+    ranks = {name: rank_events(levels[name], tie_breakers, real=batch.real) for name in plan.methods}
+    curves = compute_curves(model, top_items, torch.stack([*ranks.values()], dim=1), n_bins=plan.n_bins)
+    metrics = curve_metrics(curves, ks=plan.ks)
+    metrics["tau"] = _columns([kendall_tau(levels[name], levels[REFERENCE], real=batch.real) for name in ranks])
     metrics["stability"] = _columns(
-        [stability(model, explained, order, method=name, given=plan.given) for name, order in at.items()]
+        [stability(model, top_items, order, method=name, options=options) for name, order in ranks.items()]
     )
-    permuted = permutation_test(model, explained, seed=seed)
-    return Found(
-        explained.chosen,
+    permutation = permutation_test(model, top_items, seed=options.seed)
+    return BatchMeasurement(
+        top_items.positions,
         batch.lengths.cpu().numpy(),
         {name: values.cpu().numpy() for name, values in metrics.items()},
-        {name: values.cpu().numpy() for name, values in heights(curves, ks=plan.ks).items()},
-        None if permuted is None else _columns(permuted).cpu().numpy(),
+        {name: values.cpu().numpy() for name, values in curve_sums(curves, ks=plan.ks).items()},
+        None if permutation is None else _columns(permutation).cpu().numpy(),
     )
 
 
 def _columns(values: Sequence[Tensor]) -> Tensor:
-    """n times (B,) -> (B, n)."""
+    """Stack n tensors (B,) as (B, n) float64."""
     return torch.stack([each.double() for each in values], dim=1)
 
 
-def _tables(found: list[Found], ids: pd.DataFrame, plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Users by method, curves, and the permutation test; users in the order they were asked for."""
-    order = np.argsort(np.concatenate([each.chosen for each in found]))
-    ids = ids.assign(n_events=np.concatenate([each.n_events for each in found])[order])
-    metrics = {name: np.concatenate([each.metrics[name] for each in found])[order] for name in found[0].metrics}
+def _tables(
+    batches: list[BatchMeasurement], ids: pd.DataFrame, plan: MeasurementPlan
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables `per_user`, `curves` and `permutation` of `Faithfulness`; users in the requested order."""
+    order = np.argsort(np.concatenate([each.positions for each in batches]))
+    ids = ids.assign(n_events=np.concatenate([each.n_events for each in batches])[order])
+    metrics = {name: np.concatenate([each.metrics[name] for each in batches])[order] for name in batches[0].metrics}
     per_user = [
         ids.assign(method=method, **{name: values[:, number] for name, values in metrics.items()})
         for number, method in enumerate(plan.methods)
     ]
-    rows = [each.permutation for each in found if each.permutation is not None]
+    rows = [each.permutation for each in batches if each.permutation is not None]
     tested = np.concatenate(rows)[order] if rows else np.zeros((0, 2))
     permutation = ids[[USER, "n_events"]].head(len(tested))
     permutation = permutation.assign(largest_weight=tested[:, 0], median_distance=tested[:, 1])
-    return pd.concat(per_user, ignore_index=True), _mean_curves(found, len(ids), plan), permutation
+    return pd.concat(per_user, ignore_index=True), _mean_curves(batches, len(ids), plan), permutation
 
 
-def _mean_curves(found: list[Found], n_users: int, plan: Plan) -> pd.DataFrame:
-    columns = list(dict.fromkeys(column for _, column in found[0].curves))
+def _mean_curves(batches: list[BatchMeasurement], n_users: int, plan: MeasurementPlan) -> pd.DataFrame:
+    columns = list(dict.fromkeys(column for _, column in batches[0].curves))
     frames = []
     for number, method in enumerate(plan.methods):
         for curve in CURVES:
-            means = {c: sum(each.curves[curve, c][number] for each in found) / n_users for c in columns}
+            means = {c: sum(each.curves[curve, c][number] for each in batches) / n_users for c in columns}
             shares = np.arange(plan.n_bins + 1) / plan.n_bins
             frames.append(pd.DataFrame({"method": method, "curve": curve, "share": shares} | means))
     return pd.concat(frames, ignore_index=True)

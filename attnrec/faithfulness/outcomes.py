@@ -1,4 +1,4 @@
-"""What becomes of the explained item when events are taken out of the history: its score, rank and probability.
+"""Score, rank and probability of the explained item when events are removed from the history.
 
 Shapes: B users, R shortened histories of each, L positions, N = n_items + 1 item rows.
 """
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution import remove_events
-from attnrec.attribution.removal import POSITIONS, chosen
-from attnrec.faithfulness.top_items import Explained
+from attnrec.attribution.removal import MAX_POSITIONS
+from attnrec.faithfulness.top_items import TopItems
 from attnrec.models import Model
 
-SCORES = 2**24
-"""That are made at a time, so that memory does not grow with the catalogue."""
+MAX_SCORES = 2**24
+"""Scores that are computed at a time; limits memory, whatever the size of the catalogue."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Of the explained item, with each shortened history; all of one shape.
+    """Outcomes of the explained item for each shortened history; all of one shape.
 
     Attributes:
-        scores: as the model gives them.
-        ranks: 1 + the number of recommendable items with a higher score; equal ones are not above it.
+        scores: scores of the model.
+        ranks: 1 + the number of recommendable items with a higher score; items with an equal score do not count.
         probabilities: softmax of the scores over the recommendable items.
     """
 
@@ -33,23 +33,23 @@ class Outcomes:
     ranks: Tensor
     probabilities: Tensor
 
-    def of(self, index: Tensor) -> "Outcomes":
-        """Those that an index of any shape names, where these are flat."""
+    def select(self, index: Tensor) -> "Outcomes":
+        """Select flat outcomes by an index of any shape."""
         return Outcomes(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def split(self, sizes: Sequence[int]) -> list["Outcomes"]:
-        """Parts of the last axis."""
+        """Split along the last axis."""
         parts = (getattr(self, field.name).split(sizes, dim=-1) for field in fields(self))
         return [Outcomes(*part) for part in zip(*parts, strict=True)]
 
 
-def outcomes_without(model: Model, explained: Explained, removed: Tensor) -> Outcomes:
-    """Score every shortened history once, however often it is asked for.
+def outcomes_without(model: Model, top_items: TopItems, removed: Tensor) -> Outcomes:
+    """Compute the outcomes of shortened histories; identical ones are scored once.
 
     Args:
         model: in evaluation mode.
-        explained: B users.
-        removed: what is taken out, (B, R, L) bool, False at padding; what is left closes up (see `without`).
+        top_items: B users with their explained items.
+        removed: events to remove, (B, R, L) bool, False at padding (see `remove_events`).
 
     Returns:
         Outcomes of shape (B, R).
@@ -57,23 +57,23 @@ def outcomes_without(model: Model, explained: Explained, removed: Tensor) -> Out
     n_users, n_each, _ = removed.shape
     users = np.arange(n_users, dtype=np.uint32).repeat(n_each)[:, None].view(np.uint8)
     keys = np.hstack([users, np.packbits(removed.flatten(0, 1).cpu().numpy(), axis=1)])
-    _, first, again = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    once, device = torch.from_numpy(first), removed.device
-    scored = _scored(model, explained, (once // n_each).to(device), removed.flatten(0, 1)[once.to(device)])
-    return scored.of(torch.from_numpy(again.reshape(n_users, n_each)).to(device))
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    unique, device = torch.from_numpy(first), removed.device
+    outcomes = _score(model, top_items, (unique // n_each).to(device), removed.flatten(0, 1)[unique.to(device)])
+    return outcomes.select(torch.from_numpy(inverse.reshape(n_users, n_each)).to(device))
 
 
 @torch.no_grad()
-def _scored(model: Model, explained: Explained, rows: Tensor, removed: Tensor) -> Outcomes:
-    """Outcomes (R,) of histories `rows` (R,) without events (R, L), in chunks, like lengths together."""
-    n_kept = (explained.batch.real[rows] & ~removed).sum(1)
-    found = torch.zeros(3, len(rows), dtype=torch.float64, device=rows.device)
-    size = max(1, min(POSITIONS // removed.shape[1], SCORES // explained.recommendable.shape[1]))
-    for some in n_kept.argsort(descending=True, stable=True).split(size):
-        left = remove_events(chosen(explained.batch, rows[some]), removed[some]).slice(0, len(some))
-        scores = model.score(left).float().masked_fill(~explained.recommendable[rows[some]], float("-inf"))
-        own = scores.gather(1, explained.items[rows[some], None])
-        found[0, some] = own.squeeze(1).double()
-        found[1, some] = 1 + (scores > own).sum(1).double()
-        found[2, some] = (own.squeeze(1) - scores.logsumexp(1)).exp().double()
-    return Outcomes(*found)
+def _score(model: Model, top_items: TopItems, rows: Tensor, removed: Tensor) -> Outcomes:
+    """Outcomes (R,) of the histories `rows` (R,) without events (R, L), in chunks of similar length."""
+    n_kept = (top_items.batch.real[rows] & ~removed).sum(1)
+    values = torch.zeros(3, len(rows), dtype=torch.float64, device=rows.device)
+    size = max(1, min(MAX_POSITIONS // removed.shape[1], MAX_SCORES // top_items.recommendable.shape[1]))
+    for chunk in n_kept.argsort(descending=True, stable=True).split(size):
+        shortened = remove_events(top_items.batch.select(rows[chunk]), removed[chunk]).slice(0, len(chunk))
+        scores = model.score(shortened).float().masked_fill(~top_items.recommendable[rows[chunk]], float("-inf"))
+        explained = scores.gather(1, top_items.items[rows[chunk], None])
+        values[0, chunk] = explained.squeeze(1).double()
+        values[1, chunk] = 1 + (scores > explained).sum(1).double()
+        values[2, chunk] = (explained.squeeze(1) - scores.logsumexp(1)).exp().double()
+    return Outcomes(*values)

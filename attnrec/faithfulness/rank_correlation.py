@@ -7,23 +7,23 @@ import torch
 from torch import Tensor
 
 
-def kendall_tau(one: Tensor, other: Tensor, *, real: Tensor) -> Tensor:
-    """Concordant less discordant pairs of events, by the geometric mean of the pairs that each side tells apart.
+def kendall_tau(x: Tensor, y: Tensor, *, real: Tensor) -> Tensor:
+    """Compute Kendall's tau-b: concordant minus discordant pairs, divided by the geometric mean of untied pairs.
 
     Args:
-        one, other: numbers, (B, L); only their order counts, and equal ones are ties.
+        x, y: attributions, (B, L); only their order matters, and equal values are ties.
         real: True at events, (B, L) bool.
 
     Returns:
-        (B,) float64 from -1 to 1; NaN where a side is constant, so also for fewer than 2 events.
+        (B,) float64 from -1 to 1; NaN if all values of x or of y are tied, which includes fewer than 2 events.
     """
     pairs = real[:, :, None] & real[:, None]
-    x, y = _signs(one, pairs), _signs(other, pairs)
-    told_apart = (x != 0).sum((1, 2)).double() * (y != 0).sum((1, 2)).double()
-    return (x * y).sum((1, 2)).double() / told_apart.sqrt()
+    x, y = _signs(x, pairs), _signs(y, pairs)
+    untied = (x != 0).sum((1, 2)).double() * (y != 0).sum((1, 2)).double()
+    return (x * y).sum((1, 2)).double() / untied.sqrt()
 
 
 def _signs(values: Tensor, pairs: Tensor) -> Tensor:
-    """Which of two events is larger, (B, L, L) of -1, 0, 1; every pair is there twice, with both signs."""
+    """Sign of the difference of each pair of events, (B, L, L) of -1, 0, 1; every pair occurs twice."""
     first, second = values[:, :, None], values[:, None]
     return ((first > second).to(torch.int8) - (first < second).to(torch.int8)) * pairs

@@ -1,4 +1,4 @@
-"""What was measured: tables of users, curves and methods, and paired tests between methods."""
+"""Result of a faithfulness measurement: tables by user, method and curve, and paired tests between methods."""
 
 import math
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from attnrec.faithfulness.permutation import INTERCHANGEABLE_DISTANCE
 from attnrec.schema import ITEM, USER
 
 DIRECTIONS = {
-    "pos": "less",
+    "pos": "lower",
     "neg": "higher",
-    "deletion": "less",
+    "deletion": "lower",
     "insertion": "higher",
     "comprehensiveness": "higher",
-    "sufficiency": "less",
+    "sufficiency": "lower",
     "tau": "higher",
     "stability": "higher",
 }
-"""Which is better of each metric, "more" or "less", by its name without the k.
+"""Whether a higher or a lower value of a metric is better, by its name without the k.
 
-`curves` defines the first six; tau is `rank_correlation.kendall_tau` of the method and leave-one-out; stability is
-`stability.stability`. The last two say how attributions agree, not whether they are true.
+`curves` defines the first six. `tau` is the rank correlation (`kendall_tau`) of the method with leave-one-out.
+`stability` is defined in the module `stability`. The last two measure agreement of attributions, not faithfulness.
 """
 
-INTERVALS_OF = (
+METRICS_WITH_INTERVAL = (
     metric_name("pos", 5),
     metric_name("neg", 5),
     "deletion",
@@ -44,20 +44,22 @@ DIGITS = 6
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """How true the reasons of one model are, by method.
+    """Faithfulness of the attribution methods of one model.
 
     Attributes:
-        model: its description.
-        per_user: one row per method and user: user_id, item_id (the item explained), n_events (in the window), method,
-            and every metric: pos_at_k and neg_at_k for each k, deletion, insertion, comprehensiveness, sufficiency,
-            tau (NaN where a side is constant) and stability (NaN for fewer than 5 events).
-        curves: method, curve ("deletion", "reverse_deletion": smallest first out, "insertion"), share (of events
-            moved), and means over users: probability, score_change (the score less that of the full history), rank,
-            and in_top_k for each k.
-        permutation: of the readout's attention, whatever the method: user_id, n_events, largest_weight and
-            median_distance (total variation, see `permutation`); no rows for a model whose user is no weighted sum.
-        skipped_methods: the methods that the model cannot do, each with what it would need.
-        skipped_users: how many of the users asked for were not measured, by reason.
+        model: description of the model.
+        per_user: one row per method and user: user_id, item_id (the explained item), n_events (in the window), method,
+            and every metric (see `DIRECTIONS`): pos_at_k and neg_at_k for each k, deletion, insertion,
+            comprehensiveness, sufficiency, tau (NaN if all values of a side are tied) and stability (NaN for fewer
+            than 5 events).
+        curves: method, curve ("deletion", "reverse_deletion": smallest first, "insertion"), share (of events moved),
+            and means over users: probability, score_change (the score minus that of the full history), rank, and
+            in_top_k for each k.
+        permutation: permutation test of the readout's attention, the same for all methods: user_id, n_events,
+            largest_weight and median_distance (total variation, see `permutation`); no rows for a model whose user
+            vector is not a weighted sum.
+        skipped_methods: methods that the model does not support, with what they need.
+        skipped_users: number of requested users that were not measured, by reason.
     """
 
     model: str
@@ -69,54 +71,60 @@ class Faithfulness:
 
     @property
     def methods(self) -> list[str]:
-        """Those that were measured, in the order they were asked for."""
+        """The measured methods, in the requested order."""
         return self.per_user["method"].drop_duplicates().tolist()
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics of `per_user`."""
+        """The metric columns of `per_user`."""
         return [str(name) for name in self.per_user if name not in KEYS]
 
     @property
     def interchangeable_share(self) -> float:
-        """Share of users whose attention could as well go elsewhere: a median distance below .05; NaN without users."""
+        """Share of users whose attention is interchangeable: median_distance below .05; NaN without users.
+
+        Lower is better for attention as an explanation: for these users, permuted weights give almost the same scores.
+        """
         return float((self.permutation["median_distance"] < INTERCHANGEABLE_DISTANCE).mean())
 
     def summary(self) -> pd.DataFrame:
-        """One row per method: method, exact, control, n_users, each metric's mean, and 95 % bootstrap intervals.
+        """Return one row per method: method, exact, control, n_users, the mean of each metric, and its 95 % interval.
 
-        Intervals are `{metric}_low` and `{metric}_high` for pos_at_5, neg_at_5 (where 5 is one of the ks), deletion,
-        insertion, comprehensiveness, sufficiency and tau. Users without a value, NaN, are not in a mean.
+        Bootstrap intervals are `{metric}_low` and `{metric}_high` for pos_at_5, neg_at_5 (if 5 is one of the ks),
+        deletion, insertion, comprehensiveness, sufficiency and tau. Users whose value is NaN are left out of a mean.
         """
         rows = []
         for method in self.methods:
             values = self.per_user.loc[self.per_user["method"] == method, self.metrics]
-            about = {"method": method, "exact": METHODS[method].exact, "control": METHODS[method].control}
-            about["n_users"] = len(values)
-            rows.append(about | values.mean().to_dict() | _intervals(values[[n for n in INTERVALS_OF if n in values]]))
+            row = {"method": method, "exact": METHODS[method].exact, "control": METHODS[method].control}
+            row["n_users"] = len(values)
+            intervals = _intervals(values[[name for name in METRICS_WITH_INTERVAL if name in values]])
+            rows.append(row | values.mean().to_dict() | intervals)
         return pd.DataFrame(rows)
 
-    def against(self, metric: str, *, method: str = "contribution") -> pd.DataFrame:
-        """Compare a method with each other one over the same users, by the paired randomisation test of `compare`.
+    def compare_method(self, metric: str, *, method: str = "contribution") -> pd.DataFrame:
+        """Compare a method with every other method on the same users, by the paired randomisation test of `compare`.
 
-        A few comparisons named beforehand are meant, so p-values are not corrected for their number. Users without a
-        value of either, NaN, are left out of that comparison.
+        p-values are not corrected for multiple comparisons, since the comparisons should be few and planned. Users
+        whose value is NaN for either method are left out of that comparison.
 
         Args:
             metric: a column of `per_user`.
-            method: the one that is compared with the others.
+            method: the method to compare with the others.
 
         Returns:
-            One row per other method: other, control (whether it is one), mean, other_mean, difference (mean less
-            other_mean), low, high (its 95 % bootstrap interval), p_value, n_users, and better: the name of the one
-            whose mean is better in the metric's direction, or "neither" where they are equal.
+            One row per other method: other, control (whether it is a control), mean, other_mean, difference (mean
+            minus other_mean), low, high (its 95 % bootstrap interval), p_value, n_users, and better: the name of the
+            method with the better mean in the metric's direction, or "neither" if they are equal.
 
         Raises:
             ValueError: for a metric or a method that was not measured.
         """
         sign = {"higher": 1, "lower": -1}[self._direction(metric)]
         if method not in self.methods:
-            raise ValueError(f"method must have been measured, got {method!r}; take one of {', '.join(self.methods)}")
+            raise ValueError(
+                f"method must be a measured method, got {method!r}; choose one of {', '.join(self.methods)}"
+            )
         values = self.per_user.pivot(index=USER, columns="method", values=metric)
         rows = [
             {"other": other, "control": METHODS[other].control}
@@ -127,7 +135,7 @@ class Faithfulness:
         return pd.DataFrame(rows)
 
     def to_json(self) -> dict[str, Any]:
-        """The summary and what was left out, for a manifest: numbers are rounded, NaN is None."""
+        """Return the summary and skipped methods and users for a manifest: numbers are rounded, NaN is None."""
         return {
             "model": self.model,
             "methods": [_plain(row) for row in self.summary().to_dict("records")],
@@ -144,36 +152,39 @@ class Faithfulness:
 
     def _direction(self, metric: str) -> str:
         if metric not in self.metrics:
-            raise ValueError(f"metric must have been measured, got {metric!r}; take one of {', '.join(self.metrics)}")
+            raise ValueError(
+                f"metric must be a measured metric, got {metric!r}; choose one of {', '.join(self.metrics)}"
+            )
         return DIRECTIONS[metric.partition("_at_")[0]]
 
 
 def _difference(values: pd.DataFrame, *, sign: int) -> dict[str, Any]:
-    """The first column less the second, over the same users; without users nothing is known."""
-    one, other = values.columns
-    nothing = dict.fromkeys(("mean", "other_mean", "difference", "low", "high", "p_value"), math.nan)
+    """Compare the first column with the second over the same users; NaN without users."""
+    first, second = values.columns
     if values.empty:
-        return nothing | {"n_users": 0, "better": "neither"}
-    frames = [values[name].rename("value").reset_index() for name in (one, other)]
-    found = compare(*frames, metric="value")
-    better = {1: one, -1: other, 0: "neither"}[int(np.sign(found.mean)) * sign]
-    means = {"mean": values[one].mean(), "other_mean": values[other].mean(), "difference": found.mean}
-    ends = {"low": found.interval[0], "high": found.interval[1], "p_value": found.p_value}
-    return means | ends | {"n_users": found.n_users, "better": better}
+        names = ("mean", "other_mean", "difference", "low", "high", "p_value")
+        return dict.fromkeys(names, math.nan) | {"n_users": 0, "better": "neither"}
+    frames = [values[name].rename("value").reset_index() for name in (first, second)]
+    difference = compare(*frames, metric="value")
+    better = {1: first, -1: second, 0: "neither"}[int(np.sign(difference.mean)) * sign]
+    means = {"mean": values[first].mean(), "other_mean": values[second].mean(), "difference": difference.mean}
+    low, high = difference.interval
+    ends = {"low": low, "high": high, "p_value": difference.p_value}
+    return means | ends | {"n_users": difference.n_users, "better": better}
 
 
 def _intervals(values: pd.DataFrame) -> dict[str, float]:
-    """Ends of each mean, by `{metric}_low` and `{metric}_high`; NaN where no user has a value."""
-    whole = [name for name in values if values[name].notna().all()]  # at once: drawing users is what takes the time
-    ends = dict(zip(whole, bootstrap_intervals(values[whole].to_numpy(dtype=np.float64)), strict=True))
-    for name in values.columns.difference(whole, sort=False):
-        known = values[name].dropna().to_numpy(dtype=np.float64)
-        ends[name] = bootstrap_interval(known) if len(known) else (math.nan, math.nan)
+    """Bootstrap interval of each mean, as `{metric}_low` and `{metric}_high`; NaN for a column without values."""
+    complete = [name for name in values if values[name].notna().all()]  # together: resampling users is the slow part
+    ends = dict(zip(complete, bootstrap_intervals(values[complete].to_numpy(dtype=np.float64)), strict=True))
+    for name in values.columns.difference(complete, sort=False):
+        present = values[name].dropna().to_numpy(dtype=np.float64)
+        ends[name] = bootstrap_interval(present) if len(present) else (math.nan, math.nan)
     return {f"{n}_{end}": float(at) for n, both in ends.items() for end, at in zip(("low", "high"), both, strict=True)}
 
 
 def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    """Floats rounded, NaN as None."""
+    """Round floats and replace NaN by None."""
     return {
         str(name): (None if math.isnan(value) else round(value, DIGITS)) if isinstance(value, float) else value
         for name, value in row.items()

@@ -1,4 +1,4 @@
-"""What is measured of a model's reasons in a run."""
+"""Settings of the faithfulness measurement of a run."""
 
 from pydantic import Field, field_validator
 
@@ -8,10 +8,13 @@ from attnrec.faithfulness.measurement import DEFAULT_METHODS
 
 
 class FaithfulnessConfig(Config):
-    """How faithfulness is measured: on `n_users` of the test users (0: not at all), by these `methods`.
+    """Settings of the faithfulness measurement.
 
-    Methods that a model cannot do are left out; "contribution" and "random" must be among them, so that there is a
-    verdict. Of the default ones shapley, integrated_gradients and leave_one_out take most of the time.
+    Attributes:
+        n_users: number of test users that are measured; 0 skips the measurement.
+        methods: attribution methods; those that the model does not support are skipped. "contribution" and "random"
+            are required for the verdict. Of the default ones, shapley, integrated_gradients and leave_one_out take
+            most of the time.
     """
 
     n_users: int = Field(default=100, ge=0)
@@ -19,12 +22,12 @@ class FaithfulnessConfig(Config):
 
     @field_validator("methods")
     @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        # the setting's name and what came are added by whoever shows these
+    def _check_methods(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        # the error of the experiment adds the name of the setting and its value
         unknown = [name for name in methods if name not in METHODS]
         if unknown:
-            raise ValueError(f"each must be one of {', '.join(METHODS)}; take {unknown[0]!r} out")
+            raise ValueError(f"each must be one of {', '.join(METHODS)}; remove {unknown[0]!r}")
         missing = [name for name in ("contribution", "random") if name not in methods]
         if missing:
-            raise ValueError(f"must hold contribution and random for a verdict; add {' and '.join(missing)}")
+            raise ValueError(f"must include contribution and random for a verdict; add {' and '.join(missing)}")
         return methods

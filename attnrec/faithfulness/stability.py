@@ -1,7 +1,7 @@
-"""Whether reasons stay when an event goes that is not the first of them.
+"""Stability: whether an attribution stays the same when an event other than its first is removed.
 
-After Alvarez-Melis & Jaakkola 2018 (arXiv:1806.08049), who ask that explanations of inputs that are nearly the same
-be nearly the same; their inputs are continuous, and their measure a Lipschitz constant.
+After Alvarez-Melis & Jaakkola 2018 (arXiv:1806.08049), who require similar explanations for similar inputs; their
+inputs are continuous, and their measure is a Lipschitz constant.
 Shapes: B users, L positions.
 """
 
@@ -9,41 +9,43 @@ import torch
 from torch import Tensor
 
 from attnrec.attribution import remove_events
-from attnrec.faithfulness.orders import REMOVED, TIES, Given, drawn, levels, places
-from attnrec.faithfulness.top_items import Explained
+from attnrec.faithfulness.orders import REMOVED, TIES, MethodOptions, attribution_levels, random_numbers, rank_events
+from attnrec.faithfulness.top_items import TopItems
 from attnrec.models import Model
 
-FIRST = 3
+TOP = 3
 
 
-def stability(model: Model, explained: Explained, at: Tensor, *, method: str, given: Given) -> Tensor:
-    """Overlap of the first 3 reasons before and after one event is taken out, both among the events that are left.
+def stability(model: Model, top_items: TopItems, ranks: Tensor, *, method: str, options: MethodOptions) -> Tensor:
+    """Compute the Jaccard overlap of the top 3 events before and after the removal of one event.
 
-    One event that is not the method's first reason is drawn and taken out of the history, the method is asked again
-    for the same item, and the first 3 of the events left in the order before and those in the order after are
-    compared as sets: the size of what they share by the size of what is in either (Jaccard). Events are told apart
-    by their position, not by their item. A method whose values never tie nor depend on other events has 1; two
-    random orders of n events left have about 3 / (2n - 3).
+    One random event that is not the method's first is removed from the history, and the method is applied again for
+    the same item. The top 3 of the remaining events in the order before and in the order after are compared as sets:
+    intersection by union. Events are identified by their position, not by their item. Higher is better. A method
+    without ties whose values do not depend on other events has 1; two random orders of n remaining events have about
+    3 / (2n - 3).
 
     Args:
         model: in evaluation mode.
-        explained: B users with two events at least.
-        at: places in the method's order with the full history, (B, L).
+        top_items: users with at least two events, with their explained items.
+        ranks: rank of each event in the method's order for the full history, (B, L).
         method: a name in `METHODS`.
-        given: as for `levels`; its seed also draws the event, the same for all methods unless it is one's first reason.
+        options: of the method; its seed also selects the removed event, the same for all methods unless it is a
+            method's first event.
 
     Returns:
-        (B,) float64, 0 to 1; NaN for fewer than 5 events, where any 3 of those left are nearly or quite all.
+        (B,) float64, 0 to 1; NaN for fewer than 5 events, where the top 3 are almost all remaining events.
     """
-    batch, items = explained.batch, explained.items
-    draws = drawn(batch, items, seed=given.seed, purpose=REMOVED).masked_fill((at == 0) | ~batch.real, -1)
-    gone = draws.argmax(1, keepdim=True)
-    removed = torch.zeros_like(batch.real).scatter(1, gone, value=True)
-    left = remove_events(batch, removed)
-    closed_up = removed.byte().sort(dim=1, stable=True).indices
-    before = (at - (at > at.gather(1, gone)).long()).gather(1, closed_up)
-    found = levels(model, left, items, method=method, given=given)
-    after = places(found, drawn(left, items, seed=given.seed, purpose=TIES), real=left.real)
-    one, other = (before < FIRST) & left.real, (after < FIRST) & left.real
-    overlap = (one & other).sum(1).double() / (one | other).sum(1)
-    return overlap.masked_fill(left.lengths <= FIRST, float("nan"))
+    batch, items = top_items.batch, top_items.items
+    numbers = random_numbers(batch, items, seed=options.seed, purpose=REMOVED)
+    index = numbers.masked_fill((ranks == 0) | ~batch.real, -1).argmax(1, keepdim=True)
+    removed = torch.zeros_like(batch.real).scatter(1, index, value=True)
+    shortened = remove_events(batch, removed)
+    order = removed.byte().sort(dim=1, stable=True).indices
+    before = (ranks - (ranks > ranks.gather(1, index)).long()).gather(1, order)
+    levels = attribution_levels(model, shortened, items, method=method, options=options)
+    tie_breakers = random_numbers(shortened, items, seed=options.seed, purpose=TIES)
+    after = rank_events(levels, tie_breakers, real=shortened.real)
+    top_before, top_after = (before < TOP) & shortened.real, (after < TOP) & shortened.real
+    overlap = (top_before & top_after).sum(1).double() / (top_before | top_after).sum(1)
+    return overlap.masked_fill(shortened.lengths <= TOP, float("nan"))

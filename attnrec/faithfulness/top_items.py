@@ -1,6 +1,6 @@
-"""What is explained: of each user the item that the model recommends first, among all that it could recommend.
+"""The explained item of each user: the best recommendable item of the model.
 
-Shapes: U users asked for, B of them in a batch, L positions, N = n_items + 1 item rows.
+Shapes: U requested users, B of them in a batch, L positions, N = n_items + 1 item rows.
 """
 
 from collections.abc import Iterator
@@ -19,44 +19,44 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
-    """B users, each with the item that is explained.
+class TopItems:
+    """A batch of B users with the explained item of each.
 
     Attributes:
-        chosen: which of the users asked for, (B,), indices.
-        batch: their histories, as the model reads them.
+        positions: positions of these users in the `users` argument of `top_item_batches`, (B,).
+        batch: their histories.
         items: item rows, (B,).
-        recommendable: what could be recommended with the full history, (B, N) bool. It stays so when events are
-            taken out: their items are no new competitors.
+        recommendable: recommendable items with the full history, (B, N) bool. It does not change when events are
+            removed: their items do not become competitors.
     """
 
-    chosen: NDArray[np.int64]
+    positions: NDArray[np.int64]
     batch: Batch
     items: Tensor
     recommendable: Tensor
 
 
-def best_items(
+def top_item_rows(
     model: Model, histories: Histories, users: NDArray[np.int64], *, filter_viewed: bool
 ) -> NDArray[np.int64]:
-    """Item row that the model recommends first to each of `users`, (U,); 0 where it can recommend nothing."""
+    """Return the row of the best item of each of `users`, (U,); 0 for a user without a recommendable item."""
     items = np.zeros(len(users), dtype=np.int64)
     for ranked in rank_users(model, histories, users, k=1, filter_viewed=filter_viewed, batch_size=BATCH_SIZE):
-        items[ranked.chosen] = ranked.items[:, 0].cpu().numpy()
+        items[ranked.positions] = ranked.items[:, 0].cpu().numpy()
     return items
 
 
-def explained_batches(
+def top_item_batches(
     model: Model, histories: Histories, users: NDArray[np.int64], items: NDArray[np.int64], *, filter_viewed: bool
-) -> Iterator[Explained]:
-    """The users with the items explained, (U,) each, in batches of similar length."""
+) -> Iterator[TopItems]:
+    """Yield users and their explained items, (U,) each, in batches of similar length."""
     device = model.rankable.device
-    for chosen, batch in user_batches(
+    for positions, batch in user_batches(
         histories, users, max_length=model.max_length, batch_size=BATCH_SIZE, memory_events=model.memory_events
     ):
-        recommendable = model.rankable.repeat(len(chosen), 1)
+        recommendable = model.rankable.repeat(len(positions), 1)
         if filter_viewed:
-            owners = np.repeat(np.arange(len(chosen)), histories.lengths[users[chosen]])
-            seen = histories.items[histories.positions(users[chosen])].astype(np.int64)
-            recommendable[torch.from_numpy(owners).to(device), torch.from_numpy(seen).to(device)] = False
-        yield Explained(chosen, batch.to(device), torch.from_numpy(items[chosen]).to(device), recommendable)
+            rows = np.repeat(np.arange(len(positions)), histories.lengths[users[positions]])
+            viewed = histories.items[histories.positions(users[positions])].astype(np.int64)
+            recommendable[torch.from_numpy(rows).to(device), torch.from_numpy(viewed).to(device)] = False
+        yield TopItems(positions, batch.to(device), torch.from_numpy(items[positions]).to(device), recommendable)
