@@ -1,4 +1,4 @@
-"""python -m pipelines: the same as the command attnrec."""
+"""python -m attnrec_pipelines: the command `attnrec`."""
 
 from attnrec_pipelines.cli.app import main
 

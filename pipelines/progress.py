@@ -1,4 +1,4 @@
-"""Progress on the terminal for steps that take a while; nothing on a pipe."""
+"""Progress bars and spinners for slow steps on a terminal; silent when stderr is not a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,21 +9,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of `total` pieces; call what it gives with the number just done."""
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar up to `total`; call the yielded function with the number of items just completed."""
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, advance=done)
+        task = progress.add_task(description, total=total)
+        yield lambda completed: progress.update(task, advance=completed)
 
 
 @contextmanager
-def spinner(what: str) -> Iterator[None]:
-    """A turning wheel for work of unknown length."""
+def spinner(description: str) -> Iterator[None]:
+    """Show a spinner while the block runs."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield
         return
-    with console.status(what):
+    with console.status(description):
         yield

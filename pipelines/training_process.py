@@ -1,26 +1,35 @@
-"""The training process: python -m attnrec_pipelines.training_process SPEC.json, started by `train`.
+"""The training process: python -m attnrec_pipelines.training_process SPEC.json, started by the stage `train`.
 
-With `train.processes` above 1 it is the parent of that many, one per device, each of which comes to `main` again.
+With `train.processes` above 1 it starts that many workers, one device each. They find each other through a file in the
+home and talk over the loopback interface only: nothing listens on another interface, and nothing is unpickled.
 """
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+from attnrec_pipelines.console_log import show_log_lines
 from attnrec_pipelines.progress import spinner
+
+PARENT_ENDED = 3
+"""Exit code of a process that ended because its parent did."""
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 def main(spec: Path) -> int:
-    """Load what training needs, which takes some seconds, and do the work."""
+    """Train as the spec says; with several processes, start the workers."""
     parent = os.getppid()
     _end_with(parent)
+    show_log_lines()
     n_processes = json.loads(spec.read_text())["experiment"]["train"]["processes"]
     if n_processes > 1 and "WORLD_SIZE" not in os.environ:
-        return _start(spec, n_processes)
+        return start_workers(spec, n_processes)
     with spinner("starting the training process"):
         from attnrec_pipelines.training_work import run
     try:
@@ -28,30 +37,52 @@ def main(spec: Path) -> int:
     except RuntimeError:
         if os.getppid() == parent:
             raise
-        return 3  # all of us end with the flow: another was faster, and torch misses it
+        return PARENT_ENDED  # torch reports the end of another worker as an error
 
 
-def _start(spec: Path, n_processes: int) -> int:
-    """Be torchrun, in this process: it watches its own parent, so that nothing is left running."""
-    with spinner(f"starting {n_processes} training processes"):
-        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-        from torch.distributed.run import main as torchrun
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the flow, and that ends this
-    arguments = ["--standalone", "--nproc-per-node", str(n_processes), "--signals-to-handle", "SIGTERM"]
+def start_workers(spec: Path, n_processes: int) -> int:
+    """Start the workers and wait; the first one that fails ends the others and gives the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the flow, and the end of the flow ends this process
+    rendezvous = spec.with_name(f"rendezvous-{os.getpid()}")
+    shared = {
+        "WORLD_SIZE": str(n_processes),
+        "ATTNREC_RENDEZVOUS": str(rendezvous),
+        "GLOO_SOCKET_IFNAME": LOOPBACK,
+        "NCCL_SOCKET_IFNAME": LOOPBACK,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    command = [sys.executable, "-m", "attnrec_pipelines.training_process", str(spec)]
+    workers = [
+        subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(n_processes)
+    ]
     try:
-        torchrun([*arguments, "-m", "attnrec_pipelines.training_process", str(spec)])
-    except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
-    return 0
+        return _wait(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+        rendezvous.unlink(missing_ok=True)
+
+
+def _wait(workers: list[subprocess.Popen[bytes]]) -> int:
+    """Return 0 when all workers succeeded, or the exit code of the first one that failed."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if failed := [code for code in codes if code]:
+            return failed[0]
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.1)
 
 
 def _end_with(parent: int) -> None:
-    """End when the process that started this one is gone (kill -9), so that two never write the same checkpoint."""
+    """End when the parent process has ended (kill -9), so that two processes never write the same checkpoint."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(3)
+        os._exit(PARENT_ENDED)
 
     threading.Thread(target=watch, daemon=True).start()
 

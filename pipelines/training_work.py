@@ -1,4 +1,4 @@
-"""What the training process does with its spec (see `training_process`)."""
+"""The work of the training process (see `training_process`)."""
 
 import os
 import time
@@ -13,32 +13,33 @@ import torch
 from attnrec.dataset import Features, LeakageError, audit_split, load_features
 from attnrec.experiment import Experiment
 from attnrec.models import build_model, observed_graphs
-from attnrec.models.saved_model import SavedModel, load_whole, save_model
+from attnrec.models.saved_model import SavedModel, load_with_warm_start, save_model
 from attnrec.storage import read_json, write_json, write_text
 from attnrec.training import DivergenceError, TrainingResult, WarmStart, train
 from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 from attnrec.training.loop import OnEpoch
 from attnrec_pipelines.settings import Home, prepare
 
-KNOWN_ERRORS = (ValueError, LeakageError, DivergenceError, MemoryError, OSError)
+USER_ERRORS = (ValueError, LeakageError, DivergenceError, MemoryError, OSError)
 
 
 def run(path: Path) -> int:
-    """Train what the spec says; an error that a person can mend is left in error.txt beside it.
+    """Train as a spec says; a user-fixable error is written to error.txt beside the spec.
 
-    Of several processes the first one reports and writes the model. Any may write the error: it may be its own alone.
+    Of several processes the first one reports and writes the model. Each may write the error: it may be the only one
+    that fails.
     """
     keep_freed_memory()
     try:
         _train(read_json(path))
-    except KNOWN_ERRORS as error:
+    except USER_ERRORS as error:
         write_text(path.with_name("error.txt"), str(error) or type(error).__name__)
         return 2
     return 0
 
 
 def _train(spec: dict[str, Any]) -> None:
-    from attnrec_pipelines.stages.ingest import load_split
+    from attnrec_pipelines.stages.histories import load_split
 
     experiment, target = Experiment(**spec["experiment"]), Path(spec["target"])
     home = prepare(spec["home"])
@@ -46,18 +47,18 @@ def _train(spec: dict[str, Any]) -> None:
     config = experiment.train
     torch.manual_seed(config.seed)
     features = None if spec["items"] is None else load_features(Path(spec["items"]), histories.item_ids)
-    start = _start(spec["init"], features)
-    like = None if start is None else start.features
+    init = _warm_start(spec["init"], features)
+    like = None if init is None else init.features
     model = build_model(experiment.model, histories.n_items, features, like=like)
     if spec["mode"] == "train" and (graphs := observed_graphs(model, split.train)):
-        audit_split(split, **graphs)  # before training, and not of a refit: it has no questions
-    common: dict[str, Any] = {"checkpoint": Path(spec["checkpoint"]), "init": start}
+        audit_split(split, **graphs)  # before training; a refit has no validation and test events
+    common: dict[str, Any] = {"checkpoint": Path(spec["checkpoint"]), "init": init}
     started = time.monotonic()
     if spec["mode"] == "refit":
         config = config.model_copy(update={"epochs": max(1, spec["epochs"]), "max_minutes": None})
         result = train(model, histories, config=config, **common)
     else:
-        with _tracked(experiment, home, spec["run_id"]) as on_epoch:
+        with _epochs_in_mlflow(experiment, home, spec["run_id"]) as on_epoch:
             result = train(
                 model,
                 split.train,
@@ -67,43 +68,51 @@ def _train(spec: dict[str, Any]) -> None:
                 on_epoch=on_epoch,
                 **common,
             )
-    if not _first():
+    if not _is_main():
         return
     model.refresh()
-    facts = {"epoch": result.best_epoch, "seed": config.seed, "data": histories.content_hash, "mode": spec["mode"]}
+    metadata = {"epoch": result.best_epoch, "seed": config.seed, "data": histories.content_hash, "mode": spec["mode"]}
     (target / "model").mkdir()
-    save_model(SavedModel(model, histories.item_ids, facts, result.moments or {}, features), target / "model")
+    save_model(SavedModel(model, histories.item_ids, metadata, result.moments or {}, features), target / "model")
     write_json(target / "epochs.json", result.epochs)
-    write_json(target / "training.json", _summary(fitted, config.processes, time.monotonic() - started))
+    write_json(target / "training.json", _facts(result, config.processes, time.monotonic() - started))
 
 
-def _start(folder: str | None, features: Features | None) -> WarmStart | None:
-    """What training starts from, with the features of today's items."""
+def _warm_start(folder: str | None, features: Features | None) -> WarmStart | None:
+    """Load the initial model, with the features of today's items."""
     if folder is None:
         return None
-    saved = load_whole(Path(folder))
+    saved = load_with_warm_start(Path(folder))
     return WarmStart(saved.model, saved.item_ids, saved.moments, saved.features, features)
 
 
 @contextmanager
-def _tracked(experiment: Experiment, home: Home, run_id: str) -> Iterator[OnEpoch | None]:
-    """Log each epoch in one call, and the machine's load meanwhile; of several processes the first one does."""
-    if not _first():
+def _epochs_in_mlflow(experiment: Experiment, home: Home, run_id: str) -> Iterator[OnEpoch | None]:
+    """Log each epoch to MLflow in one call, and, if configured, the system metrics; only the first process does."""
+    if not _is_main():
         yield None
         return
+    from attnrec.tracking.run_content import epoch_metrics
     from attnrec.tracking.tracker import Tracker
 
     tracker = Tracker(home.tracking_uri, experiment=experiment.mlflow_experiment, artifacts=home.artifacts)
+
+    def on_epoch(epoch: int, report: dict[str, float]) -> None:
+        tracker.log_metrics(run_id, epoch_metrics(report), step=epoch)
+
+    if not experiment.tracking.system_metrics:
+        yield on_epoch
+        return
     with tracker.system_metrics(run_id):
-        yield lambda epoch, report: tracker.log_metrics(run_id, report, step=epoch)
+        yield on_epoch
 
 
-def _first() -> bool:
-    """Whether this process, of those that torchrun started, is the one that speaks."""
+def _is_main() -> bool:
+    """Tell whether this is the first of the workers."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _summary(result: TrainingResult, n_processes: int, wall_seconds: float) -> dict[str, Any]:
+def _facts(result: TrainingResult, n_processes: int, wall_seconds: float) -> dict[str, Any]:
     def of_epochs(name: str) -> list[float]:
         return [epoch[name] for epoch in result.epochs] or [0.0]
 
@@ -112,7 +121,7 @@ def _summary(result: TrainingResult, n_processes: int, wall_seconds: float) -> d
         "n_epochs": len(result.epochs),
         "seconds": result.seconds,
         "wall_seconds": wall_seconds,
-        "stop_reason": result.stop_reason,
+        "stopped": result.stopped,
         "tokens_per_second": median(of_epochs("train/tokens_per_second")),
         "padding": median(of_epochs("train/padding")),
         "peak_mb": max(of_epochs("train/peak_mb")) or peak_memory_mb(torch.device(result.device)),

@@ -1,4 +1,4 @@
-"""The daily run: ingest -> train -> evaluate and measure faithfulness -> decide -> refit -> register -> score."""
+"""Flow `daily`: ingest -> train -> evaluate -> measure faithfulness -> promote -> refit -> register -> score."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,27 +7,36 @@ from pathlib import Path
 from prefect import flow
 
 from attnrec.evaluation.promotion import Decision
+from attnrec_pipelines.flows.score import score_and_publish
+from attnrec_pipelines.flows.tasks import (
+    champion_task,
+    check_registry_task,
+    evaluate_task,
+    faithfulness_task,
+    histories_task,
+    ingest_task,
+    promote_task,
+    record_task,
+    refit_task,
+    register_task,
+    train_task,
+)
 from attnrec_pipelines.job import logical_time, make_job
 from attnrec_pipelines.stage_cache import sweep
-from attnrec_pipelines.stages.evaluate import evaluate_task
-from attnrec_pipelines.stages.faithfulness import faithfulness_task
-from attnrec_pipelines.stages.ingest import histories_task, ingest_task, items_table
-from attnrec_pipelines.stages.register import champion_task, check_task, decide_task, record_task, register_task
-from attnrec_pipelines.stages.report import About
-from attnrec_pipelines.stages.score import score_all
-from attnrec_pipelines.stages.train import refit_task, train_task
+from attnrec_pipelines.stages.ingest import items_table
+from attnrec_pipelines.stages.report import ReportInputs
 
 
 @dataclass(frozen=True)
 class DailyResult:
-    """Where a daily run left things.
+    """The results of a daily run.
 
     Attributes:
         log, histories, trained, evaluated: stage folders.
-        decision: whether the new model is served.
-        model_version: what is served now.
+        decision: whether the new model was promoted.
+        model_version: the version that serves now.
         published: the folder of recommendations.
-        page: the page of recommendations with their reasons; None where none is asked for.
+        page: the report; None if no report is configured.
     """
 
     log: Path
@@ -44,21 +53,21 @@ class DailyResult:
 def daily_flow(
     experiment: str, overrides: tuple[str, ...] = (), home: str | None = None, at: datetime | None = None
 ) -> DailyResult:
-    """Bring recommendations up to date: a second run does nothing, a killed one goes on where it was."""
+    """Bring the recommendations up to date; a second run does nothing, a killed run resumes."""
     job = make_job(experiment, overrides, home)
     sweep(job.home)
-    check_task(job)
+    check_registry_task(job)
     logs = ingest_task(job)
     histories, items = histories_task(job, logs), items_table(logs)
     trained = train_task(job, histories, items)
     evaluated = evaluate_task(job, histories, trained, logs[0])
     measured = faithfulness_task(job, histories, trained)
     run_id = record_task(job, histories, trained, evaluated, measured)
-    decision = decide_task(job, histories, trained, evaluated, measured)
+    decision = promote_task(job, histories, trained, evaluated, measured)
     refit = decision.promoted and job.experiment.pipeline.refit
     served = refit_task(job, histories, trained, items) if refit else trained
     register_task(job, histories, trained, served, run_id, decision)
     champion = champion_task(job)
-    about = About(items, evaluated, measured) if decision.promoted else About(items)
-    published, page = score_all(job, histories, champion, logical_time(at), about)
+    inputs = ReportInputs(items, evaluated, measured) if decision.promoted else ReportInputs(items)
+    published, page = score_and_publish(job, histories, champion, logical_time(at), inputs)
     return DailyResult(logs[0], histories, trained, evaluated, decision, champion.label, published, page)

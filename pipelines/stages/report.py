@@ -1,6 +1,5 @@
-"""Stage 8: the page of recommendations with their reasons, in MLflow and linked from the Prefect run."""
+"""Stage: the report, one HTML page of recommendations with their reasons."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from attnrec.dataset import Histories
 from attnrec.faithfulness.files import load_faithfulness
@@ -19,66 +16,62 @@ from attnrec.report import write_report
 from attnrec.report.selection import NEEDED, OPTIONAL
 from attnrec.schema import ITEM
 from attnrec.storage import read_json
-from attnrec_pipelines.artifacts import show_link
 from attnrec_pipelines.job import Job
-from attnrec_pipelines.stage_cache import build, digest_of, key_of
-from attnrec_pipelines.stages.register import Served
-from attnrec_pipelines.stages.segments import CHALLENGER
-from attnrec_pipelines.tracked_runs import tracker_of
+from attnrec_pipelines.stage_cache import SUMMARY, build, digest_of, key_of
+from attnrec_pipelines.stages.champion import ScoringModel
+from attnrec_pipelines.stages.evaluation_files import CHALLENGER
 
 PAGE = "report.html"
-TITLE = "title"  # of the column of items that is shown beside their ids
-FORMAT = 2
-"""Raised when the page changes: pages are written anew."""
-
-logger = logging.getLogger(__name__)
+TITLE = "title"
+FORMAT = 3
+"""Increase when the page changes: existing pages are then written again."""
 
 
 @dataclass(frozen=True)
-class About:
-    """What else is known of a model that scored.
+class ReportInputs:
+    """Stages that a report shows beside the recommendations.
 
     Attributes:
         items: the ingested table of items, for titles.
-        evaluated, measured: the stages of this model, before its refit, for its metrics and its faithfulness.
+        evaluated, measured: evaluation and faithfulness of the model that scored, before its refit.
     """
 
     items: Path | None = None
     evaluated: Path | None = None
     measured: Path | None = None
 
-    def shown(self) -> dict[str, Any]:
-        """As `write_report` takes it."""
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `write_report`."""
         return {
-            "titles": None if self.items is None else _titles(self.items),
+            "titles": None if self.items is None else read_titles(self.items),
             "metrics": None if self.evaluated is None else _metrics(self.evaluated),
             "faithfulness": None if self.measured is None else load_faithfulness(self.measured).summary(),
         }
 
 
-def write_page(job: Job, histories: Path, served: Served, published: Path, about: About) -> Path | None:
-    """Write the page of what was published last.
+def build_report(job: Job, histories: Path, model: ScoringModel, published: Path, inputs: ReportInputs) -> Path | None:
+    """Write the report of the published recommendations.
 
     Args:
         job: experiment and home.
-        histories: the histories stage, from which users were scored.
-        served: the model that scored them.
+        histories: the histories stage that was scored.
+        model: the model that scored.
         published: the pointer to the recommendations.
-        about: what else is shown.
+        inputs: what else the report shows.
 
     Returns:
-        A folder with report.html; None where [report] n_users is 0.
+        A folder with report.html; None if [report] n_users is 0.
     """
     n_users = job.experiment.report.n_users
     if not n_users:
         return None
-    stages = [stage.name for stage in (histories, about.evaluated, about.measured) if stage is not None]
-    parts, titles = published.resolve(), None if about.items is None else digest_of(about.items)
-    parameters = {"format": FORMAT, "n_users": n_users, "items": titles}
+    stages = [stage.name for stage in (histories, inputs.evaluated, inputs.measured) if stage is not None]
+    parts, items = published.resolve(), None if inputs.items is None else digest_of(inputs.items)
+    parameters = {"format": FORMAT, "n_users": n_users, "items": items}
     key = key_of("report", inputs=[parts.parent.name, *stages], parameters=parameters)
 
     def make(target: Path) -> dict[str, Any]:
-        saved = load_model(served.folder)
+        saved = load_model(model.folder)
         known = Histories.load(histories / "histories").recode(saved.item_ids)
         report = write_report(
             target / PAGE,
@@ -86,54 +79,40 @@ def write_page(job: Job, histories: Path, served: Served, published: Path, about
             read_published(parts),
             n_users=n_users,
             filter_viewed=job.experiment.score.filter_viewed,
-            title=title_of(job.experiment.name),
-            **about.shown(),
+            title=report_title(job.experiment.name),
+            **inputs.arguments(),
         )
-        return {"n_users": report.n_users, "n_bytes": report.n_bytes}
+        summary = f"{report.n_users:,} users, {report.n_bytes / 1e6:.1f} MB"
+        return {"n_users": report.n_users, "n_bytes": report.n_bytes, SUMMARY: summary}
 
     return build(job.home, "report", key, make)
 
 
 def read_published(path: Path) -> pa.Table:
-    """A table of recommendations without the reasons, which are most of it: a page computes them again.
+    """Read recommendations without the reasons, which are most of the table: a report computes them again.
 
     Args:
         path: a Parquet file, or a folder of them.
     """
-    there = pq.ParquetDataset(path).schema.names
-    return pq.read_table(path, columns=[name for name in (*NEEDED, *OPTIONAL) if name in there])
+    available = pq.ParquetDataset(path).schema.names
+    return pq.read_table(path, columns=[name for name in (*NEEDED, *OPTIONAL) if name in available])
 
 
-def title_of(experiment: str) -> str:
-    """The page's heading."""
+def report_title(experiment: str) -> str:
+    """Return the heading of a report."""
     return f"{experiment}: recommendations and their reasons"
 
 
-def _titles(items: Path) -> pd.DataFrame | None:
-    """item_id and title of an ingested table of items, where it has titles."""
+def read_titles(items: Path) -> pd.DataFrame | None:
+    """Read item_id and title of an ingested table of items; None if it has no titles."""
     if TITLE not in pq.read_schema(items).names:
         return None
     return pd.read_parquet(items, columns=[ITEM, TITLE]).dropna()
 
 
 def _metrics(evaluated: Path) -> dict[str, Any]:
-    """Metrics by model, the one judged first and under its own name, which may be that of a baseline too."""
-    found = read_json(evaluated / "metrics.json")
+    """Return metrics by model, the evaluated model first and under its own name, which may be a baseline's too."""
+    metrics = read_json(evaluated / "metrics.json")
     name = read_json(evaluated / "manifest.json")["model"]
-    baselines = {model: metrics for model, metrics in found.items() if model != CHALLENGER}
-    return {f"{name} (this model)" if name in baselines else name: found[CHALLENGER]} | baselines
-
-
-@task(name="report", cache_policy=NO_CACHE)
-def report_task(job: Job, histories: Path, served: Served, published: Path, about: About) -> Path | None:
-    """The page, kept with the run of the model that is served."""
-    folder = write_page(job, histories, served, published, about)
-    if folder is None:
-        return None
-    page, tracker = folder / PAGE, tracker_of(job)
-    champion, link = tracker.champion(job.experiment.tracking.registered_model), page.absolute().as_uri()
-    if champion is not None and champion.label == served.label:
-        link = tracker.log_file(champion.run_id, page, "report")  # again each time: the file may have been deleted
-    logger.info("report: %s", page)
-    show_link(f"{job.experiment.name}-report", link, "Recommendations and their reasons")
-    return page
+    baselines = {model: values for model, values in metrics.items() if model != CHALLENGER}
+    return {f"{name} (this model)" if name in baselines else name: metrics[CHALLENGER]} | baselines

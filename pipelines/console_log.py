@@ -1,0 +1,27 @@
+"""Log lines of attnrec on the terminal: plain text on stderr, without timestamps; warnings are marked."""
+
+import logging
+import sys
+
+LOGGERS = ("attnrec", "attnrec_pipelines")
+
+
+class ConsoleHandler(logging.Handler):
+    """Write each record as one line to the current stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; a message that spans lines is joined."""
+        text = " ".join(record.getMessage().split("\n"))
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        if prefix and sys.stderr.isatty():
+            prefix = f"\x1b[33m{prefix}\x1b[0m"
+        print(f"{prefix}{text}", file=sys.stderr, flush=True)
+
+
+def show_log_lines() -> None:
+    """Print the log lines of attnrec from INFO on; a second call does nothing."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
+            logger.addHandler(ConsoleHandler())
