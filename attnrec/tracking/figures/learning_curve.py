@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnrec.tracking.figures.style import BLUE, GREY, metric_name, new_figure, style_axes
+from attnrec.evaluation.metrics import metric_label
+from attnrec.tracking.figures.style import BLUE, GREY, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ def learning_curve(epochs: Sequence[dict[str, float]], *, metric: str) -> "Figur
     lower.plot(numbers, [epoch["train/loss"] for epoch in epochs], color=GREY, marker="o", markersize=4)
     style_axes(upper, title="Validation")
     style_axes(lower, title="Training")
-    upper.set_ylabel(metric_name(metric))
+    upper.set_ylabel(metric_label(metric))
     lower.set_ylabel("loss (nats per target)")
     lower.set_xlabel("epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,10 +1,12 @@
-"""Common style of all figures: colours, markers, text sizes, grid, and labels of metrics.
+"""Common style of all figures: colours, markers, text sizes, grid and legends.
 
 Colours are those of Okabe & Ito (2008, jfly.uni-koeln.de/color), which are distinguishable with any colour vision;
 yellow is left out because it is too pale for text.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
+
+from attnrec.evaluation.metrics import metric_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,11 +62,6 @@ def legend_above(figure: "Figure", handles: "Sequence[Artist]", labels: "Sequenc
     )
 
 
-def metric_name(metric: str) -> str:
-    """Return a metric's key as text: ndcg_at_10 as ndcg@10."""
-    return metric.replace("_at_", "@")
-
-
 def mean_label(metric: str) -> str:
     """Return the axis label of a metric's mean with its interval."""
-    return f"{metric_name(metric)} (mean over users, 95 % interval)"
+    return f"{metric_label(metric)} (mean over users, 95 % interval)"
