@@ -1,6 +1,6 @@
-"""Raw logs and tables to clean files on disk: bad rows are set aside with a reason, never lost.
+"""Ingestion: raw logs and tables are validated and written as Parquet; invalid rows are kept with a reason.
 
-The only package that imports duckdb, and only when `ingest` runs.
+This is the only package that imports duckdb, and only when `ingest` runs.
 """
 
 from attnrec.ingestion.interactions import ingest

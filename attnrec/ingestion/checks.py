@@ -1,4 +1,4 @@
-"""What makes a row good, as SQL: ids, times, numbers, and the first reason that sets a row aside."""
+"""Row validation as SQL expressions: parsing of ids, times and numbers, and the reason why a row is rejected."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 TOLERANCE = timedelta(days=1)
-"""How far clocks may be ahead where no `as_of` is given."""
+"""Without `as_of`, events up to this long after the current time are accepted, for clocks that are fast."""
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 TEXTS = ("VARCHAR", "JSON")
@@ -20,7 +20,7 @@ EXACT_FLOATS = 2**53
 
 
 def as_id(value: str, kind: str) -> str:
-    """An id or category as text; whole numbers in a floating point column have no fraction (17850)."""
+    """SQL: an id or category as text; whole numbers in a floating-point column have no fraction (17850.0 -> 17850)."""
     if kind in TEXTS:
         return value
     if kind == "BLOB":
@@ -33,20 +33,20 @@ def as_id(value: str, kind: str) -> str:
 
 
 def is_blank(value: str, kind: str) -> str:
-    """Whether a value is missing: NULL, NaN, or nothing but white space."""
+    """SQL: whether a value is missing, i.e. NULL, NaN, or only white space."""
     if kind in TEXTS:
         return f"({value} IS NULL OR regexp_full_match({value}, '\\s*'))"
     return f"({value} IS NULL OR isnan({value}))" if kind in ("FLOAT", "DOUBLE") else f"({value} IS NULL)"
 
 
 def as_number(value: str) -> str:
-    """A finite DOUBLE, NULL where there is none."""
+    """SQL: the value as a finite DOUBLE, or NULL."""
     number = f"TRY_CAST({value} AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
 def as_seconds(value: str, kind: str, source: InteractionSource) -> str:
-    """Unix seconds (rounded down) of a time in any type, NULL where there is none; without zone it is UTC."""
+    """SQL: a time of any type as Unix seconds, rounded down, or NULL; times without a time zone are UTC."""
     if kind == "TIMESTAMP_NS":
         return f"epoch_ns({value}) // 1000000000"
     if kind.startswith(("TIMESTAMP", "DATE")):
@@ -62,11 +62,12 @@ def as_seconds(value: str, kind: str, source: InteractionSource) -> str:
 
 
 def _seconds_of_number(value: str, number: str, source: InteractionSource) -> str:
-    """Beyond 2^53 the integer itself is divided, so that .999999999 is not rounded up to the next second."""
+    """SQL: Unix seconds of a number; from 2^53 on by integer division, since a DOUBLE may round up."""
     if source.datetime_unit == "auto":
-        size = f"abs({number})"
-        unit = f"CASE WHEN {size} < 1e11 THEN 1 WHEN {size} < 1e14 THEN 1000 WHEN {size} < 1e17 THEN 1000000 "
-        unit += "ELSE 1000000000 END"
+        magnitude = f"abs({number})"
+        limits = {"1e11": PER_SECOND["s"], "1e14": PER_SECOND["ms"], "1e17": PER_SECOND["us"]}
+        cases = " ".join(f"WHEN {magnitude} < {limit} THEN {unit}" for limit, unit in limits.items())
+        unit = f"CASE {cases} ELSE {PER_SECOND['ns']} END"
     else:
         unit = str(PER_SECOND[source.datetime_unit])
     return (
@@ -76,31 +77,33 @@ def _seconds_of_number(value: str, number: str, source: InteractionSource) -> st
 
 
 def checked_rows(scan: Scan, source: InteractionSource, latest: int) -> str:
-    """SQL for the rows of a scan of the mapped columns, with clean columns and `reason`, NULL for a good row.
+    """Return SQL for the rows of a scan with parsed columns and `reason`, which is NULL for a valid row.
 
     Args:
-        latest: Unix seconds; a later event is in the future.
+        scan: a scan of the mapped columns.
+        source: the settings of the log.
+        latest: latest valid time, Unix seconds; later events are in the future.
     """
     mapped = mapped_columns(source)
     kind = dict(zip(mapped, scan.types, strict=True))
     value = {name: f"v{i}" for i, name in enumerate(mapped)}
-    clean = {
+    parsed = {
         "user_id": as_id(value["user_id"], kind["user_id"]),
         "item_id": as_id(value["item_id"], kind["item_id"]),
     }
     if "datetime" in mapped:
-        clean["datetime"] = as_seconds(value["datetime"], kind["datetime"], source)
+        parsed["datetime"] = as_seconds(value["datetime"], kind["datetime"], source)
     if "weight" in mapped:
-        clean["weight"] = f"TRY_CAST({as_number(value['weight'])} AS FLOAT)"
+        parsed["weight"] = f"TRY_CAST({as_number(value['weight'])} AS FLOAT)"
     if "event" in mapped:
-        clean["event"] = f"coalesce({as_id(value['event'], kind['event'])}, '')"
-    columns = ", ".join(f"{expression} AS {name}" for name, expression in clean.items())
+        parsed["event"] = f"coalesce({as_id(value['event'], kind['event'])}, '')"
+    columns = ", ".join(f"{expression} AS {name}" for name, expression in parsed.items())
     reasons = "CASE " + " ".join(f"WHEN {test} THEN {reason}" for test, reason in _reasons(source, kind, value, latest))
     return f"SELECT *, {reasons} END AS reason FROM (SELECT *, {columns} FROM {scan.relation})"
 
 
 def mapped_columns(source: InteractionSource) -> dict[str, str]:
-    """Our column -> source column, in the order in which a scan reads them."""
+    """Return {column of the schema: column of the source}, in the order in which a scan reads them."""
     mapped = {"user_id": source.user_id, "item_id": source.item_id}
     if source.time_kind == "datetime":
         mapped["datetime"] = source.datetime
@@ -109,17 +112,17 @@ def mapped_columns(source: InteractionSource) -> dict[str, str]:
 
 
 def latest_allowed(as_of: datetime | None) -> int:
-    """Unix seconds of the latest event that is not in the future; `as_of` without zone is UTC."""
+    """Return the latest valid time in Unix seconds; `as_of` without a time zone is UTC."""
     if as_of is None:
         return int((datetime.now(UTC) + TOLERANCE).timestamp())
     return int((as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)).timestamp())
 
 
 def check_expressions(database: "DuckDBPyConnection", source: InteractionSource) -> None:
-    """Try the user's regular expression and time format once, before any file is read.
+    """Validate `item_pattern` and `datetime_format` before any file is read.
 
     Raises:
-        IngestionError: where one of them is not valid.
+        IngestionError: for an invalid regular expression or time format.
     """
     import duckdb
 
@@ -129,16 +132,16 @@ def check_expressions(database: "DuckDBPyConnection", source: InteractionSource)
             try:
                 database.execute(f"SELECT {test.format(quote_text(setting))}")
             except duckdb.Error as error:
-                raise IngestionError(f"{name} must be valid, got {setting!r} ({error}); correct it") from error
+                raise IngestionError(f"{name} must be valid, got {setting!r}: {error}") from error
 
 
 def _reasons(
     source: InteractionSource, kind: dict[str, str], value: dict[str, str], latest: int
 ) -> list[tuple[str, str]]:
-    """(test, SQL for its reason) in the order of precedence."""
+    """Return (SQL condition, SQL of its reason) in the order of precedence."""
     reasons = [("problem IS NOT NULL", "problem")]
     blobs = [name for name in ("user_id", "item_id") if kind[name] == "BLOB"]
-    reasons += [(f"{value[name]} IS NOT NULL AND {name} IS NULL", "'not UTF-8'") for name in blobs]
+    reasons += [(f"{value[name]} IS NOT NULL AND {name} IS NULL", "'undecodable text'") for name in blobs]
     reasons += [(is_blank(name, "VARCHAR"), f"'missing {name}'") for name in ("user_id", "item_id")]
     if "datetime" in kind:
         reasons += [

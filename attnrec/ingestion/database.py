@@ -1,4 +1,4 @@
-"""DuckDB, the engine of this package: one bounded in-memory database per run, and its errors in our words."""
+"""DuckDB: one in-memory database with a memory limit per run, SQL quoting, and translation of its errors."""
 
 import errno
 import os
@@ -8,40 +8,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnrec.ingestion.progress import Step
+from attnrec.ingestion.progress import ProgressCallback
 from attnrec.ingestion.source import IngestionError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY_LIMIT = "2GB"
-MOST_THREADS = 8
-NO_ROOM = ("no space left", "file too large", "disk quota", "max_temp_directory_size", "failed to offload")
+MAX_THREADS = 8
+DISK_FULL_MESSAGES = ("no space left", "file too large", "disk quota", "max_temp_directory_size", "failed to offload")
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """What a run works with: its database, the `folder` it fills, `work` for what is thrown away, its bar."""
+    """State of one run.
+
+    Attributes:
+        database: the DuckDB connection.
+        folder: the output folder.
+        work: folder of temporary files.
+        report_progress: moves the progress bar.
+    """
 
     database: "DuckDBPyConnection"
     folder: Path
     work: Path
-    step: Step
+    report_progress: ProgressCallback
 
 
 @contextmanager
 def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
-    """Give an empty database that spills into `folder` when its 2 GB are not enough; times are UTC.
+    """Yield an empty database with a memory limit of 2 GB that spills to `folder`. Its time zone is UTC.
 
     Raises:
-        OSError: with errno ENOSPC when a statement found no room on the disk.
+        OSError: with errno ENOSPC when the disk is full.
     """
     import duckdb
 
     settings = {
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": str(folder),
-        "threads": min(os.cpu_count() or 1, MOST_THREADS),
+        "threads": min(os.cpu_count() or 1, MAX_THREADS),
         "autoinstall_known_extensions": False,
     }
     database = duckdb.connect(config=settings)
@@ -49,7 +56,7 @@ def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
         database.execute("SET TimeZone = 'UTC'")
         yield database
     except duckdb.Error as error:
-        if any(words in str(error).lower() for words in NO_ROOM):
+        if any(message in str(error).lower() for message in DISK_FULL_MESSAGES):
             raise OSError(errno.ENOSPC, str(error)) from error
         raise
     finally:
@@ -57,8 +64,8 @@ def open_database(folder: Path) -> Iterator["DuckDBPyConnection"]:
 
 
 @contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Name `file` in what goes wrong while it is read.
+def read_errors(file: Path) -> Iterator[None]:
+    """Turn read errors inside the block into an error that names `file`.
 
     Raises:
         IngestionError: for content that DuckDB or gzip cannot read.
@@ -67,40 +74,44 @@ def reading(file: Path) -> Iterator[None]:
 
     import duckdb
 
-    broken = (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException)
+    unreadable = (duckdb.InvalidInputException, duckdb.IOException, duckdb.SerializationException)
     try:
         yield
-    except (*broken, duckdb.ConversionException, EOFError, zlib.error) as error:
-        if any(words in str(error).lower() for words in NO_ROOM):
+    except (*unreadable, duckdb.ConversionException, EOFError, zlib.error) as error:
+        if any(message in str(error).lower() for message in DISK_FULL_MESSAGES):
             raise
-        raise IngestionError(f"a file must be readable, {file} is not: {error}; deliver it again") from error
+        raise IngestionError(
+            f"a source file must be readable, got an error in {file}: {error}; replace the file"
+        ) from error
     except OSError as error:
-        if error.errno is not None:  # the disk's, not gzip's
+        if error.errno is not None:  # an error of the file system, not of gzip
             raise
-        raise IngestionError(f"a .gz file must be whole, {file} is not: {error}; deliver it again") from error
+        raise IngestionError(
+            f"a .gz file must be complete, got an error in {file}: {error}; replace the file"
+        ) from error
 
 
 def quote_name(name: str) -> str:
-    """A column name as an SQL identifier."""
+    """Return a column name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quote_text(value: str | Path) -> str:
-    """A text as an SQL literal."""
+    """Return a string as an SQL literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def quote_files(paths: Sequence[Path]) -> str:
-    """Paths as an SQL list; letters that DuckDB takes for a glob stand for themselves."""
-    return "[" + ", ".join(quote_text(_unglobbed(path)) for path in paths) + "]"
+    """Return paths as an SQL list; glob characters in file names are escaped."""
+    return "[" + ", ".join(quote_text(_escape_glob(path)) for path in paths) + "]"
 
 
 def one_row(database: "DuckDBPyConnection", sql: str) -> tuple[Any, ...]:
-    """Run a query that gives exactly one row."""
+    """Run a query that returns exactly one row, and return the row."""
     row = database.execute(sql).fetchone()
     assert row is not None
     return row
 
 
-def _unglobbed(path: Path) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in str(path))
+def _escape_glob(path: Path) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in str(path))

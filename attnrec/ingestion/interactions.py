@@ -1,4 +1,4 @@
-"""Raw log to clean interactions on disk: the verb `ingest`."""
+"""`ingest`: validate a raw log and write it as partitioned Parquet."""
 
 import shutil
 from datetime import datetime
@@ -7,9 +7,9 @@ from typing import Any
 
 from attnrec.ingestion.checks import check_expressions, latest_allowed
 from attnrec.ingestion.database import Workspace, open_database
-from attnrec.ingestion.partitions import Accepted, write_partitions
+from attnrec.ingestion.partitions import AcceptedRows, write_partitions
 from attnrec.ingestion.progress import progress_bar
-from attnrec.ingestion.reader import ReadFile
+from attnrec.ingestion.reader import SourceFile
 from attnrec.ingestion.rejected import write_rejected_interactions
 from attnrec.ingestion.source import IngestionError, InteractionSource, TableSource, find_files
 from attnrec.ingestion.staging import stage
@@ -18,7 +18,7 @@ from attnrec.schema import SCHEMA_VERSION
 from attnrec.storage import MANIFEST, new_folder, write_json
 
 BYTES_PER_PARTITION = 32 * 2**20
-MOST_PARTITIONS = 256
+MAX_PARTITIONS = 256
 
 
 def ingest(
@@ -31,68 +31,78 @@ def ingest(
     n_partitions: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write a raw log to `target` as clean interactions, partitioned by user, sorted by user and time.
+    """Validate a raw log and write it to `target`, partitioned by user and sorted by user and time.
 
-    Bad rows are set aside under rejected/ with their file, row and reason; manifest.json counts everything.
+    `target` is written atomically. It contains:
+        interactions/part=*/data.parquet: user_id, item_id, datetime (Unix seconds) and, if mapped, weight and event.
+        rejected/: the rejected rows as file, row (from 1, without the header), reason and line (the source row).
+        items.parquet, users.parquet, rejected_items/, rejected_users/: the same for the tables.
+        manifest.json: numbers of rows, users and items, rejected rows by reason, a hash of the content.
 
     Args:
-        target: folder to make; whole or absent, whatever happens.
-        items, users: tables to write beside as items.parquet and users.parquet.
-        as_of: later events are rejected (without zone: UTC). Default: now, plus a day for clocks ahead.
-        n_partitions: default one per 32 MB of source, 1 to 256.
-        progress: show a bar on a terminal when it takes more than two seconds.
+        interactions: files and columns of the log.
+        target: the folder to create.
+        items: files and columns of the item table.
+        users: files and columns of the user table.
+        as_of: reject later events (without time zone: UTC). Default: now plus one day, for clocks that are fast.
+        n_partitions: number of partitions. Default: one per 32 MB of source files, at most 256.
+        progress: whether to show a progress bar on a terminal after two seconds.
 
     Returns:
         `target`.
 
     Raises:
-        IngestionError: for an empty or broken source, a column that is not there, or no good row at all.
+        IngestionError: for an empty or unreadable source, a missing column, or a log without a valid row.
         StorageError: when the disk is full.
         ValueError: for `n_partitions` below 1.
     """
     if n_partitions is not None and n_partitions < 1:
-        raise ValueError(f"n_partitions must be at least 1, got {n_partitions}; leave it out for the default")
+        raise ValueError(f"n_partitions must be at least 1, got {n_partitions}; omit it for the default")
     files = find_files(interactions)
-    n_partitions = n_partitions or _usual_partitions(files)
-    with new_folder(target) as folder, progress_bar(shown=progress) as step:
+    n_partitions = n_partitions or _default_partitions(files)
+    with new_folder(target) as folder, progress_bar(enabled=progress) as report_progress:
         work = folder / ".work"
         work.mkdir()
         with open_database(work / "spill") as database:
             check_expressions(database, interactions)
-            space = Workspace(database, folder, work, step)
-            read = stage(space, interactions, files, n_partitions=n_partitions, latest=latest_allowed(as_of))
-            manifest = _finish(space, interactions, read, n_partitions)
+            workspace = Workspace(database, folder, work, report_progress)
+            source_files = stage(
+                workspace, interactions, files, n_partitions=n_partitions, latest=latest_allowed(as_of)
+            )
+            manifest = _finish(workspace, interactions, source_files, n_partitions)
             for name, table in (("items", items), ("users", users)):
-                manifest[name] = None if table is None else write_table(space, table, name)
+                manifest[name] = None if table is None else write_table(workspace, table, name)
         shutil.rmtree(work)
         write_json(folder / MANIFEST, manifest)
     return target
 
 
-def _usual_partitions(files: list[Path]) -> int:
+def _default_partitions(files: list[Path]) -> int:
     n_bytes = sum(file.stat().st_size for file in files)
-    return min(max(n_bytes // BYTES_PER_PARTITION, 1), MOST_PARTITIONS)
+    return min(max(n_bytes // BYTES_PER_PARTITION, 1), MAX_PARTITIONS)
 
 
-def _finish(space: Workspace, source: InteractionSource, read: list[ReadFile], n_partitions: int) -> dict[str, Any]:
-    """From what is staged to interactions/, rejected/ and their part of the manifest."""
-    n_read = sum(file.n_rows for file in read)
+def _finish(
+    workspace: Workspace, source: InteractionSource, files: list[SourceFile], n_partitions: int
+) -> dict[str, Any]:
+    """Write interactions/ and rejected/ from the staged rows, and return the manifest."""
+    n_read = sum(file.n_rows for file in files)
     if not n_read:
-        raise IngestionError(f"a log must hold at least one row, got none in {len(read)} file(s); check the path")
-    accepted = write_partitions(space, source, n_partitions)
-    reasons = write_rejected_interactions(space, read)
+        raise IngestionError(f"a log must have at least one row, got none in {len(files)} file(s); check the path")
+    accepted = write_partitions(workspace, source, n_partitions)
+    reasons = write_rejected_interactions(workspace, files)
     if not accepted.n_rows:
         raise IngestionError(
-            f"a log must hold at least one good row, got none in {n_read}: {reasons}; "
-            "check the names of columns and the formats"
+            f"a log must have at least one valid row, got {n_read} rejected rows: {reasons}; "
+            "check the column names and formats"
         )
-    return _manifest(source, read, accepted, reasons)
+    return _manifest(source, files, accepted, reasons)
 
 
 def _manifest(
-    source: InteractionSource, read: list[ReadFile], accepted: Accepted, reasons: dict[str, int]
+    source: InteractionSource, files: list[SourceFile], accepted: AcceptedRows, reasons: dict[str, int]
 ) -> dict[str, Any]:
-    n_read, n_rejected = sum(file.n_rows for file in read), sum(reasons.values())
+    n_read, n_rejected = sum(file.n_rows for file in files), sum(reasons.values())
     assert accepted.n_rows + n_rejected == n_read, (
         f"{accepted.n_rows} accepted + {n_rejected} rejected != {n_read} read"
     )
@@ -111,5 +121,5 @@ def _manifest(
         "has_weight": source.weight is not None,
         "has_event": source.event is not None,
         "schema_version": SCHEMA_VERSION,
-        "files": [{"name": file.name, "read": file.n_rows} for file in read],
+        "files": [{"name": file.name, "read": file.n_rows} for file in files],
     }

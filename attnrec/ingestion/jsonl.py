@@ -1,4 +1,4 @@
-"""JSON lines as scans: one object per line, read in SQL."""
+"""JSON Lines as scans: one object per line, parsed in SQL."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ SAMPLED_RECORDS = 1000
 
 
 def sampled_keys(file: Path, dialect: Dialect) -> list[str]:
-    """Keys of the first thousand records; [] where none of them is a JSON object."""
+    """Return the keys of the first 1,000 records; [] if none of them is a JSON object."""
     keys: dict[str, None] = {}
     with open_text(file, dialect) as (text, _):
         for _, line in zip(range(SAMPLED_RECORDS), text, strict=False):
@@ -25,12 +25,13 @@ def sampled_keys(file: Path, dialect: Dialect) -> list[str]:
     return list(keys)
 
 
-def json_scan(chunk: Chunk, found: Sequence[str], row_number: str | None) -> Scan:
-    """Read a chunk of JSON lines.
+def json_scan(chunk: Chunk, selected: Sequence[str], row_number: str | None) -> Scan:
+    """Return the scan of a chunk of JSON Lines.
 
     Args:
-        found: the keys to read; a record without one has NULL.
-        row_number: key that the fingerprint leaves out.
+        chunk: the chunk of the file.
+        selected: the keys to read; missing keys are NULL.
+        row_number: key that is excluded from the fingerprint.
     """
     problem = "CASE WHEN NOT readable THEN 'unreadable row' END"
     if not chunk.plain:
@@ -38,8 +39,8 @@ def json_scan(chunk: Chunk, found: Sequence[str], row_number: str | None) -> Sca
     row = "json(line)"
     if row_number is not None:
         row = f"json_merge_patch(line, {quote_text(json.dumps({row_number: None}))})"
-    values = as_values([_value(i) for i in range(1, len(found) + 1)])
-    pointers = ", ".join(quote_text(_pointer(name)) for name in found)
+    values = as_values([_value(i) for i in range(1, len(selected) + 1)])
+    pointers = ", ".join(quote_text(_pointer(name)) for name in selected)
     relation = f"""(SELECT row, line, {problem} AS problem,
         hash(CASE WHEN readable THEN {row}::VARCHAR END) AS fingerprint, {values}
         FROM (SELECT row, line, readable,
@@ -48,12 +49,12 @@ def json_scan(chunk: Chunk, found: Sequence[str], row_number: str | None) -> Sca
             FROM (SELECT row, line,
                 CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END AS readable
                 FROM ({numbered_lines(chunk)}))))"""
-    original = "line" if chunk.plain else unmarked_line()
-    return Scan(relation, original, ("JSON",) * len(found), chunk.n_rows, chunk.done)
+    source_text = "line" if chunk.plain else unmarked_line()
+    return Scan(relation, source_text, ("JSON",) * len(selected), chunk.n_rows, chunk.progress)
 
 
 def _value(i: int) -> str:
-    """The i-th value as text: a number like 17850.0 loses its fraction, the text "17850.0" stays."""
+    """SQL: the i-th value as text; the number 17850.0 becomes "17850", the text "17850.0" stays as it is."""
     whole = rf"regexp_replace(texts[{i}], '^(-?[0-9]+)\.0$', '\1')"
     return f"CASE WHEN raws[{i}]::VARCHAR = texts[{i}] THEN {whole} ELSE texts[{i}] END"
 

@@ -1,4 +1,4 @@
-"""A progress bar on the terminal for work that takes longer than two seconds."""
+"""A progress bar on the terminal, shown after two seconds."""
 
 import time
 from collections.abc import Iterator
@@ -8,21 +8,21 @@ from typing import Protocol
 SHOWN_AFTER_SECONDS = 2.0
 
 
-class Step(Protocol):
-    """Called with what is being done and how much of it is, 0 to 1."""
+class ProgressCallback(Protocol):
+    """Called with the current step and the completed fraction, 0 to 1."""
 
-    def __call__(self, text: str, done: float) -> None: ...
+    def __call__(self, text: str, completed: float) -> None: ...
 
 
-def _draw_nothing(text: str, done: float) -> None:
+def _ignore_progress(text: str, completed: float) -> None:
     pass
 
 
 @contextmanager
-def progress_bar(*, shown: bool) -> Iterator[Step]:
-    """Give a function that moves the bar; it is drawn on stderr, only on a terminal, and leaves no trace."""
-    if not shown:
-        yield _draw_nothing
+def progress_bar(*, enabled: bool) -> Iterator[ProgressCallback]:
+    """Yield a function that moves the bar. The bar is drawn on stderr, only on a terminal, and removed at the end."""
+    if not enabled:
+        yield _ignore_progress
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,14 +31,14 @@ def progress_bar(*, shown: bool) -> Iterator[Step]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task("", total=1.0)
-    began = time.monotonic()
+    started = time.monotonic()
 
-    def step(text: str, done: float) -> None:
-        if time.monotonic() - began > SHOWN_AFTER_SECONDS:
+    def report_progress(text: str, completed: float) -> None:
+        if time.monotonic() - started > SHOWN_AFTER_SECONDS:
             bar.start()
-            bar.update(task, description=text, completed=done)
+            bar.update(task, description=text, completed=completed)
 
     try:
-        yield step
+        yield report_progress
     finally:
         bar.stop()

@@ -1,4 +1,4 @@
-"""Every format becomes the same SQL relation: numbered rows, what is wrong with them, and wanted columns."""
+"""Scan: the common SQL form of all file formats, with row numbers, read errors and the selected columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,40 +13,41 @@ class Scan:
     """One part of a source as SQL.
 
     Attributes:
-        relation: what to put after FROM. Columns: row (1-based, of the file), problem (a reason or NULL),
-            fingerprint (a hash of the source row, without its row number), v0, v1, ... (the wanted columns).
-        original: expression for the source row as text; worth computing for bad rows only.
-        types: DuckDB type of v0, v1, ...; "JSON" is text that came out of a JSON value.
-        n_rows: how many rows the relation has, counted without it.
-        done: how much of the file is read after this scan, 0 to 1.
+        relation: SQL for a FROM clause. Columns: row (row number in the file, from 1), problem (why the row cannot be
+            read, or NULL), fingerprint (hash of the source row without its row number), v0, v1, ... (the selected
+            columns).
+        source_text: SQL expression for the source row as text; expensive, use it for rejected rows only.
+        types: DuckDB type of v0, v1, ...; "JSON" is text from a JSON value.
+        n_rows: number of rows, counted independently of the relation.
+        progress: fraction of the file that is read after this scan, 0 to 1.
     """
 
     relation: str
-    original: str
+    source_text: str
     types: tuple[str, ...]
     n_rows: int
-    done: float
+    progress: float
 
 
-def find_columns(wanted: Sequence[str], columns: Sequence[str], file: Path) -> list[str]:
-    """Find each wanted column among those of the source, under its name or an alias (`schema.ALIASES`).
+def resolve_columns(selected: Sequence[str], columns: Sequence[str], file: Path) -> list[str]:
+    """Return the source column of each selected name; columns may be named by an alias (`schema.ALIASES`).
 
     Raises:
-        IngestionError: naming the columns found.
+        IngestionError: for a missing column.
     """
-    found = []
-    for name in wanted:
-        candidates = [name, *(alias for alias, meant in ALIASES.items() if meant == name)]
+    resolved = []
+    for name in selected:
+        candidates = [name, *(alias for alias, column in ALIASES.items() if column == name)]
         present = [candidate for candidate in candidates if candidate in columns]
         if not present:
             raise IngestionError(
                 f"the source must have the column {name!r}, got {list(columns)} in {file.name}; "
-                "name the right column (or the delimiter) in the experiment"
+                "set the right column name or delimiter"
             )
-        found.append(present[0])
-    return found
+        resolved.append(present[0])
+    return resolved
 
 
 def as_values(expressions: Sequence[str]) -> str:
-    """Name expressions v0, v1, ... for a SELECT."""
+    """Return the expressions named v0, v1, ... for a SELECT clause."""
     return ", ".join(f"{expression} AS v{i}" for i, expression in enumerate(expressions))

@@ -1,4 +1,4 @@
-"""Where a log or table lies and how it is written: [interactions], [items] and [users] of an experiment."""
+"""Settings of a log or table: its files, format and columns (`[interactions]`, `[items]`, `[users]`)."""
 
 import codecs
 import hashlib
@@ -15,7 +15,7 @@ Format = Literal["auto", "csv", "parquet", "jsonl", "ratings.dat"]
 ColumnType = Literal["category", "number", "text", "vector"]
 
 RATINGS_DAT = ("user_id", "item_id", "rating", "timestamp")
-"""Columns of MovieLens' ratings.dat, which has no header."""
+"""Columns of MovieLens' ratings.dat, a file without a header."""
 
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -26,41 +26,51 @@ SUFFIXES: dict[str, Format] = {
     ".json": "jsonl",
     ".dat": "ratings.dat",
 }
-HASHED_WHOLE = 64 * 2**20
-HEAD_AND_TAIL = 2**20
+MAX_FULL_HASH_BYTES = 64 * 2**20
+HASH_BLOCK_BYTES = 2**20
 
 
 class IngestionError(ValueError):
-    """A log or table that cannot be ingested; the message says what was found and what to do."""
+    """A log or table that cannot be ingested; the message names the problem and a fix."""
 
 
-def _known_encoding(name: str) -> str:
+def _check_encoding(name: str) -> str:
     try:
         codecs.lookup(name)
     except LookupError:
-        raise ValueError(f"encoding must be one Python knows, got {name!r}; try utf-8, latin-1 or cp1252") from None
+        raise ValueError(f"encoding must be a Python codec, got {name!r}; try utf-8, latin-1 or cp1252") from None
     return name
 
 
-Encoding = Annotated[str, AfterValidator(_known_encoding)]
+Encoding = Annotated[str, AfterValidator(_check_encoding)]
 Delimiter = Annotated[str, Field(min_length=1, max_length=4)]
 
 
 class InteractionSource(Config):
-    """The [interactions] table: one row per interaction.
+    """The `[interactions]` table: where the log is and how it is read. One row is one interaction.
 
     Attributes:
-        path: local files and globs, read in the order given (a glob in alphabetical order).
-        format: "auto" goes by the file's suffix; ".gz" after it is unpacked.
-        user_id: source column; so are item_id, datetime, weight and event.
-        datetime: a source column, "order" (the order of arrival is the time) or "none" (an unordered set).
-        row_number: the source's own row numbers, left out when duplicates are looked for.
-        columns: names for a file without header; "ratings.dat" has MovieLens' own (`RATINGS_DAT`).
-        delimiter: default a comma, a tab for ".tsv", "::" for ".dat". Longer than one letter: no quoting.
-        datetime_format: strptime format, for numbers like 20200131 too. Default: ISO text (without zone: UTC)
-            or numbers since 1970.
-        datetime_unit: of numbers; "auto" goes by magnitude: < 1e11 s, < 1e14 ms, < 1e17 us, else ns.
-        item_pattern: regular expression (RE2) that an item_id must contain a match of.
+        path: a local file or glob, or a list of them, read in this order (files of a glob in alphabetical order).
+            Required.
+        format: "csv", "parquet", "jsonl" or "ratings.dat" (MovieLens-1M). Default "auto": by the file's suffix; a
+            suffix ".gz" after it is decompressed.
+        user_id: source column of the user ids. Default "user_id".
+        item_id: source column of the item ids. Default "item_id".
+        datetime: source column of the times, or "order" (the order of the rows is the time), or "none" (interactions
+            have no order). Default "datetime".
+        weight: source column of a non-negative weight, such as a rating or a quantity. Default: none.
+        event: source column of the event type, such as "view" or "purchase". Default: none.
+        row_number: source column with row numbers, which is ignored when rows are compared for duplicates. Default:
+            none.
+        column_names: column names of a file without a header. Default: the header; `RATINGS_DAT` for "ratings.dat".
+        delimiter: field delimiter of text files. Default: a comma, a tab for ".tsv", "::" for "ratings.dat". With more
+            than one character, quotes have no meaning.
+        encoding: of text files, a Python codec. Default "utf-8".
+        datetime_format: strptime format of the times, also for numbers like 20200131. Default: ISO 8601 text (without
+            time zone: UTC) or numbers since 1970.
+        datetime_unit: "s", "ms", "us" or "ns", the unit of times that are numbers. Default "auto", by magnitude:
+            < 1e11 s, < 1e14 ms, < 1e17 us, else ns.
+        item_pattern: regular expression (RE2); rows whose item_id contains no match are rejected. Default: none.
     """
 
     path: str | tuple[str, ...]
@@ -71,7 +81,7 @@ class InteractionSource(Config):
     weight: str | None = None
     event: str | None = None
     row_number: str | None = None
-    columns: tuple[str, ...] | None = None
+    column_names: tuple[str, ...] | None = None
     delimiter: Delimiter | None = None
     encoding: Encoding = "utf-8"
     datetime_format: str | None = None
@@ -80,25 +90,23 @@ class InteractionSource(Config):
 
     @property
     def time_kind(self) -> Literal["datetime", "order", "none"]:
-        """Whether the log has a clock, only an order, or neither."""
+        """Whether the log has times, only an order, or neither."""
         return self.datetime if self.datetime in ("order", "none") else "datetime"
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """Column names of a file without header, None where the file names them."""
-        return self.columns
 
 
 class TableSource(Config):
-    """The [items] or [users] table: one row per item or user.
+    """The `[items]` or `[users]` table: one row per item or user.
 
     Attributes:
-        path, format, delimiter, encoding: as in `InteractionSource`.
-        header: column names for a file without header.
-        id: source column that holds the item_id or user_id.
-        columns: source column -> type. "category" may hold several values, "vector" a list of numbers or a
-            text like "[0.1, 0.2]".
-        separator: between the values of a category.
+        path: as in `InteractionSource`. Required.
+        format: as in `InteractionSource`.
+        id: source column of the item or user ids. Required.
+        columns: source column -> type, for the columns to read. Required. Types: "category" (one or several values),
+            "number", "text", and "vector" (a list of numbers, or text such as "[0.1, 0.2]").
+        separator: separator of several categories in one text. Default "|".
+        delimiter: as in `InteractionSource`.
+        encoding: as in `InteractionSource`.
+        column_names: column names of a file without a header. Default: the header.
     """
 
     path: str | tuple[str, ...]
@@ -108,28 +116,23 @@ class TableSource(Config):
     separator: Annotated[str, Field(min_length=1)] = "|"
     delimiter: Delimiter | None = None
     encoding: Encoding = "utf-8"
-    header: tuple[str, ...] | None = None
+    column_names: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _id_is_no_feature(self) -> "TableSource":
+    def _check_id_column(self) -> "TableSource":
         if self.id in self.columns:
-            raise ValueError(f"columns must not hold the id, got {self.id!r} in both; leave it out of columns")
+            raise ValueError(f"columns must not contain the id column, got {self.id!r}; remove it from columns")
         return self
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """Column names of a file without header, None where the file names them."""
-        return self.header
 
 
 Source = InteractionSource | TableSource
 
 
 def find_files(source: Source) -> list[Path]:
-    """List the files of `source`, each once, in the order they are read.
+    """Return the files of `source` in reading order, without duplicates.
 
     Raises:
-        IngestionError: where a path or glob matches no file, or a file has 0 bytes.
+        IngestionError: for a path or glob that matches no file, or an empty file.
     """
     files: dict[Path, None] = {}
     for pattern in [source.path] if isinstance(source.path, str) else source.path:
@@ -140,40 +143,43 @@ def find_files(source: Source) -> list[Path]:
         files |= dict.fromkeys(matches)
     for file in files:
         if file.stat().st_size == 0:
-            raise IngestionError(f"a file must hold data, got 0 bytes in {file}; remove it or deliver it again")
+            raise IngestionError(f"a source file must not be empty, got 0 bytes in {file}; remove or replace the file")
     return list(files)
 
 
 def format_of(source: Source, file: Path) -> Format:
-    """Say how `file` is written: the source's own word, else by suffix.
+    """Return the format of `file`: the setting `format`, or for "auto" by the file's suffix.
 
     Raises:
-        IngestionError: for a suffix that says nothing.
+        IngestionError: for an unknown suffix.
     """
     if source.format != "auto":
         return source.format
     suffix = bare_suffix(file)
     if suffix not in SUFFIXES:
         raise IngestionError(
-            f"format 'auto' knows the suffixes {', '.join(SUFFIXES)} (and .gz after them), got {file.name}; set format"
+            f"format 'auto' needs one of the suffixes {', '.join(SUFFIXES)}, got {file.name}; set format"
         )
     return SUFFIXES[suffix]
 
 
 def bare_suffix(file: Path) -> str:
-    """The suffix in lower case, of what is inside when it ends in .gz."""
+    """Return the suffix in lower case, without a trailing .gz."""
     name = file.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def source_fingerprint(*sources: Source | None) -> str:
-    """Hash the files of `sources`, so that unchanged files give the same key wherever they lie.
+    """Return a hash of the files of `sources` that does not depend on their folder.
 
-    Files under 64 MB are hashed whole, larger ones by size, time of change, first and last MB. The settings
-    of a source are not part of it. None stands for a source that is not used.
+    Files below 64 MB are hashed completely; larger ones by size, modification time, and their first and last MB. The
+    settings of a source are not hashed.
+
+    Args:
+        *sources: the sources; None for an optional source that is not used.
 
     Raises:
-        IngestionError: as `find_files`.
+        IngestionError: as in `find_files`.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -188,11 +194,11 @@ def source_fingerprint(*sources: Source | None) -> str:
 def _hashed_content(file: Path) -> Iterator[bytes]:
     status = file.stat()
     with file.open("rb") as content:
-        if status.st_size < HASHED_WHOLE:
-            while block := content.read(HEAD_AND_TAIL):
+        if status.st_size < MAX_FULL_HASH_BYTES:
+            while block := content.read(HASH_BLOCK_BYTES):
                 yield block
             return
         yield str(status.st_mtime_ns).encode()
-        yield content.read(HEAD_AND_TAIL)
-        content.seek(-HEAD_AND_TAIL, 2)
+        yield content.read(HASH_BLOCK_BYTES)
+        content.seek(-HASH_BLOCK_BYTES, 2)
         yield content.read()

@@ -1,4 +1,4 @@
-"""Every format gives the same interactions; times come in many spellings; real logs add up."""
+"""File formats, encodings and time formats, and the row counts of public datasets."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def test_every_text_format_gives_the_same_interactions(tmp_path, name):
     assert rejected.empty
 
 
-def test_parquet_gives_the_same_interactions_whatever_the_time_type(tmp_path):
+def test_parquet_gives_the_same_interactions_for_every_time_type(tmp_path):
     frame = pd.DataFrame(ROWS, columns=NAMES)
     times = pd.to_datetime(frame["datetime"], unit="s")
     zoned = times.dt.tz_localize("UTC").dt.tz_convert("Europe/Paris")
@@ -60,7 +60,7 @@ def test_parquet_gives_the_same_interactions_whatever_the_time_type(tmp_path):
         assert accepted.to_numpy().tolist() == SORTED
 
 
-def test_ratings_dat_is_read_as_movielens_writes_it(tmp_path):
+def test_ratings_dat_of_movielens_is_read(tmp_path):
     (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n1::661::3\n1::661::3::978302109\n")
     source = InteractionSource(path=str(tmp_path / "ratings.dat"), datetime="timestamp", weight="rating")
     accepted, rejected = read(source, tmp_path / "out")
@@ -68,30 +68,30 @@ def test_ratings_dat_is_read_as_movielens_writes_it(tmp_path):
     assert rejected[["row", "reason", "line"]].to_numpy().tolist() == [[2, "unreadable row", "1::661::3"]]
 
 
-def test_a_file_without_header_takes_the_names_it_is_given(tmp_path):
+def test_a_file_without_header_uses_column_names(tmp_path):
     (tmp_path / "log.txt").write_text(text(";", header=False))
     source = InteractionSource(
-        path=str(tmp_path / "log.txt"), format="csv", columns=tuple(NAMES), delimiter=";", weight="weight"
+        path=str(tmp_path / "log.txt"), format="csv", column_names=tuple(NAMES), delimiter=";", weight="weight"
     )
     accepted, _ = read(source, tmp_path / "out")
     assert accepted.to_numpy().tolist() == SORTED
 
 
-def test_text_in_another_encoding_is_converted_and_its_broken_rows_are_counted(tmp_path):
+def test_text_in_another_encoding_is_decoded_and_undecodable_rows_are_rejected(tmp_path):
     lines = ["user_id,item_id,datetime", "josé,œuf,5", "josé,b,6"]
-    broken = "\n".join(lines).encode("cp1252") + b"\nu,\x81,7\n"
-    (tmp_path / "log.csv").write_bytes(broken)
+    content = "\n".join(lines).encode("cp1252") + b"\nu,\x81,7\n"
+    (tmp_path / "log.csv").write_bytes(content)
     source = InteractionSource(path=str(tmp_path / "log.csv"), encoding="cp1252")
     accepted, rejected = read(source, tmp_path / "out")
     assert accepted["user_id"].tolist() == ["josé", "josé"]
     assert accepted["item_id"].tolist() == ["œuf", "b"]
-    assert rejected[["row", "reason", "line"]].to_numpy().tolist() == [[3, "not UTF-8", "u,\\x81,7"]]
+    assert rejected[["row", "reason", "line"]].to_numpy().tolist() == [[3, "undecodable text", "u,\\x81,7"]]
     (tmp_path / "log.csv").write_bytes("\n".join(lines).encode("utf-16"))
     accepted, _ = read(source.model_copy(update={"encoding": "utf-16"}), tmp_path / "wide")
     assert accepted["item_id"].tolist() == ["œuf", "b"]
 
 
-def test_json_rows_are_objects_and_numbers_are_ids_without_fraction(tmp_path):
+def test_json_lines_must_be_objects_and_whole_number_ids_have_no_fraction(tmp_path):
     lines = [
         '{"user_id": 17850.0, "item_id": "1.0", "datetime": "2020-01-01T12:00:00Z", "n": 1}',
         '{"user_id": 17850.0, "item_id": "1.0", "datetime": "2020-01-01T12:00:00Z", "n": 2}',
@@ -114,18 +114,18 @@ def test_json_rows_are_objects_and_numbers_are_ids_without_fraction(tmp_path):
     assert rejected["line"][1] == lines[3]
 
 
-def test_ids_in_a_floating_point_column_are_whole_numbers_and_nan_is_missing(tmp_path):
+def test_floating_point_ids_have_no_fraction_and_nan_is_missing(tmp_path):
     users, times = pa.array([17850.0, None, float("nan"), 1.5]), pa.array([5.0, 5.0, 5.0, 5.0])
     items = pa.array([b"a", b"b", b"c", b"\xff"])
     pq.write_table(pa.table({"user_id": users, "item_id": items, "datetime": times}), tmp_path / "log.parquet")
     accepted, rejected = read(InteractionSource(path=str(tmp_path / "log.parquet")), tmp_path / "out")
     assert accepted.to_numpy().tolist() == [["17850", "a", 5]]
-    assert rejected["reason"].tolist() == ["missing user_id", "missing user_id", "not UTF-8"]
+    assert rejected["reason"].tolist() == ["missing user_id", "missing user_id", "undecodable text"]
     assert json.loads(rejected["line"][0])["user_id"] is None
 
 
 @pytest.mark.parametrize(
-    ("spelling", "settings"),
+    ("text", "settings"),
     [
         ("2020-01-01T12:00:00Z", {}),
         ("2020-01-01 12:00:00.999", {}),
@@ -143,14 +143,14 @@ def test_ids_in_a_floating_point_column_are_whole_numbers_and_nan_is_missing(tmp
         ("01/01/20 14:00 +0200", {"datetime_format": "%d/%m/%y %H:%M %z"}),
     ],
 )
-def test_a_time_is_rounded_down_to_the_second_in_utc(tmp_path, spelling, settings):
-    (tmp_path / "log.csv").write_text(f"user_id,item_id,datetime\nu,a,{spelling}\n")
+def test_a_time_is_rounded_down_to_the_second_in_utc(tmp_path, text, settings):
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,datetime\nu,a,{text}\n")
     accepted, _ = read(InteractionSource(path=str(tmp_path / "log.csv"), **settings), tmp_path / "out")
     assert accepted["datetime"].tolist() == [1577880000]
 
 
 @pytest.mark.parametrize("days", [[20200101], [20200101.0]])
-def test_a_day_written_as_a_number_needs_its_format(tmp_path, days):
+def test_dates_as_numbers_are_parsed_with_datetime_format(tmp_path, days):
     frame = pd.DataFrame({"user_id": ["u"], "item_id": ["a"], "datetime": days})
     frame.to_parquet(tmp_path / "log.parquet")
     source = InteractionSource(path=str(tmp_path / "log.parquet"), datetime_format="%Y%m%d")
@@ -158,23 +158,23 @@ def test_a_day_written_as_a_number_needs_its_format(tmp_path, days):
     assert accepted["datetime"].tolist() == [1577880000 - 12 * 3600]
 
 
-def test_a_small_number_can_be_milliseconds_when_the_source_says_so(tmp_path):
+def test_datetime_unit_overrides_the_guess_by_magnitude(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,datetime\nu,a,86400000\n")
     source = InteractionSource(path=str(tmp_path / "log.csv"), datetime_unit="ms")
     accepted, _ = read(source, tmp_path / "out")
     assert accepted["datetime"].tolist() == [86400]
 
 
-def test_aliases_of_columns_are_accepted_and_names_are_quoted(tmp_path):
+def test_column_aliases_are_accepted_and_special_characters_are_quoted(tmp_path):
     (tmp_path / "it's.csv").write_text('"user ""id""",item_id,timestamp\nu,a,5\n')
     source = InteractionSource(path=str(tmp_path / "it's.csv"), user_id='user "id"')
     accepted, _ = read(source, tmp_path / "out")
     assert accepted.to_numpy().tolist() == [["u", "a", 5]]
 
 
-def test_a_log_longer_than_one_block_is_read_in_parts_without_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr("attnrec.ingestion.records.BLOCK", 64)
-    monkeypatch.setattr("attnrec.ingestion.records.CHUNK", 200)
+def test_a_log_longer_than_one_block_is_read_completely(tmp_path, monkeypatch):
+    monkeypatch.setattr("attnrec.ingestion.records.BLOCK_CHARACTERS", 64)
+    monkeypatch.setattr("attnrec.ingestion.records.CHUNK_BYTES", 200)
     lines = [f'u{n % 5},"i,{n}\n{n}",{n}' if n % 3 else f"u{n % 5},i{n},{n}" for n in range(100)]
     lines[50] = "x" * 500
     (tmp_path / "log.csv").write_text("user_id,item_id,datetime\n" + "\n".join(lines) + "\n")
@@ -185,7 +185,7 @@ def test_a_log_longer_than_one_block_is_read_in_parts_without_loss(tmp_path, mon
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
-def test_the_rows_of_a_shops_invoices_add_up(tmp_path):
+def test_accepted_and_rejected_rows_of_online_retail_add_up(tmp_path):
     source = InteractionSource(
         path=str(DATA / "online-retail" / "raw.parquet"),
         user_id="CustomerID",
@@ -201,7 +201,7 @@ def test_the_rows_of_a_shops_invoices_add_up(tmp_path):
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
-def test_movielens_is_accepted_whole_with_ties_in_their_order(tmp_path):
+def test_all_rows_of_movielens_are_accepted_and_ties_keep_their_order(tmp_path):
     path = DATA / "ml-1m" / "ratings.parquet"
     source = InteractionSource(path=str(path), datetime="timestamp", weight="rating")
     out = ingest(source, tmp_path / "out", as_of=datetime(2020, 1, 1), n_partitions=3, progress=False)
@@ -214,7 +214,7 @@ def test_movielens_is_accepted_whole_with_ties_in_their_order(tmp_path):
     assert written["item_id"].tolist() == expected["item_id"].astype("str").tolist()
 
 
-def test_a_source_refuses_an_encoding_that_does_not_exist():
+def test_an_unknown_encoding_raises():
     with pytest.raises(ValueError, match="encoding"):
         InteractionSource(path="x.csv", encoding="utf-9")
     assert issubclass(IngestionError, ValueError)

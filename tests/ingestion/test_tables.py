@@ -1,4 +1,4 @@
-"""Tables of items and users: one row per id, columns of the declared types."""
+"""Ingestion of item and user tables: column types, rejected rows and errors."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_every_type_of_column_is_read_from_csv(tmp_path, log):
 
 
 @pytest.mark.parametrize("name", ["items.parquet", "items.jsonl"])
-def test_lists_are_read_from_formats_that_have_them(tmp_path, log, name):
+def test_lists_are_read_from_parquet_and_json(tmp_path, log, name):
     rows = [
         {"sku": 1, "genres": ["Comedy", "Drama"], "price": 2, "title": "x", "image": [0.5, 0.25]},
         {"sku": 2, "genres": None, "price": None, "title": None, "image": None},
@@ -71,7 +71,7 @@ def test_lists_are_read_from_formats_that_have_them(tmp_path, log, name):
     }
 
 
-def test_bad_rows_are_set_aside_and_the_first_of_an_id_wins(tmp_path, log):
+def test_invalid_rows_and_repeated_ids_are_rejected(tmp_path, log):
     (tmp_path / "users.csv").write_text("id,age\nu,1\n,2\nu,3\nv\nw,4\n")
     users = TableSource(path=str(tmp_path / "users.csv"), id="id", columns={"age": "number"})
     manifest = read(log, tmp_path / "out", users=users)["users"]
@@ -90,12 +90,12 @@ def test_bad_rows_are_set_aside_and_the_first_of_an_id_wins(tmp_path, log):
     )
 
 
-def test_movies_dat_needs_the_names_of_its_columns(tmp_path, log):
+def test_movies_dat_is_read_with_column_names(tmp_path, log):
     (tmp_path / "movies.dat").write_bytes("1::Café (1995)::Animation|Comedy\n".encode("latin-1"))
     movies = TableSource(
         path=str(tmp_path / "movies.dat"),
         encoding="latin-1",
-        header=("MovieID", "Title", "Genres"),
+        column_names=("MovieID", "Title", "Genres"),
         id="MovieID",
         columns={"Title": "text", "Genres": "category"},
     )
@@ -105,27 +105,27 @@ def test_movies_dat_needs_the_names_of_its_columns(tmp_path, log):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("id,v\na,1 2\nb,1 2 3\n", "got 2 and 3 in 'v'"),
         ("id,v\n,1 2\n", "'missing item_id': 1"),
-        ("id,v\n", "at least one good row"),
+        ("id,v\n", "at least one valid row"),
         ("id,w\na,1\n", "column 'v'"),
         ("", "0 bytes"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_an_error_and_leaves_nothing(tmp_path, log, text, words):
+def test_an_unusable_table_raises_and_leaves_no_files(tmp_path, log, text, message):
     (tmp_path / "items.csv").write_text(text)
     items = TableSource(path=str(tmp_path / "items.csv"), id="id", columns={"v": "vector"})
-    with pytest.raises(IngestionError, match=words):
+    with pytest.raises(IngestionError, match=message):
         read(log, tmp_path / "out", items=items)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["items.csv", "log.csv"]
 
 
-def test_the_id_cannot_be_a_feature_too(tmp_path, log):
+def test_the_id_column_cannot_be_a_feature(tmp_path, log):
     (tmp_path / "items.csv").write_text("sku,item_id\na,1\n")
     items = TableSource(path=str(tmp_path / "items.csv"), id="sku", columns={"item_id": "text"})
-    with pytest.raises(IngestionError, match="leave it out"):
+    with pytest.raises(IngestionError, match="remove it from columns"):
         read(log, tmp_path / "out", items=items)
-    with pytest.raises(ValueError, match="leave it out"):
+    with pytest.raises(ValueError, match="remove it from columns"):
         TableSource(path="x.csv", id="sku", columns={"sku": "text"})
