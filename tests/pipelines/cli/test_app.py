@@ -97,7 +97,9 @@ def test_sample_writes_a_log_and_its_truth(tmp_path):
         "effects.csv", "interactions.csv", "items.csv", "truth.csv",
     ]  # fmt: skip
     assert len(pd.read_csv(tmp_path / "log" / "effects.csv")) == 5
-    assert_one_clear_line(attnrec("sample", tmp_path / "log", "--items", 10), "pairs need 2 items each")
+    assert_one_clear_line(
+        attnrec("sample", tmp_path / "log", "--items", 10), "n_items must be at least 2 * n_pairs + 1"
+    )
 
 
 def test_the_committed_sample_is_what_the_command_writes(tmp_path):
@@ -188,7 +190,7 @@ def test_methods_that_a_model_cannot_do_are_named(asked, first_day, tmp_path):
     done = asked("faithfulness", tmp_path / "last", "--methods", "contribution, random", "--users", 5, "--home", home)
     assert done.returncode == 0, done.stderr
     assert "left out: contribution needs " in done.stdout
-    assert "attnrec-last-d16-L30 has no exact reasons: contribution needs " in done.stdout
+    assert "attnrec-last-d16-L30 has no exact contributions: contribution needs " in done.stdout
     assert re.search(r"^ random +\d", done.stdout, re.MULTILINE)
     assert not re.search(r"^ contribution +\d", done.stdout, re.MULTILINE)
 
@@ -276,7 +278,7 @@ def test_help_names_the_defaults(asked):
 def test_what_is_wrong_with_an_experiment_is_said_before_anything_starts(first_day, tmp_path):
     toml, _, _ = first_day
     home = tmp_path / "home"
-    assert_one_clear_line(attnrec("daily", "nothing.toml", "--home", home), "nothing.toml, which is not there")
+    assert_one_clear_line(attnrec("daily", "nothing.toml", "--home", home), "nothing.toml, which does not exist")
     wrong_key = attnrec("train", toml, "--set", "train.epoch=3", "--home", home)
     assert_one_clear_line(wrong_key, "train.epoch: unknown key")
     wrong_path = attnrec("ingest", toml, "--set", "interactions.path=gone.csv", "--home", home)
@@ -289,9 +291,9 @@ def test_what_is_wrong_with_an_experiment_is_said_before_anything_starts(first_d
     [
         ("empty.csv", b"user_id,item_id,datetime\n", ["at least one row, got none"]),
         ("nothing.csv", b"", ["nothing.csv"]),
-        ("broken.parquet", b"PAR1 this was cut off", ["broken.parquet", "not a whole Parquet file"]),
+        ("broken.parquet", b"PAR1 this was cut off", ["broken.parquet", "an incomplete file"]),
         ("future.csv", b"user_id,item_id,datetime\na,x,2999-01-01\n", ["datetime in the future"]),
-        ("latin.csv", b"user_id,item_id,datetime\na,caf\xe9,2020-01-01\n", ["not UTF-8"]),
+        ("latin.csv", b"user_id,item_id,datetime\na,caf\xe9,2020-01-01\n", ["undecodable text"]),
         ("one.csv", b"user_id,item_id,datetime\na,x,2020-01-01\n", ["a user with two events"]),
     ],
 )
