@@ -1,4 +1,4 @@
-"""Stage: test metrics of the trained model, the baselines and the champion on the same users, overall and by segment."""
+"""Stage: test metrics of the trained model, the baselines and the champion on the same users, and by segment."""
 
 import tempfile
 from pathlib import Path

@@ -37,11 +37,12 @@ def gather_histories(job: Job, log: Path, test_log: Path | None = None) -> Path:
         n_read = sum(read_json(folder / "manifest.json")["accepted"] for folder in logs)
         n_filtered = n_read - histories.n_events
         filtered = f", {n_filtered:,} events filtered out" if n_filtered else ""
+        counts = f"{histories.n_users:,} users, {histories.n_items:,} items, {histories.n_events:,} events"
         return {
             "events": histories.n_events,
             "filtered_out": n_filtered,
             "logs": [folder.name for folder in logs],
-            SUMMARY: f"{histories.n_users:,} users, {histories.n_items:,} items, {histories.n_events:,} events{filtered}",
+            SUMMARY: counts + filtered,
         }
 
     return build(job.home, "histories", key, make)

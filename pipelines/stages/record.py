@@ -133,7 +133,7 @@ def log_faithfulness(tracker: Tracker, run_id: str, measured: Path) -> None:
 
 
 def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, run_id: str) -> None:
-    """Log examples of the same users in every run: history, top 10, reasons, and figures that explain the first item."""
+    """Log examples, the same users in every run: history, top 10, reasons, and figures that explain the first item."""
     _, split = load_split(job.experiment, histories)
     saved, seen = load_model(trained / "model"), split.test.histories
     recommender = Recommender(saved.model, saved.item_ids, seen, saved.facts)

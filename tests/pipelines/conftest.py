@@ -46,10 +46,10 @@ def write_experiment(folder: Path, log: Path | None = None) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server(tmp_path_factory):
     """A temporary server and database; nothing is read from or left in the person's own."""
-    from attnrec_pipelines.settings import OURS
+    from attnrec_pipelines.settings import ENVIRONMENT
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in OURS.items():
+        for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))

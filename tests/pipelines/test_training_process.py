@@ -16,10 +16,9 @@ from attnrec.models.graph import relations as item_relations
 from attnrec.models.saved_model import load_model
 from attnrec.storage import read_json
 from attnrec_pipelines import training_work
-from attnrec_pipelines.cli.printing import training_line
 from attnrec_pipelines.job import Job, PipelineError, make_job
-from attnrec_pipelines.stages.train import refit_model, train_model
-from attnrec_pipelines.tracked_runs import run_of, tracker_of
+from attnrec_pipelines.mlflow_runs import tracker_of, training_run
+from attnrec_pipelines.stages.train import refit_model, train_model, training_summary
 
 ROOT = Path(__file__).parents[2]
 TWO = ("train.processes=2", "train.epochs=1")
@@ -64,11 +63,11 @@ def test_two_processes_train_one_model_and_the_first_one_reports(ingested, monke
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     job, histories = job_of(ingested, *TWO)
     trained = train_model(job, histories)
-    assert load_model(trained / "model").facts["epoch"] == 1
+    assert load_model(trained / "model").metadata["epoch"] == 1
     manifest = read_json(trained / "manifest.json")
     assert (manifest["processes"], manifest["device"], manifest["n_epochs"]) == (2, "cpu", 1)
-    assert "tokens/s on 2 x cpu, 1 threads" in training_line(manifest)
-    tracker, run_id = tracker_of(job), run_of(job, histories, trained)
+    assert "tokens/s on 2 x cpu, 1 threads" in training_summary(manifest)
+    tracker, run_id = tracker_of(job), training_run(job, histories, trained)
     for name in ("train/loss", "train/padding", "train/peak_mb", "train/epoch_seconds", "val/ndcg_at_10"):
         assert [point.step for point in tracker.client.get_metric_history(run_id, name)] == [1]
     assert not list(job.home.stages.glob("work-*"))
@@ -91,7 +90,7 @@ def test_a_flow_that_is_killed_leaves_none_of_its_processes(ingested):
 
 def test_what_two_processes_cannot_do_is_said_in_one_line(ingested):
     job, histories = job_of(ingested, *TWO, "train.learning_rate=1e30")
-    with pytest.raises(PipelineError, match=r"^training failed: loss and gradient must stay finite.*diverged\.json$"):
+    with pytest.raises(PipelineError, match=r"^training failed: training stops on a non-finite loss.*diverged\.json$"):
         train_model(job, histories)
 
 

@@ -60,7 +60,7 @@ def test_another_method_has_its_own_column_and_no_own_part():
     ]
     assert rows[-1] == [
         "hat: score 2.750; the column is in score units; by leave-one-out: item 1 2.00, Tea 0.50 "
-        "(not a split of the score)"
+        "(does not sum to the score)"
     ]
     assert not any("everyone" in row[0] for row in rows)
 

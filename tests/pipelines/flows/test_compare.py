@@ -7,8 +7,10 @@ from mlflow import MlflowClient
 
 from attnrec.experiment import ExperimentError
 from attnrec.models import model_config
+from attnrec_pipelines.flows.compare import compare_flow
 from attnrec_pipelines.job import PipelineError
-from attnrec_pipelines.stages.compare import compare_flow, read_comparison, variants
+from attnrec_pipelines.stages.compare import read_comparison
+from attnrec_pipelines.stages.variants import variants
 
 QUICK = ("train.max_minutes=5", "train.epochs=2")
 
@@ -116,7 +118,9 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
     assert (models["sasrec"].dim, models["sasrec"].max_length, models["sasrec"].dropout) == (16, 30, 0.1)
     assert models["sasrec"].layers == 2
     assert models["ease"] == model_config("ease", {})
-    more = variants(str(toml), "model=attnrec attention=cosine,sasrec loss=bpr dim=8,ease max_length=5", (), str(tmp_path))
+    more = variants(
+        str(toml), "model=attnrec attention=cosine,sasrec loss=bpr dim=8,ease max_length=5", (), str(tmp_path)
+    )
     models = {name: job.experiment.model for name, job in more.items()}
     assert (models["attnrec attention=cosine"].attention, models["attnrec attention=cosine"].layers) == ("cosine", 1)
     assert (models["sasrec loss=bpr dim=8"].loss, models["sasrec loss=bpr dim=8"].dim) == ("bpr", 8)
@@ -137,7 +141,10 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
         ("split.kind=last,time", "needs a setting of model or train and different values"),
         ("model=sasrec,lstm", r"--over model=lstm: model must be one of \['attnrec', .*got 'lstm'"),
         ("model=sasrec core", "--over model=sasrec core: settings of a model are NAME=VALUE, got 'core'"),
-        ("model=sasrec atention=cosine", "--over model=sasrec atention=cosine: atention: unknown key; did you mean attention"),
+        (
+            "model=sasrec atention=cosine",
+            "--over model=sasrec atention=cosine: atention: unknown key; did you mean attention",
+        ),
         ("model.attention=cosine,psychic", "attention must be one of .*, got 'psychic'"),
         ("model.attention=linformer", "can't be causal"),
     ],

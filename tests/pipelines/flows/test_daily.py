@@ -19,8 +19,9 @@ from mlflow import MlflowClient
 
 from attnrec.models.saved_model import load_model
 from attnrec_pipelines.flows.daily import daily_flow
+from attnrec_pipelines.flows.score import score_flow
 from attnrec_pipelines.job import PipelineError, make_job
-from attnrec_pipelines.stages.score import publish, score_flow
+from attnrec_pipelines.stages.publish import publish
 
 ROOT = Path(__file__).parents[3]
 STAGES = sorted(
@@ -175,7 +176,7 @@ def test_a_better_challenger_takes_over_and_the_old_one_is_previous(first_day, t
 def decided_without_baselines(toml: str, overrides: tuple[str, ...], home: str):
     """A daily run in which only the champion is the rival."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attnrec_pipelines.stages.register.BASELINES", ())
+        patch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
         return daily_flow(toml, overrides, home)
 
 
@@ -249,7 +250,7 @@ def test_published_recommendations_open_as_one_table(first_day):
 def test_training_is_stopped_at_its_deadline(first_day, tmp_path):
     toml, _, _ = first_day
     home = tmp_path / "home"
-    overrides = ("train.epochs=100000", "train.patience=100000", "pipeline.deadline_minutes=0.2")
+    overrides = ("train.epochs=100000", "train.patience=100000", "pipeline.train_timeout_minutes=0.2")
     with pytest.raises(PipelineError, match=r"training must end within 0.2 minutes"):
         daily_flow(str(toml), overrides, str(home))
     assert not any(home.glob("stages/train-*"))

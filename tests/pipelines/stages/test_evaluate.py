@@ -14,16 +14,19 @@ from attnrec.evaluation.list_quality import measure_beyond_accuracy
 from attnrec.models import PopularityConfig, build_model
 from attnrec.models.saved_model import SavedModel, save_model
 from attnrec.storage import read_json, write_json
-from attnrec.tracking.tracker import TRAIN_KEY, Version
+from attnrec.tracking.tags import TRAIN_KEY
+from attnrec.tracking.tracker import Version
 from attnrec_pipelines.cli.printing import print_metrics
+from attnrec_pipelines.flows.tasks import evaluate_task
+from attnrec_pipelines.flows.train import train_flow
 from attnrec_pipelines.job import Job, make_job
+from attnrec_pipelines.mlflow_runs import tracker_of
 from attnrec_pipelines.stage_cache import build
-from attnrec_pipelines.stages.evaluate import evaluate_model, evaluate_task, judge_champion
-from attnrec_pipelines.stages.ingest import gather_histories, ingest_log, load_split
-from attnrec_pipelines.stages.register import record_run
-from attnrec_pipelines.stages.segments import segments_table, shortened, tables_of, underperforming_segments
-from attnrec_pipelines.stages.train import train_flow
-from attnrec_pipelines.tracked_runs import tracker_of
+from attnrec_pipelines.stages.evaluate import evaluate_champion, evaluate_model
+from attnrec_pipelines.stages.evaluation_files import segments_table, shorten, tables_of, underperforming_segments
+from attnrec_pipelines.stages.histories import gather_histories, load_split
+from attnrec_pipelines.stages.ingest import ingest_log
+from attnrec_pipelines.stages.record import record_run
 
 NDCG = "ndcg_at_10"
 N_EACH = 60
@@ -85,7 +88,7 @@ def made(toml: Path, home: Path, *overrides: str) -> tuple[Job, Path, Path, Path
         numbers = dict.fromkeys(
             ("best_epoch", "n_epochs", "seconds", "wall_seconds", "tokens_per_second", "padding"), 0
         )
-        return numbers | {"peak_mb": 1, "device": "cpu", "threads": 1, "processes": 1, "start": ""}
+        return numbers | {"peak_mb": 1, "device": "cpu", "threads": 1, "processes": 1, "init": ""}
 
     return job, histories, build(job.home, "train", "by-hand", make), log
 
@@ -199,7 +202,9 @@ def test_a_later_evaluation_of_the_same_run_replaces_its_tables(tmp_path):
     assert written["columns"] == list(table)
     assert len(written["data"]) == len(table)
     assert "side" not in {row[2] for row in written["data"]}
-    assert client.get_run(run_id).data.tags["attnrec.underperforming"] == str(len(underperforming_segments(evaluated)))
+    assert client.get_run(run_id).data.tags["attnrec.underperforming_segments"] == str(
+        len(underperforming_segments(evaluated))
+    )
 
 
 # --- logs that know less --------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def test_without_times_nobody_is_active(tmp_path):
 def test_the_champion_is_judged_by_segments_of_the_log(world):
     (job, histories, trained, _), _ = world
     champion = Version("sides", "1", "no run", {TRAIN_KEY: read_json(trained / "manifest.json")["key"]})
-    judged = judge_champion(job, histories, champion, tracker_of(job))
+    judged = evaluate_champion(job, histories, champion, tracker_of(job))
     tables = tables_of(judged)
     assert set(tables["segments"]["model"]) == {"champion"}
     assert "history_length" in set(tables["segments"]["segment"])
@@ -256,7 +261,7 @@ def test_a_model_that_recommends_nothing_is_evaluated_and_recorded(tmp_path, mon
 def test_the_run_says_who_is_behind(recorded, world, tmp_path):
     client, run_id = recorded
     run = client.get_run(run_id)
-    assert run.data.tags["attnrec.underperforming"] == "1"
+    assert run.data.tags["attnrec.underperforming_segments"] == "1"
     note = run.data.tags["mlflow.note.content"]
     (sentence,) = underperforming_segments(world[1])
     assert "**Users who are more than 20 % behind:**" in note
@@ -289,10 +294,8 @@ def test_a_flow_warns_once_of_each_group(world, monkeypatch):
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage()) if record.levelno == logging.WARNING else None
     shown: dict[str, list] = {}
-    monkeypatch.setattr(
-        "attnrec_pipelines.stages.evaluate.show_table", lambda name, rows, told: shown.update({name: rows})
-    )
-    logger = logging.getLogger("attnrec_pipelines.stages.evaluate")
+    monkeypatch.setattr("attnrec_pipelines.flows.tasks.show_table", lambda name, rows, told: shown.update({name: rows}))
+    logger = logging.getLogger("attnrec_pipelines.flows.tasks")
     logger.addHandler(handler)
     try:
         evaluate_task.fn(*arguments)
@@ -314,9 +317,9 @@ def test_the_terminal_has_a_yellow_line_for_each_group_behind(world):
 
 def test_more_than_ten_groups_are_counted():
     sentences = [f"group {n}" for n in range(12)]
-    assert shortened(sentences[:10]) == sentences[:10]
-    assert shortened(sentences) == [*sentences[:10], "and 2 more groups"]
-    assert shortened([]) == []
+    assert shorten(sentences[:10]) == sentences[:10]
+    assert shorten(sentences) == [*sentences[:10], "and 2 more groups"]
+    assert shorten([]) == []
 
 
 def test_flows_hand_the_log_to_the_evaluation(tmp_path):

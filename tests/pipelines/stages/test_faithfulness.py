@@ -25,19 +25,21 @@ from attnrec.storage import read_json, write_json
 from attnrec.tracking.examples import fixed_users
 from attnrec_pipelines.cli.printing import METRICS
 from attnrec_pipelines.flows.daily import DailyResult, daily_flow
+from attnrec_pipelines.flows.tasks import faithfulness_task
 from attnrec_pipelines.job import Job, make_job
+from attnrec_pipelines.mlflow_runs import tracker_of
 from attnrec_pipelines.stage_cache import build
 from attnrec_pipelines.stages.evaluate import evaluate_model
 from attnrec_pipelines.stages.faithfulness import (
-    faithfulness_task,
     log_faithfulness,
-    measure_reasons,
-    sentence_of,
-    unfaithful,
+    measure_faithfulness,
+    unfaithful_reason,
+    verdict_sentence,
 )
-from attnrec_pipelines.stages.ingest import gather_histories, ingest_log, load_split
-from attnrec_pipelines.stages.register import decide_promotion, record_run
-from attnrec_pipelines.tracked_runs import tracker_of
+from attnrec_pipelines.stages.histories import gather_histories, load_split
+from attnrec_pipelines.stages.ingest import ingest_log
+from attnrec_pipelines.stages.promote import decide_promotion
+from attnrec_pipelines.stages.record import record_run
 
 N_USERS = 20
 NOTE = "mlflow.note.content"
@@ -240,7 +242,7 @@ def remeasured(first_day, tmp_path_factory):
         return planted(contribution=0.9, random=0.25, recency=0.95)
 
     overrides = ("faithfulness.n_users=20", 'faithfulness.methods=["contribution", "random", "recency"]')
-    with pytest.MonkeyPatch.context() as patch, warnings_of("attnrec_pipelines.stages.faithfulness") as warned:
+    with pytest.MonkeyPatch.context() as patch, warnings_of("attnrec_pipelines.flows.tasks") as warned:
         home = own_copy(home, tmp_path_factory.mktemp("remeasured") / "home", patch)
         store(home).delete_registered_model_alias("tiny", "champion")
         before = times_of(home)
@@ -272,8 +274,8 @@ def test_a_run_that_is_recorded_twice_has_one_table_and_one_sentence(remeasured,
     written = json.loads(artifact(remeasured.home, "tables/faithfulness.json"))
     assert [row[0] for row in written["data"]] == ["contribution", "random", "recency"]
     note = champions_run(remeasured.home).data.tags[NOTE].splitlines()
-    assert note.count(sentence_of(remeasured.made("faithfulness"))) == 1
-    assert sentence_of(stage(first_day[1], "faithfulness")) not in note
+    assert note.count(verdict_sentence(remeasured.made("faithfulness"))) == 1
+    assert verdict_sentence(stage(first_day[1], "faithfulness")) not in note
 
 
 def test_the_page_is_kept_with_the_champions_run_byte_for_byte(remeasured):
@@ -289,13 +291,13 @@ def test_a_run_may_do_without_either(first_day, tmp_path, monkeypatch):
     for name in ("faithfulness", "report"):
         shutil.rmtree(stage(home, name))
     before = times_of(home)
-    with warnings_of("attnrec_pipelines.stages.faithfulness") as warned:
+    with warnings_of("attnrec_pipelines.flows.tasks") as warned:
         result = daily_flow(str(toml), ("faithfulness.n_users=0", "report.n_users=0"), str(home))
     assert times_of(home) == before
     assert warned == []
     assert result.page is None
     assert result.published.resolve().relative_to(home) == first.published.resolve().relative_to(first_day[1])
-    assert "measured" not in read_json(home / "current.json")["about"]
+    assert "measured" not in read_json(home / "current.json")["report_inputs"]
     assert "contributions" not in champions_run(home).data.tags[NOTE]
 
 
@@ -314,7 +316,7 @@ def test_a_measurement_is_used_again_only_where_the_same_was_asked(overrides, sa
     toml, _, first = first_day
     few = ("faithfulness.n_users=5", 'faithfulness.methods=["contribution", "random"]')
     folders = [
-        measure_reasons(make_job(str(toml), (*few, *more), str(tmp_path)), first.histories, first.trained)
+        measure_faithfulness(make_job(str(toml), (*few, *more), str(tmp_path)), first.histories, first.trained)
         for more in ((), overrides)
     ]
     assert (folders[0] == folders[1]) == same
@@ -344,7 +346,7 @@ def test_what_speaks_against_reasons_is_every_control_that_does_better(pos_at_5,
     folder = tmp_path / "stage"
     folder.mkdir()
     save_faithfulness(planted(**pos_at_5), folder)
-    assert unfaithful(folder) == said
+    assert unfaithful_reason(folder) == said
 
 
 @pytest.mark.parametrize(
@@ -358,11 +360,11 @@ def test_a_control_that_does_better_by_chance_alone_speaks_against_nothing(n_wor
     folder.mkdir()
     save_faithfulness(measured, folder)
     # all signs of n differences alike: 2 / 2 ** n is .0625 for 5 and .03125 for 6
-    assert unfaithful(folder) == said
+    assert unfaithful_reason(folder) == said
 
 
 def test_what_was_not_measured_is_not_held_against_a_model():
-    assert unfaithful(None) == ""
+    assert unfaithful_reason(None) == ""
 
 
 @pytest.fixture
@@ -372,7 +374,7 @@ def challenge(remeasured, first_day, tmp_path, monkeypatch):
     trained = tmp_path / "train-by-hand"
     trained.mkdir()
     write_json(trained / "manifest.json", {"key": "by-hand"})
-    monkeypatch.setattr("attnrec_pipelines.stages.register.BASELINES", ())
+    monkeypatch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
 
     def decide(measured: Path | None, *overrides: str):
         job = make_job(str(toml), overrides, str(remeasured.home))
@@ -412,7 +414,7 @@ def trained_by_hand(job: Job, histories: Path, kind: str, **settings: Any) -> Pa
         save_model(SavedModel(model, split.train.item_ids), target / "model")
         write_json(target / "epochs.json", [])
         numbers = ("best_epoch", "n_epochs", "seconds", "wall_seconds", "tokens_per_second", "padding", "peak_mb")
-        return dict.fromkeys(numbers, 0) | {"device": "cpu", "threads": 1, "processes": 1, "start": ""}
+        return dict.fromkeys(numbers, 0) | {"device": "cpu", "threads": 1, "processes": 1, "init": ""}
 
     return build(job.home, "train", f"by-hand-{kind}", make)
 
@@ -429,11 +431,11 @@ def test_a_model_without_exact_reasons_passes_and_the_verdict_says_that_it_has_n
     toml, _, first = first_day
     job = make_job(str(toml), ("faithfulness.n_users=8", "tracking.experiment=by-hand"), str(new_home))
     trained = trained_by_hand(job, first.histories, "attnrec", dim=16, layers=1, max_length=30, readout="last")
-    folder = measure_reasons(job, first.histories, trained)
+    folder = measure_faithfulness(job, first.histories, trained)
     verdict = read_json(folder / "manifest.json")["verdict"]
     assert (verdict["faithful"], verdict["numbers"]) == (False, {})
-    assert verdict["sentence"].startswith("attnrec-last-d16-L30 has no exact reasons: contribution needs ")
-    assert unfaithful(folder) == ""
+    assert verdict["sentence"].startswith("attnrec-last-d16-L30 has no exact contributions: contribution needs ")
+    assert unfaithful_reason(folder) == ""
     assert challenge(folder).promoted
     tracker = tracker_of(job)
     run_id = tracker.open_run("without", stage_key="by-hand", params={}, settings={})
@@ -464,11 +466,11 @@ def test_a_log_in_which_no_user_has_two_events_is_a_warning_and_the_run_goes_on(
     histories = gather_histories(job, log)
     trained = trained_by_hand(job, histories, "popularity")
     evaluated = evaluate_model(job, histories, trained, log)
-    with warnings_of("attnrec_pipelines.stages.faithfulness") as warned:
+    with warnings_of("attnrec_pipelines.flows.tasks") as warned:
         measured = faithfulness_task.fn(job, histories, trained)
     assert measured is None
     assert len(warned) == 1
-    assert "got 10 with fewer than 2 events and 0 with nothing to recommend" in warned[0]
+    assert "got 10 with fewer than 2 events and 0 with no recommendable item" in warned[0]
     assert not [folder for folder in job.home.stages.iterdir() if "faithfulness" in folder.name]
     run = tracker_of(job).client.get_run(record_run(job, histories, trained, evaluated, measured))
     assert "attnrec.faithful" not in run.data.tags

@@ -5,8 +5,10 @@ import json
 import pandas as pd
 import pytest
 
+from attnrec_pipelines.flows.ingest import ingest_flow
 from attnrec_pipelines.job import make_job
-from attnrec_pipelines.stages.ingest import gather_histories, ingest_flow, ingest_log, load_split
+from attnrec_pipelines.stages.histories import gather_histories, load_split
+from attnrec_pipelines.stages.ingest import ingest_log
 
 GIVEN = """
 name = "given"
@@ -14,7 +16,7 @@ name = "given"
 path = "train.csv"
 datetime = "none"
 [split]
-kind = "given"
+kind = "predefined"
 test_path = "test.csv"
 validation_fraction = 0.5
 [model]
@@ -56,7 +58,7 @@ def test_an_unordered_set_is_refused_by_a_sequence_model(first_day, tmp_path):
     overrides = (f"interactions.path={log}", "interactions.datetime=none")
     job = make_job(str(toml), overrides, str(tmp_path / "home"))
     histories = gather_histories(job, ingest_log(job, job.experiment.interactions))
-    with pytest.raises(RuntimeError, match="attnrec needs ordered histories, got an unordered set"):
+    with pytest.raises(RuntimeError, match="attnrec needs ordered histories, got a log without order"):
         train_model(job, histories)
 
 

@@ -13,10 +13,11 @@ from attnrec.models import build_model, model_config
 from attnrec.models.saved_model import SavedModel, load_model, save_model
 from attnrec.storage import read_json, write_json
 from attnrec.tracking.examples import fixed_users
+from attnrec_pipelines.flows.tasks import report_task
 from attnrec_pipelines.job import make_job
-from attnrec_pipelines.stages.register import Served
-from attnrec_pipelines.stages.report import About, report_task, write_page
-from attnrec_pipelines.stages.score import completed
+from attnrec_pipelines.stages.champion import ScoringModel
+from attnrec_pipelines.stages.publish import with_last_evaluation
+from attnrec_pipelines.stages.report import ReportInputs, build_report
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -53,7 +54,7 @@ def write(first_day, tmp_path):
 
     def make(*overrides: str, model: Path = folder, **about: Path) -> Path | None:
         job = make_job(str(toml), ("report.n_users=4", *overrides), str(tmp_path / "home"))
-        return write_page(job, first.histories, Served(model, "tiny/1"), first.published, About(**about))
+        return build_report(job, first.histories, ScoringModel(model, "tiny/1"), first.published, ReportInputs(**about))
 
     return make
 
@@ -211,11 +212,11 @@ def test_a_page_is_kept_with_a_run_only_where_that_run_trained_its_model(label, 
     monkeypatch.setattr(
         "attnrec.tracking.tracker.Tracker.log_file", lambda *given: kept.append(given[2:]) or "http://page"
     )
-    monkeypatch.setattr("attnrec_pipelines.stages.report.show_link", lambda *given: links.append(given))
-    served = Served(home / read_json(home / "current.json")["model"], label)
+    monkeypatch.setattr("attnrec_pipelines.flows.tasks.show_link", lambda *given: links.append(given))
+    served = ScoringModel(home / read_json(home / "current.json")["model"], label)
     job = make_job(str(toml), ("report.n_users=2",), str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-    page = report_task.fn(job, first.histories, served, first.published, About())
+    page = report_task.fn(job, first.histories, served, first.published, ReportInputs())
     expected = {"tiny/1": ([(page, "report")], "http://page"), "tiny/2": ([], page.as_uri())}[label]
     assert (kept, links) == (expected[0], [("tiny-report", expected[1], "Recommendations and their reasons")])
 
@@ -223,15 +224,15 @@ def test_a_page_is_kept_with_a_run_only_where_that_run_trained_its_model(label, 
 def test_what_was_known_of_a_model_when_it_scored_last_is_shown_again(first_day, tmp_path):
     toml, home, first = first_day
     job, facts = make_job(str(toml), (), str(tmp_path)), read_json(home / "current.json")
-    for folder in facts["about"].values():
+    for folder in facts["report_inputs"].values():
         (tmp_path / folder).mkdir(parents=True)
     write_json(tmp_path / "current.json", facts)
-    served, items = Served(tmp_path, first.model_version), tmp_path / "items.parquet"
-    known = completed(job, served, About(items=items))
+    served, items = ScoringModel(tmp_path, first.model_version), tmp_path / "items.parquet"
+    known = with_last_evaluation(job, served, ReportInputs(items=items))
     assert (known.items, known.evaluated) == (items, tmp_path / "stages" / first.evaluated.name)
     assert known.measured.name.startswith("faithfulness-")
-    assert completed(job, Served(tmp_path, "tiny/2"), About(items)) == About(items)
-    own = About(evaluated=tmp_path)
-    assert completed(job, served, own) == own
+    assert with_last_evaluation(job, ScoringModel(tmp_path, "tiny/2"), ReportInputs(items)) == ReportInputs(items)
+    own = ReportInputs(evaluated=tmp_path)
+    assert with_last_evaluation(job, served, own) == own
     (tmp_path / "current.json").unlink()
-    assert completed(job, served, About(items)) == About(items)
+    assert with_last_evaluation(job, served, ReportInputs(items)) == ReportInputs(items)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from attnrec.models.saved_model import load_whole
+from attnrec.models.saved_model import load_with_warm_start
 from attnrec.storage import read_json
 from attnrec.tracking.tracker import download_model
 from attnrec_pipelines.flows.daily import daily_flow
 from attnrec_pipelines.job import PipelineError, make_job
-from attnrec_pipelines.stages.warm_start import find_start, start_folder
+from attnrec_pipelines.stages.warm_start import find_init, init_folder
 
 FILES = ["config.json", "vocabulary.parquet", "weights.safetensors"]
 
@@ -32,19 +32,19 @@ def second_day(first_day, tmp_path_factory):
     overrides += ("promote.metric=recall_at_20", "promote.tolerance=0.99")
     arguments = (str(toml), overrides, str(folder / "home"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attnrec_pipelines.stages.register.BASELINES", ())
+        patch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
         return arguments, first, daily_flow(*arguments)
 
 
 def test_the_next_day_starts_from_the_champion_as_it_was_judged(second_day):
     (_, _, home), first, second = second_day
     assert read_json(second.trained / "manifest.json")["start"] == read_json(first.trained / "manifest.json")["key"]
-    before, after = load_whole(first.trained / "model"), load_whole(second.trained / "model")
+    before, after = load_with_warm_start(first.trained / "model"), load_with_warm_start(second.trained / "model")
     steps = [saved.moments["item_scorer.embedding.weight/step"] for saved in (before, after)]
     assert steps[1] > steps[0] > 0
     assert second.model_version == "tiny/2"
     version = MlflowClient(f"sqlite:///{home}/mlflow.db").get_model_version_by_alias("tiny", "champion")
-    refit = load_whole(Path(home) / "stages" / version.tags["attnrec.served"] / "model")
+    refit = load_with_warm_start(Path(home) / "stages" / version.tags["attnrec.served"] / "model")
     assert refit.moments["item_scorer.embedding.weight/step"] > steps[0]
 
 
@@ -66,11 +66,11 @@ def test_a_machine_without_the_champions_stages_starts_from_the_copy_in_mlflow(f
     toml, home, first = first_day
     shutil.copytree(home, tmp_path / "home", symlinks=True)
     job = make_job(str(toml), ("pipeline.init=champion",), str(tmp_path / "home"))
-    start = find_start(job, lambda start: "another key")
+    start = find_init(job, lambda start: "another key")
     shutil.rmtree(job.home.stages / f"train-{start}")
-    folder = start_folder(job, start)
+    folder = init_folder(job, start)
     assert folder.parent.name.startswith("start-")
-    found, expected = load_whole(folder), load_whole(first.trained / "model")
+    found, expected = load_with_warm_start(folder), load_with_warm_start(first.trained / "model")
     assert found.moments.keys() == expected.moments.keys()
     assert all(torch.equal(found.moments[name], value) for name, value in expected.moments.items())
 
@@ -78,15 +78,15 @@ def test_a_machine_without_the_champions_stages_starts_from_the_copy_in_mlflow(f
 def test_a_champion_that_may_have_seen_the_questions_is_no_start(first_day):
     toml, home, _ = first_day
     job = make_job(str(toml), ("pipeline.init=champion", "dataset.min_user_events=2"), str(home))
-    assert find_start(job, lambda start: "another key") == ""
+    assert find_init(job, lambda start: "another key") == ""
 
 
 def test_without_a_champion_training_starts_from_scratch(first_day, tmp_path, caplog):
     job = make_job(str(first_day[0]), ("pipeline.init=champion",), str(tmp_path / "home"))
     with caplog.at_level("INFO", logger="attnrec_pipelines.stages.warm_start"):
-        assert find_start(job, lambda start: "a key") == ""
+        assert find_init(job, lambda start: "a key") == ""
     assert "there is no champion yet, training starts from scratch" in caplog.text
-    assert start_folder(job, "") is None
+    assert init_folder(job, "") is None
 
 
 def test_a_folder_is_known_by_its_content(first_day, tmp_path):
@@ -94,10 +94,10 @@ def test_a_folder_is_known_by_its_content(first_day, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(first.trained / "model", model)
     job = make_job(str(toml), (f"pipeline.init={model}",), str(home))
-    start = find_start(job, lambda start: "a key")
-    assert start_folder(job, start) == model
+    start = find_init(job, lambda start: "a key")
+    assert init_folder(job, start) == model
     (model / "moments.safetensors").unlink()
-    assert find_start(job, lambda start: "a key") != start
+    assert find_init(job, lambda start: "a key") != start
     (model / "config.json").unlink()
     with pytest.raises(PipelineError, match=r"pipeline\.init must be 'champion' or the folder of a model"):
-        find_start(job, lambda start: "a key")
+        find_init(job, lambda start: "a key")
