@@ -1,4 +1,4 @@
-"""Data-parallel training: several processes, one device each, started by torchrun, joined by torch.distributed.
+"""Data-parallel training: several processes, one device each, joined by torch.distributed.
 
 Every process has the whole model and every n-th window of each batch. The gradients of the summed loss are added over
 all processes and divided by the global number of targets, so that n processes take the same steps as one process.
@@ -74,7 +74,10 @@ class ProcessGroup:
 
 
 def join_process_group(device: torch.device, *, n_processes: int) -> tuple[ProcessGroup, torch.device]:
-    """Join the process group if torchrun started this process; each process uses the GPU of its local rank.
+    """Join the process group of a worker; each worker uses the GPU of its local rank.
+
+    The environment says which worker this is: WORLD_SIZE, RANK and LOCAL_RANK as torchrun sets them. The pipelines also
+    set ATTNREC_RENDEZVOUS, a file through which the workers find each other, so that no process listens for others.
 
     Args:
         device: the device of `TrainConfig.device`.
@@ -106,7 +109,10 @@ def join_process_group(device: torch.device, *, n_processes: int) -> tuple[Proce
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=TIMEOUT_HOURS))
+        rendezvous = os.environ.get("ATTNREC_RENDEZVOUS")
+        store = None if rendezvous is None else dist.FileStore(rendezvous, world_size)
+        rank, timeout = int(os.environ["RANK"]), timedelta(hours=TIMEOUT_HOURS)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return ProcessGroup(rank=dist.get_rank(), world_size=dist.get_world_size()), device
 
 

@@ -19,8 +19,8 @@ class TrainConfig(Config):
         batch_size: training windows per optimizer step, over all processes. Default 64.
         microbatch_tokens: approximate number of positions (padding included) per micro-batch. A step computes its
             windows in micro-batches and accumulates the gradients: a smaller value takes less memory and gives the same
-            step up to rounding and dropout. None, the default, is 4,096 on the CPU, where small micro-batches stay in cache,
-            and the whole batch on a GPU.
+            step up to rounding and dropout. None, the default, is 4,096 on the CPU, where small micro-batches stay in
+            cache, and the whole batch on a GPU.
         learning_rate: learning rate of AdamW after the warm-up. Default 1e-3.
         warmup_steps: steps over which the learning rate rises linearly to `learning_rate`. Default 100.
         schedule: "constant" (default), or "cosine": the learning rate falls to 0 at the end of `epochs`
