@@ -19,7 +19,8 @@ def main() -> None:
     from attnrec.storage import read_json
     from attnrec_pipelines.job import make_job
     from attnrec_pipelines.stages.evaluate import evaluate_model
-    from attnrec_pipelines.stages.ingest import gather_histories, ingest_log
+    from attnrec_pipelines.stages.histories import gather_histories
+    from attnrec_pipelines.stages.ingest import ingest_log
     from attnrec_pipelines.stages.train import train_model
 
     job = make_job(options.data, _overrides(options), options.home)

@@ -23,8 +23,8 @@ def main() -> None:
     import torch
 
     from attnrec.faithfulness import faithfulness_verdict, measure
-    from attnrec.tracking.figures.faithfulness import curves_figure
     from attnrec.tracking.examples import fixed_users
+    from attnrec.tracking.figures.faithfulness import curves_figure
     from attnrec_pipelines.job import make_job
 
     torch.set_num_threads(1)

@@ -76,7 +76,7 @@ def prepared(layer: str, side: str, n_edges: int) -> Any:
     """A call with everything it needs but the graph's own form."""
     import torch
 
-    from attnrec.attention.graph import GraphShape, Segments, Table, build_graph_layer
+    from attnrec.attention.graph import GraphShape, PaddedNeighbours, SortedEdges, build_graph_layer
 
     nodes = n_edges // (NEIGHBOURS if side == "table" else DEGREE)
     x, d_output = torch.randn(nodes, DIM, requires_grad=True), torch.randn(nodes, DIM)
@@ -84,7 +84,7 @@ def prepared(layer: str, side: str, n_edges: int) -> Any:
     targets = torch.randint(0, nodes, (n_edges,)).sort().values
     offsets = torch.nn.functional.pad(torch.bincount(targets, minlength=nodes).cumsum(0), (1, 0))
     shape = GraphShape(DIM, DIM, heads=HEADS, channels=DIM // HEADS)
-    ours = build_graph_layer(layer, shape, {"shared": layer == "gat"})
+    ours = build_graph_layer(layer, shape, {"share_weights": layer == "gat"})
     theirs, edge_index = (pyg(layer), torch.stack([sources, targets])) if side == "pyg" else (None, None)
     neighbours, real = sources.view(-1, NEIGHBOURS), torch.ones(n_edges // NEIGHBOURS, NEIGHBOURS, dtype=torch.bool)
 
@@ -92,7 +92,7 @@ def prepared(layer: str, side: str, n_edges: int) -> Any:
         if theirs is not None:
             output = theirs(x, edge_index)
         else:
-            graph = Table(neighbours, real) if side == "table" else Segments(sources, targets, offsets)
+            graph = PaddedNeighbours(neighbours, real) if side == "table" else SortedEdges(sources, targets, offsets)
             output = ours(x, graph=graph).output
         output.backward(d_output)
         for leaf in (x, *(theirs or ours).parameters()):

@@ -61,7 +61,8 @@ def main() -> None:
 
 def split_of(job: "Job") -> "Split":
     """The experiment's split; its log and histories are found in the home, or made as the flows make them."""
-    from attnrec_pipelines.stages.ingest import gather_histories, ingest_log, load_split
+    from attnrec_pipelines.stages.histories import gather_histories, load_split
+    from attnrec_pipelines.stages.ingest import ingest_log
 
     source, settings = job.experiment.interactions, job.experiment.split
     logs = [ingest_log(job, source)]

@@ -77,7 +77,7 @@ def ways_of(model: "Model", histories: "Histories", path: Path) -> dict[str, Cal
         items = np.zeros((len(users), K), np.int32)
         scores = np.full((len(users), K), np.nan, np.float32)
         for ranked in rank_users(model, histories, users, k=K):
-            items[ranked.chosen], scores[ranked.chosen] = ranked.items.numpy(), ranked.scores.numpy()
+            items[ranked.positions], scores[ranked.positions] = ranked.items.numpy(), ranked.scores.numpy()
         filled = items > 0
         columns = {
             "user_id": histories.user_ids.decode(np.broadcast_to(users[:, None], items.shape)[filled]).astype(str),
