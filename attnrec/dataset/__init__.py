@@ -1,7 +1,7 @@
-"""From interactions to what models read: vocabulary, histories, batches, splits, features, graph."""
+"""Input of the models from interaction logs: vocabularies, histories, batches, splits, features and graphs."""
 
 from attnrec.dataset.anonymous import ANONYMOUS_USER, anonymous_history
-from attnrec.dataset.batches import Batch, Windows, last_events, user_batches
+from attnrec.dataset.batches import Batch, last_events, user_batches
 from attnrec.dataset.features import Features, features_from_frame, load_features, save_features
 from attnrec.dataset.graph import (
     Block,
@@ -10,8 +10,8 @@ from attnrec.dataset.graph import (
     NeighbourTable,
     Transitions,
     attribute_edges,
-    item_co_occurrence,
     graph_from_edges,
+    item_co_occurrence,
     item_transitions,
     sample_blocks,
     sampled_neighbours,
@@ -19,18 +19,12 @@ from attnrec.dataset.graph import (
     two_hop_graph,
     user_item_edges,
 )
-from attnrec.dataset.histories import Histories, histories_from_frame, histories_from_parts
-from attnrec.dataset.split import (
-    Holdout,
-    LeakageError,
-    Split,
-    audit_split,
-    join_predefined,
-    split_by_time,
-    split_predefined,
-    split_last,
-)
+from attnrec.dataset.histories import Histories
+from attnrec.dataset.history_builder import histories_from_frame, histories_from_parts
+from attnrec.dataset.split import Holdout, Split, join_predefined, split_by_time, split_last, split_predefined
+from attnrec.dataset.split_audit import LeakageError, audit_split
 from attnrec.dataset.vocabulary import Vocabulary
+from attnrec.dataset.windows import Windows
 
 __all__ = [
     "ANONYMOUS_USER",

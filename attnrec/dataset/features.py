@@ -1,4 +1,4 @@
-"""Columns of items or users as arrays by row number."""
+"""Features of items or users as arrays, aligned with the rows of a vocabulary."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,19 @@ from attnrec.dataset.vocabulary import Vocabulary
 from attnrec.schema import ITEM, USER
 
 Category = tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]
+"""Item or user rows (n_values,), category codes (n_values,) and the category names by code."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Columns aligned with a vocabulary; a row without a value has an empty one.
+    """Feature columns, one entry per row of a vocabulary.
 
     Attributes:
-        categories: several values per row: column -> (rows (n_values,), codes (n_values,), names).
-        numbers: column -> (n_rows,) float32, NaN where missing.
-        texts: column -> (n_rows,) object, "" where missing.
-        vectors: column -> (n_rows, width) float32, zeros where missing.
-        n_rows: rows of the vocabulary, padding included.
+        categories: column name -> `Category`; a row may have any number of values.
+        numbers: column name -> (n_rows,) float32, NaN if missing.
+        texts: column name -> (n_rows,) object, "" if missing.
+        vectors: column name -> (n_rows, width) float32, zeros if missing.
+        n_rows: rows of the vocabulary, including padding.
     """
 
     categories: dict[str, Category]
@@ -37,72 +38,78 @@ class Features:
 
 
 def load_features(path: Path, vocabulary: Vocabulary) -> Features:
-    """Read items.parquet or users.parquet by the rows of `vocabulary` (row 0 of items stays empty).
+    """Read items.parquet or users.parquet and align it with the rows of `vocabulary`; row 0 of items is padding.
 
-    Types come from the file: list of text is a category, number, text, list of float a vector.
-    Ids that the vocabulary does not know are left out.
+    The Parquet type of a column sets the kind of feature: dictionary or list of strings: category; number or
+    boolean: number; string: text; list of numbers: vector. Unknown ids are dropped.
     """
-    return _by_row(pq.read_table(path), vocabulary)
+    return _align_rows(pq.read_table(path), vocabulary)
 
 
 def features_from_frame(frame: pd.DataFrame, vocabulary: Vocabulary) -> Features:
-    """Columns of a frame by the rows of `vocabulary`, as `load_features` has those of a file.
+    """Align the columns of a frame with the rows of `vocabulary`.
 
     Args:
-        frame: item_id (for users: user_id) and one column per feature. pandas' category dtype and lists of text are
-            categories, other text is text, numbers and truth values are numbers, lists of numbers are vectors.
-        vocabulary: ids and their rows; ids that it does not know are left out.
+        frame: item_id (for users: user_id) and one column per feature. Columns of pandas' category dtype or lists of
+            strings are categories, other strings are texts, numbers and booleans are numbers, lists of numbers are
+            vectors.
+        vocabulary: item or user ids; unknown ids are dropped.
 
     Raises:
-        ValueError: for a frame without ids, with an id twice or none that is known, or a column of no such type.
+        ValueError: if the id column is missing, has duplicates or no known id, or a column has an unsupported type.
     """
     name = ITEM if vocabulary.first else USER
     if name not in frame:
-        raise ValueError(f"features need a column {name}, got {list(frame.columns)}; rename the one that has the ids")
+        raise ValueError(f"features need a column {name}, got {list(frame.columns)}; rename the id column")
     ids = frame[name]
     if ids.duplicated().any():
-        raise ValueError(f"features need each {name} once, got {ids[ids.duplicated()].iloc[0]!r} twice; keep one row")
+        raise ValueError(
+            f"{name} must be unique in features, got {ids[ids.duplicated()].iloc[0]!r} more than once; keep one row"
+        )
     try:
         table = pa.Table.from_pandas(frame[[name, *frame.columns.drop(name)]], preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ValueError(f"a column of features must hold values of one type, got: {error.args[0]}") from None
-    features = _by_row(table, vocabulary)
+        raise ValueError(f"a feature column must have values of one type, got: {error.args[0]}") from None
+    features = _align_rows(table, vocabulary)
     if not (vocabulary.encode(ids) >= vocabulary.first).any():
-        raise ValueError(f"features need rows of the log's own {name}s, got none of them (first: {ids.iloc[0]!r})")
+        raise ValueError(
+            f"features must contain at least one {name} of the log, got none (first: {ids.iloc[0]!r}); "
+            "check the type and spelling of the ids"
+        )
     return features
 
 
 def save_features(features: Features, vocabulary: Vocabulary, path: Path) -> None:
-    """Write what `load_features` reads back, one row per id."""
+    """Write features to a Parquet file that `load_features` reads, one row per id."""
     first, n_rows = vocabulary.first, len(vocabulary) + vocabulary.first
     columns: dict[str, pa.Array] = {ITEM if first else USER: pa.array(vocabulary.ids)}
     for name, (rows, codes, names) in features.categories.items():
         order = np.argsort(rows, kind="stable")
         values = pa.array(np.array(names, dtype=object)[codes[order]], pa.string())
-        columns[name] = _lists(np.bincount(rows, minlength=n_rows)[first:], values)
+        columns[name] = _list_array(np.bincount(rows, minlength=n_rows)[first:], values)
     for name, numbers in features.numbers.items():
         columns[name] = pa.array(numbers[first:], from_pandas=True)
     for name, texts in features.texts.items():
         columns[name] = pa.array(texts[first:], pa.string())
     for name, vectors in features.vectors.items():
         widths = np.full(len(vocabulary), vectors.shape[1])
-        columns[name] = _lists(widths, pa.array(vectors[first:].reshape(-1)))
+        columns[name] = _list_array(widths, pa.array(vectors[first:].reshape(-1)))
     pq.write_table(pa.table(columns), path)
 
 
-def _lists(counts: NDArray[np.integer[Any]], values: pa.Array) -> pa.Array:
+def _list_array(counts: NDArray[np.integer[Any]], values: pa.Array) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)
 
 
-def _by_row(table: pa.Table, vocabulary: Vocabulary) -> Features:
+def _align_rows(table: pa.Table, vocabulary: Vocabulary) -> Features:
     rows = vocabulary.encode(table.column(0).to_pylist())
-    known = rows >= vocabulary.first
+    in_vocabulary = rows >= vocabulary.first
     n_rows = len(vocabulary) + vocabulary.first
-    rows, table = rows[known], table.filter(pa.array(known))
+    rows, table = rows[in_vocabulary], table.filter(pa.array(in_vocabulary))
     features = Features(categories={}, numbers={}, texts={}, vectors={}, n_rows=n_rows)
     for name in table.column_names[1:]:
-        kind, values = _kind(name, table.schema.field(name).type), table.column(name)
+        kind, values = _feature_kind(name, table.schema.field(name).type), table.column(name)
         if kind == "category":
             features.categories[name] = _category(values.to_pandas(), rows)
         elif kind == "vector":
@@ -118,22 +125,23 @@ def _by_row(table: pa.Table, vocabulary: Vocabulary) -> Features:
     return features
 
 
-def _kind(name: str, kind: pa.DataType) -> str:
-    if pat.is_dictionary(kind):
+def _feature_kind(name: str, dtype: pa.DataType) -> str:
+    if pat.is_dictionary(dtype):
         return "category"
-    if pat.is_list(kind) or pat.is_large_list(kind):
-        return "category" if _is_text(kind.value_type) else "vector"
-    if _is_text(kind):
+    if pat.is_list(dtype) or pat.is_large_list(dtype):
+        return "category" if _is_string(dtype.value_type) else "vector"
+    if _is_string(dtype):
         return "text"
-    if pat.is_integer(kind) or pat.is_floating(kind) or pat.is_boolean(kind) or pat.is_decimal(kind):
+    if pat.is_integer(dtype) or pat.is_floating(dtype) or pat.is_boolean(dtype) or pat.is_decimal(dtype):
         return "number"
     raise ValueError(
-        f"a feature must be a number, a text, a category or a list, got {kind} in {name!r}; convert it or leave it out"
+        f"a feature must be a number, string, category or list, got type {dtype} in column {name!r}; "
+        "convert or drop the column"
     )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pat.is_string(kind) or pat.is_large_string(kind)
+def _is_string(dtype: pa.DataType) -> bool:
+    return pat.is_string(dtype) or pat.is_large_string(dtype)
 
 
 def _category(values: pd.Series, rows: NDArray[np.int64]) -> Category:
@@ -146,7 +154,10 @@ def _vector(name: str, values: pd.Series, rows: NDArray[np.int64], n_rows: int) 
     present = values.notna().to_numpy()
     widths = sorted({len(vector) for vector in values[present]})
     if len(widths) > 1:
-        raise ValueError(f"all vectors of a column must have one width, got {widths[0]} and {widths[-1]} in {name!r}")
+        raise ValueError(
+            f"all vectors of a column must have the same width, got {widths[0]} and {widths[-1]} in {name!r}; "
+            "make them equally long"
+        )
     vectors = np.zeros((n_rows, widths[0] if widths else 0), dtype=np.float32)
     if widths:
         vectors[rows[present]] = np.stack(values[present].to_list())

@@ -1,6 +1,6 @@
-"""What describes an item beside its id, ready for a model: category codes, and vectors on one scale.
+"""Item features prepared as model inputs: category codes and scaled vectors.
 
-Row 0 is padding and has nothing. Texts become vectors, numbers vectors of width 1.
+Texts become vectors, numbers become vectors of width 1. Row 0 is padding and has no values.
 Shapes: N item rows, E pairs of item and category.
 """
 
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from attnrec.dataset.features import Category, Features
 from attnrec.dataset.text import TextEncoder, text_vectors
 
-FEWEST_ITEMS = 2  # a category of one item says no more than the item's id
-MOST_CATEGORIES = 5_000
+MIN_ITEMS_PER_CATEGORY = 2  # a category of one item carries no more information than the item's id
+MAX_CATEGORIES = 5_000
 
 
 @dataclass(frozen=True, eq=False)
 class CategoryCodes:
-    """Several categories per item.
+    """A categorical column with any number of values per item.
 
     Attributes:
-        rows, codes: the pairs, each (E,), each pair once, sorted by row.
-        names: by code, the most frequent first; equally frequent ones by name.
-        n_dropped: categories left out, of a single item or beyond the 5,000 most frequent.
+        rows, codes: distinct pairs of item row and category code, sorted by row, (E,) int64 each.
+        names: category names by code, most frequent first, ties by name.
+        n_dropped: number of categories that are dropped: those of a single item and those beyond the 5,000 most
+            frequent.
     """
 
     rows: NDArray[np.int64]
@@ -34,17 +35,17 @@ class CategoryCodes:
 
     @property
     def width(self) -> int:
-        """How many names there are."""
+        """Number of categories."""
         return len(self.names)
 
 
 @dataclass(frozen=True, eq=False)
 class FixedVectors:
-    """One vector per item, or none.
+    """A column of vectors.
 
     Attributes:
-        values: (N, width) float32, zeros where missing; root mean square length 1 over the items that have one.
-        present: (N,) bool.
+        values: (N, width) float32, zeros if missing; the root mean square length over the present vectors is 1.
+        present: True for items that have a value, (N,) bool.
     """
 
     values: NDArray[np.float32]
@@ -52,24 +53,24 @@ class FixedVectors:
 
     @property
     def width(self) -> int:
-        """Of each vector."""
+        """Width of each vector."""
         return self.values.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Modalities:
-    """Columns of items that a model reads beside their ids.
+    """Item columns that a model uses in addition to the item ids.
 
     Attributes:
-        columns: name -> what it holds, in the order asked for.
-        n_rows: N, padding included.
+        columns: column name -> values, in the requested order.
+        n_rows: N, including padding.
     """
 
     columns: dict[str, CategoryCodes | FixedVectors]
     n_rows: int
 
     def widths(self) -> dict[str, int]:
-        """Name -> number of categories, or width of the vectors; what the parameters of a model depend on."""
+        """Return the number of categories or the vector width by column name; it sets the parameter shapes."""
         return {name: column.width for name, column in self.columns.items()}
 
 
@@ -79,61 +80,63 @@ def modalities(
     *,
     text_encoder: TextEncoder = "tfidf",
     text_dim: int = 128,
-    like: Features | None = None,
+    fit_features: Features | None = None,
 ) -> Modalities:
-    """Prepare `columns` of the items' features for a model.
+    """Prepare columns of the item features as model inputs.
 
     Args:
-        features: of the catalogue.
-        columns: names of categories, numbers, texts or vectors.
+        features: features of the catalogue.
+        columns: names of category, number, text or vector columns.
         text_encoder: see `text_vectors`.
-        text_dim: width wanted of "tfidf".
-        like: features of an earlier catalogue. Categories, means, scales and the words of texts are then its own, so
-            that a model that was trained with them reads `features` in the same way.
+        text_dim: width of "tfidf" vectors, at most.
+        fit_features: features on which categories, means, scales and the TF-IDF vocabulary are fitted; default:
+            `features`. Pass the features of the training catalogue when a trained model is used with a later
+            catalogue.
 
     Raises:
-        ValueError: for a column that does not exist, is empty, or is of another kind or width than in `like`.
+        ValueError: if a column does not exist or is empty, or its kind or width differs from `fit_features`.
     """
     if not columns:
-        raise ValueError(f"modalities need at least one column of the items, got none; {_columns_of(features)}")
-    learned = features if like is None else like
-    kinds = {name: _checked_kind(name, features, learned) for name in columns}
-    found: dict[str, CategoryCodes | FixedVectors] = {}
+        raise ValueError(f"modalities need at least one item column, got none; {_available_columns(features)}")
+    fitted = features if fit_features is None else fit_features
+    kinds = {name: _check_kind(name, features, fitted) for name in columns}
+    prepared: dict[str, CategoryCodes | FixedVectors] = {}
     for name, kind in kinds.items():
         if kind == "category":
-            found[name] = _codes(name, features.categories[name], learned.categories[name])
+            prepared[name] = _encode_categories(name, features.categories[name], fitted.categories[name])
         elif kind == "number":
-            found[name] = _standardised(features.numbers[name], learned.numbers[name])
+            prepared[name] = _standardise(features.numbers[name], fitted.numbers[name])
         elif kind == "vector":
-            found[name] = _scaled(features.vectors[name], learned.vectors[name])
+            prepared[name] = _scale(features.vectors[name], fitted.vectors[name])
         else:
-            corpus = None if like is None else like.texts[name].tolist()
+            corpus = None if fit_features is None else fit_features.texts[name].tolist()
             vectors = text_vectors(features.texts[name].tolist(), encoder=text_encoder, dim=text_dim, corpus=corpus)
-            found[name] = FixedVectors(vectors, _has_vector(vectors))
-    return Modalities(found, features.n_rows)
+            prepared[name] = FixedVectors(vectors, _is_present(vectors))
+    return Modalities(prepared, features.n_rows)
 
 
-def _checked_kind(name: str, features: Features, learned: Features) -> str:
-    kind, before = _kind(features, name), _kind(learned, name)
-    if kind != before:
+def _check_kind(name: str, features: Features, fitted: Features) -> str:
+    """Return the kind of a column; refuse an empty column and one that differs from the fitted features."""
+    kind, fitted_kind = _kind(features, name), _kind(fitted, name)
+    if kind != fitted_kind:
         raise ValueError(
-            f"a modality must be what it was in the earlier catalogue, got {name!r} as {kind} after {before}; "
-            "convert it"
+            f"a modality must have the same kind as in the fitted features, got {kind} for {name!r} instead of "
+            f"{fitted_kind}; convert the column"
         )
-    filled = {
-        "category": lambda: len(learned.categories[name][0]) > 0,
-        "number": lambda: bool(np.isfinite(learned.numbers[name]).any()),
-        "text": lambda: any(text.strip() for text in learned.texts[name]),
-        "vector": lambda: bool(_has_vector(learned.vectors[name]).any()),
+    has_values = {
+        "category": lambda: len(fitted.categories[name][0]) > 0,
+        "number": lambda: bool(np.isfinite(fitted.numbers[name]).any()),
+        "text": lambda: any(text.strip() for text in fitted.texts[name]),
+        "vector": lambda: bool(_is_present(fitted.vectors[name]).any()),
     }
-    if not filled[kind]():
-        raise ValueError(f"a modality needs a value for some item, got none at all in {name!r}; leave the column out")
+    if not has_values[kind]():
+        raise ValueError(f"a modality needs a value for at least one item, got none in {name!r}; drop the column")
     if kind == "vector":
-        width, wanted = features.vectors[name].shape[1], learned.vectors[name].shape[1]
-        if width not in (0, wanted):  # 0: none of these items has one
+        width, fitted_width = features.vectors[name].shape[1], fitted.vectors[name].shape[1]
+        if width not in (0, fitted_width):  # 0: no item of `features` has a vector
             raise ValueError(
-                f"a modality must be as wide as in the earlier catalogue, {wanted}, got {width} in {name!r}; "
-                "make it as it was made then"
+                f"a modality must have the same width as in the fitted features, {fitted_width}, got {width} in "
+                f"{name!r}; compute the vectors with the same encoder"
             )
     return kind
 
@@ -148,53 +151,53 @@ def _kind(features: Features, name: str) -> str:
     for kind, columns in kinds.items():
         if name in columns:
             return kind
-    raise ValueError(f"a modality must be a column of the items, got {name!r}; {_columns_of(features)}")
+    raise ValueError(f"a modality must be an item column, got {name!r}; {_available_columns(features)}")
 
 
-def _columns_of(features: Features) -> str:
+def _available_columns(features: Features) -> str:
     names = sorted([*features.categories, *features.numbers, *features.texts, *features.vectors])
-    return f"there are {', '.join(names)}" if names else "the items have no columns"
+    return f"available columns: {', '.join(names)}" if names else "the items have no feature columns"
 
 
-def _codes(name: str, values: Category, learned: Category) -> CategoryCodes:
-    names, n_dropped = _shared_names(name, learned)
-    places = {category: place for place, category in enumerate(names)}
-    rows, codes, mine = values
-    codes = np.array([places.get(category, -1) for category in mine], dtype=np.int64)[codes]
+def _encode_categories(name: str, values: Category, fitted: Category) -> CategoryCodes:
+    names, n_dropped = _select_categories(name, fitted)
+    code_of = {category: code for code, category in enumerate(names)}
+    rows, codes, categories = values
+    codes = np.array([code_of.get(category, -1) for category in categories], dtype=np.int64)[codes]
     pairs = np.unique(np.stack([rows, codes], axis=1)[codes >= 0], axis=0)
     return CategoryCodes(pairs[:, 0], pairs[:, 1], names, n_dropped)
 
 
-def _shared_names(name: str, learned: Category) -> tuple[tuple[str, ...], int]:
-    """Names that enough items have, the most frequent first, and how many others there are."""
-    rows, codes, names = learned
-    held = np.unique(np.stack([codes, rows]), axis=1)[0]  # an item may have a category twice
-    counts = np.bincount(held, minlength=len(names))
+def _select_categories(name: str, fitted: Category) -> tuple[tuple[str, ...], int]:
+    """Return the categories of enough items, most frequent first, and the number of categories that are dropped."""
+    rows, codes, names = fitted
+    distinct_codes = np.unique(np.stack([codes, rows]), axis=1)[0]  # an item may have a category twice
+    counts = np.bincount(distinct_codes, minlength=len(names))
     order = sorted(range(len(names)), key=lambda code: (-counts[code], names[code]))
-    kept = [names[code] for code in order if counts[code] >= FEWEST_ITEMS][:MOST_CATEGORIES]
+    kept = [names[code] for code in order if counts[code] >= MIN_ITEMS_PER_CATEGORY][:MAX_CATEGORIES]
     if not kept:
         raise ValueError(
-            f"a category must be shared by at least {FEWEST_ITEMS} items to tell anything, got none such in {name!r}; "
-            "leave the column out"
+            f"a category column needs a category of at least {MIN_ITEMS_PER_CATEGORY} items, got none in {name!r}; "
+            "drop the column"
         )
     return tuple(kept), len(names) - len(kept)
 
 
-def _standardised(numbers: NDArray[np.float32], learned: NDArray[np.float32]) -> FixedVectors:
-    known = learned[np.isfinite(learned)].astype(np.float64)
+def _standardise(numbers: NDArray[np.float32], fitted: NDArray[np.float32]) -> FixedVectors:
+    finite = fitted[np.isfinite(fitted)].astype(np.float64)
     present = np.isfinite(numbers)
-    values = np.where(present, (numbers - known.mean()) / (known.std() or 1.0), 0)
+    values = np.where(present, (numbers - finite.mean()) / (finite.std() or 1.0), 0)
     return FixedVectors(values[:, None].astype(np.float32), present)
 
 
-def _scaled(vectors: NDArray[np.float32], learned: NDArray[np.float32]) -> FixedVectors:
-    known = learned[_has_vector(learned)].astype(np.float64)
-    size = np.sqrt((known**2).sum(axis=1).mean())
+def _scale(vectors: NDArray[np.float32], fitted: NDArray[np.float32]) -> FixedVectors:
+    fitted_vectors = fitted[_is_present(fitted)].astype(np.float64)
+    rms_length = np.sqrt((fitted_vectors**2).sum(axis=1).mean())
     if vectors.shape[1] == 0:
-        vectors = np.zeros((len(vectors), known.shape[1]), dtype=np.float32)
-    present = _has_vector(vectors)
-    return FixedVectors(np.where(present[:, None], vectors / size, 0).astype(np.float32), present)
+        vectors = np.zeros((len(vectors), fitted_vectors.shape[1]), dtype=np.float32)
+    present = _is_present(vectors)
+    return FixedVectors(np.where(present[:, None], vectors / rms_length, 0).astype(np.float32), present)
 
 
-def _has_vector(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _is_present(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)

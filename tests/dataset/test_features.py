@@ -11,7 +11,7 @@ CATALOGUE = Vocabulary(["cup", "pan", "tea"], first=1)
 
 @pytest.fixture
 def features(tmp_path) -> Features:
-    """Rows: padding, cup, pan, tea; the file knows a hat, which the catalogue does not, and no pan."""
+    """Rows: padding, cup, pan, tea. The file has a hat, which is not in the catalogue, and no pan."""
     table = pa.table(
         {
             "item_id": ["tea", "hat", "cup"],
@@ -26,25 +26,25 @@ def features(tmp_path) -> Features:
     return load_features(tmp_path / "items.parquet", CATALOGUE)
 
 
-def test_lists_of_text_are_categories_of_several_values(features):
+def test_lists_of_strings_are_multi_valued_categories(features):
     rows, codes, names = features.categories["kind"]
     assert [(row, names[code]) for row, code in zip(rows, codes, strict=True)] == [(3, "drink"), (3, "leaf")]
 
 
-def test_numbers_lie_at_their_items_row_and_are_nan_where_missing(features):
+def test_numbers_are_at_the_items_row_and_nan_if_missing(features):
     np.testing.assert_array_equal(features.numbers["price"], np.array([np.nan, np.nan, np.nan, 2.5], np.float32))
     np.testing.assert_array_equal(features.numbers["stock"], np.array([np.nan, 4, np.nan, 7], np.float32))
 
 
-def test_texts_are_empty_where_missing(features):
+def test_missing_texts_are_empty_strings(features):
     assert features.texts["title"].tolist() == ["", "", "", "green tea"]
 
 
-def test_vectors_are_zeros_where_missing(features):
+def test_missing_vectors_are_zeros(features):
     assert features.vectors["picture"].tolist() == [[0, 0], [0, 0], [0, 0], [1, 2]]
 
 
-def test_users_features_start_at_row_zero(tmp_path):
+def test_user_features_start_at_row_zero(tmp_path):
     pq.write_table(pa.table({"user_id": ["bob", "ann"], "age": [30, 40]}), tmp_path / "users.parquet")
     assert load_features(tmp_path / "users.parquet", Vocabulary(["ann", "bob"])).numbers["age"].tolist() == [
         40,
@@ -52,7 +52,7 @@ def test_users_features_start_at_row_zero(tmp_path):
     ]
 
 
-def test_columns_without_any_value_are_empty(tmp_path):
+def test_columns_without_values_are_empty(tmp_path):
     table = pa.table(
         {
             "item_id": ["tea"],
@@ -66,19 +66,18 @@ def test_columns_without_any_value_are_empty(tmp_path):
     assert features.vectors["picture"].shape == (2, 0)
 
 
-def same(one: Features, other: Features) -> bool:
+def assert_equal(one: Features, other: Features) -> None:
     assert one.n_rows == other.n_rows
     for kind in ("categories", "numbers", "texts", "vectors"):
-        mine, theirs = getattr(one, kind), getattr(other, kind)
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            parts = (mine[name], theirs[name]) if kind == "categories" else ([mine[name]], [theirs[name]])
-            for one_part, other_part in zip(*parts, strict=True):
-                np.testing.assert_array_equal(one_part, other_part)
-    return True
+        actual, expected = getattr(one, kind), getattr(other, kind)
+        assert actual.keys() == expected.keys()
+        for name in actual:
+            arrays = (actual[name], expected[name]) if kind == "categories" else ([actual[name]], [expected[name]])
+            for actual_array, expected_array in zip(*arrays, strict=True):
+                np.testing.assert_array_equal(actual_array, expected_array)
 
 
-def test_a_frame_is_read_as_a_file_is(features):
+def test_a_frame_gives_the_same_features_as_a_file(features):
     frame = pd.DataFrame(
         {
             "kind": [["drink", "leaf"], ["cloth"], None],
@@ -89,10 +88,10 @@ def test_a_frame_is_read_as_a_file_is(features):
             "picture": [np.array([1.0, 2.0]), [3.0, 4.0], None],
         }
     )
-    assert same(features_from_frame(frame, CATALOGUE), features)
+    assert_equal(features_from_frame(frame, CATALOGUE), features)
 
 
-def test_pandas_categories_and_truth_values_are_categories_and_numbers():
+def test_pandas_categoricals_are_categories_and_booleans_are_numbers():
     frame = pd.DataFrame({"item_id": ["pan", "tea"], "size": pd.Categorical(["big", None]), "new": [True, False]})
     features = features_from_frame(frame, CATALOGUE)
     rows, codes, names = features.categories["size"]
@@ -100,31 +99,37 @@ def test_pandas_categories_and_truth_values_are_categories_and_numbers():
     np.testing.assert_array_equal(features.numbers["new"], np.array([np.nan, np.nan, 1, 0], np.float32))
 
 
-def test_what_is_saved_is_loaded_the_same(features, tmp_path):
+def test_save_and_load_round_trip(features, tmp_path):
     save_features(features, CATALOGUE, tmp_path / "saved.parquet")
-    assert same(load_features(tmp_path / "saved.parquet", CATALOGUE), features)
+    assert_equal(load_features(tmp_path / "saved.parquet", CATALOGUE), features)
 
 
-def test_users_features_and_empty_columns_are_saved_too(tmp_path):
+def test_user_features_and_empty_columns_round_trip(tmp_path):
     users = Vocabulary(["ann", "bob"])
     table = pa.table({"user_id": ["bob"], "kind": pa.array([None], pa.list_(pa.string())), "age": [30]})
     pq.write_table(table, tmp_path / "users.parquet")
     features = load_features(tmp_path / "users.parquet", users)
     save_features(features, users, tmp_path / "saved.parquet")
-    assert same(load_features(tmp_path / "saved.parquet", users), features)
+    assert_equal(load_features(tmp_path / "saved.parquet", users), features)
 
 
 @pytest.mark.parametrize(
-    ("columns", "words"),
+    ("columns", "message"),
     [
         ({"id": ["tea"]}, r"need a column item_id, got \['id'\]"),
-        ({"item_id": ["tea", "tea"], "price": [1, 2]}, "need each item_id once, got 'tea' twice"),
-        ({"item_id": ["hat"], "price": [1]}, r"rows of the log's own item_ids, got none of them \(first: 'hat'\)"),
-        ({"item_id": ["tea", "cup"], "price": [1, "two"]}, "must hold values of one type"),
-        ({"item_id": ["tea", "cup"], "picture": [[1.0], [1.0, 2.0]]}, "one width, got 1 and 2 in 'picture'"),
-        ({"item_id": ["tea"], "since": [pd.Timestamp(0)]}, "must be a number, .* got timestamp.* in 'since'"),
+        (
+            {"item_id": ["tea", "tea"], "price": [1, 2]},
+            "item_id must be unique in features, got 'tea' more than once; keep",
+        ),
+        ({"item_id": ["hat"], "price": [1]}, r"at least one item_id of the log, got none \(first: 'hat'\); check"),
+        ({"item_id": ["tea", "cup"], "price": [1, "two"]}, "must have values of one type"),
+        ({"item_id": ["tea", "cup"], "picture": [[1.0], [1.0, 2.0]]}, "the same width, got 1 and 2 in 'picture'; make"),
+        (
+            {"item_id": ["tea"], "since": [pd.Timestamp(0)]},
+            "must be a number, .* got type timestamp.* in column 'since'; convert",
+        ),
     ],
 )
-def test_a_frame_that_cannot_be_read_says_why(columns, words):
-    with pytest.raises(ValueError, match=words):
+def test_invalid_frames_are_refused(columns, message):
+    with pytest.raises(ValueError, match=message):
         features_from_frame(pd.DataFrame(columns), CATALOGUE)

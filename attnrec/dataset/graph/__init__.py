@@ -1,4 +1,4 @@
-"""Graphs from interactions: user-item edges, item transitions, attributes; and what a model reads of them at a time."""
+"""Graphs from interactions: user-item edges, item-item edges, attributes, and neighbour sampling."""
 
 from attnrec.dataset.graph.attributes import attribute_edges
 from attnrec.dataset.graph.blocks import Block, sample_blocks

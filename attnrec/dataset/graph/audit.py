@@ -1,4 +1,4 @@
-"""Whether a graph was made of training events only: what `split.audit_split` asks of graphs."""
+"""Checks that a graph contains training events only, see `split_audit.audit_split`."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,71 +15,77 @@ from attnrec.dataset.vocabulary import Vocabulary
 
 Rows = NDArray[np.int64]
 Finding = tuple[int, str, str]
-"""How many edges break a rule (0: none), the rule, and what came."""
+"""Number of violations of a rule (0 if there is none), the rule, and a description of the violations."""
 
 
 def edge_findings(train: Histories, edges: Edges | tuple[Rows, Rows], *, cutoff: int | None) -> Iterator[Finding]:
-    """What is wrong with user-item edges.
+    """Compare user-item edges with the training events.
 
     Args:
         train: the training part.
-        edges: a graph, or (users, items) rows of one, (n_edges,) each, repeats allowed.
+        edges: a graph, or only its (users, items) rows, (n_edges,) each, duplicates allowed.
         cutoff: Unix seconds, see `Split`.
 
+    Yields:
+        One finding per rule.
+
     Raises:
-        ValueError: for rows that the training part does not have.
+        ValueError: if a row does not exist in the training part.
     """
     users, items = (edges.users, edges.items) if isinstance(edges, Edges) else edges
     check_rows(users, n_rows=train.n_users, name="users of edges")
     check_rows(items, n_rows=train.n_items + 1, name="items of edges", first=1)
-    known, width = user_item_edges(train), train.n_items + 1
-    counts = _counts_at(users * width + items, known.users * width + known.items, known.counts)
+    train_edges, n_item_rows = user_item_edges(train), train.n_items + 1
+    train_keys = train_edges.users * n_item_rows + train_edges.items
+    train_counts = _look_up_counts(users * n_item_rows + items, train_keys, train_edges.counts)
 
-    def told(edge: int) -> str:
+    def describe(edge: int) -> str:
         return f"user {_id(train.user_ids, users[edge])}, item {_id(train.item_ids, items[edge])}"
 
-    foreign = counts == 0
-    yield _finding(foreign, "graph edges must be training events", "edges that are not", told)
+    yield _finding(train_counts == 0, "graph edges must be training events", "other edges", describe)
     if isinstance(edges, Edges):
-        more = edges.counts > counts
-        yield _finding(more, "graph edges must count training events only", "edges that count more", told)
-        yield _newer(edges.latest, cutoff)
+        too_many = edges.counts > train_counts
+        yield _finding(too_many, "graph edges must count training events only", "edges with a higher count", describe)
+        yield _latest_finding(edges.latest, cutoff)
 
 
 def transition_findings(train: Histories, transitions: Transitions, *, cutoff: int | None) -> Iterator[Finding]:
-    """What is wrong with transitions beside those that the training part makes with the same settings.
+    """Compare item transitions with those of the training part with equal settings.
 
     Args:
         train: the training part.
         transitions: a graph over the same catalogue.
         cutoff: Unix seconds, see `Split`.
 
+    Yields:
+        One finding per rule.
+
     Raises:
-        ValueError: for a graph over another catalogue.
+        ValueError: if the graph is over another catalogue.
     """
     if transitions.n_sources != train.n_items + 1:
         raise ValueError(
-            f"transitions must be between the {train.n_items} items of the split, got {transitions.n_sources - 1} "
-            "items; build them from split.train"
+            f"transitions must have the {train.n_items} items of the split, got {transitions.n_sources - 1} items; "
+            "build them from split.train"
         )
-    settings = {name: getattr(transitions, name) for name in ("reach", "directed", "loops", "session_gap_hours")}
-    known = item_transitions(train, **settings)
-    counts = _counts_at(_keys(transitions), _keys(known), known.counts)
+    settings = {name: getattr(transitions, name) for name in ("reach", "directed", "self_loops", "session_gap_hours")}
+    train_transitions = item_transitions(train, **settings)
+    train_counts = _look_up_counts(_keys(transitions), _keys(train_transitions), train_transitions.counts)
 
-    def told(edge: int) -> str:
+    def describe(edge: int) -> str:
         ends = transitions.sources[edge], transitions.targets[edge]
         return " -> ".join(_id(train.item_ids, end) for end in ends)
 
-    foreign, more = counts == 0, transitions.counts > counts
-    yield _finding(foreign, "transitions must be made of training events", "edges that are not", told)
-    yield _finding(more, "transitions must count training events only", "edges that count more", told)
-    yield _newer(transitions.latest, cutoff)
+    too_many = transitions.counts > train_counts
+    yield _finding(train_counts == 0, "transitions must be between training events", "other edges", describe)
+    yield _finding(too_many, "transitions must count training events only", "edges with a higher count", describe)
+    yield _latest_finding(transitions.latest, cutoff)
 
 
-def _finding(wrong: NDArray[np.bool_], rule: str, what: str, told: Callable[[int], str]) -> Finding:
-    """`told` names an edge by the ids of its ends."""
-    count = int(wrong.sum())
-    return count, rule, f"{count} {what} (first: {told(int(wrong.argmax()))})" if count else ""
+def _finding(violates: NDArray[np.bool_], rule: str, violations: str, describe: Callable[[int], str]) -> Finding:
+    """Return a finding about edges; `describe` names an edge by the ids of its nodes."""
+    count = int(violates.sum())
+    return count, rule, f"{count} {violations} (first: {describe(int(violates.argmax()))})" if count else ""
 
 
 def _id(vocabulary: Vocabulary, row: np.integer[Any]) -> str:
@@ -90,19 +96,19 @@ def _keys(transitions: Transitions) -> Rows:
     return transitions.targets * transitions.n_sources + transitions.sources
 
 
-def _counts_at(keys: Rows, known: Rows, counts: NDArray[Any]) -> NDArray[np.float32]:
-    """How often training has each of `keys` (n,), 0 where never; `known` are ascending, with their `counts`."""
-    at = np.searchsorted(known, keys)
-    found = np.append(known, -1)[at] == keys
-    return np.where(found, np.append(counts, 0)[at], 0)
+def _look_up_counts(keys: Rows, train_keys: Rows, counts: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the training count of each of `keys`, (n,), 0 if there is none; `train_keys` are ascending."""
+    positions = np.searchsorted(train_keys, keys)
+    exists = np.append(train_keys, -1)[positions] == keys
+    return np.where(exists, np.append(counts, 0)[positions], 0)
 
 
-def _newer(latest: int | None, cutoff: int | None) -> Finding:
+def _latest_finding(latest: int | None, cutoff: int | None) -> Finding:
     if latest is None or cutoff is None or latest < cutoff:
         return 0, "", ""
-    came = f"an event of {_moment(latest)}, the cutoff being {_moment(cutoff)}"
-    return 1, "a graph must end before the cutoff", came
+    violation = f"an event at {_format_time(latest)}, while the cutoff is {_format_time(cutoff)}"
+    return 1, "all events of a graph must be before the cutoff", violation
 
 
-def _moment(seconds: int) -> str:
+def _format_time(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,7 +1,7 @@
-"""Items that the same users had, each with its most similar ones.
+"""Item co-occurrence: item-item edges from common users, the strongest per item.
 
-Common users are counted, and summed by how many items they have: who has few says more (the walk item -> user -> item
-of RP3-beta, Paudel et al. 2017, doi:10.1145/2955101).
+With `activity` > 0, users with many items count less, as in the random walk item -> user -> item of RP3-beta (Paudel
+et al. 2017, doi:10.1145/2955101).
 Shapes: N = n_items + 1 item rows (row 0 is padding), E edges.
 """
 
@@ -12,51 +12,59 @@ from torch import Tensor
 
 from attnrec.dataset.graph.compressed import Graph
 from attnrec.dataset.graph.edges import Edges
-from attnrec.dataset.graph.grouping import offsets_of
-from attnrec.dataset.graph.sparse_products import WORK, product, row_blocks, sparse, strongest_of
+from attnrec.dataset.graph.grouping import lengths_to_offsets
+from attnrec.dataset.graph.sparse_products import (
+    MAX_BLOCK_ENTRIES,
+    row_blocks,
+    sparse_matrix,
+    sparse_product,
+    strongest_edges,
+)
 
 
 def item_co_occurrence(edges: Edges, k: int, *, activity: float = 0.0, popularity: float = 0.5) -> Graph:
-    """Items that the same users had: into each item the k strongest edges.
+    """Build the item graph of common users with the k strongest edges into each item.
 
-    The weight of j -> i is sum over common users of degree(user) ** -activity / (degree(j) ** popularity *
-    degree(i) ** (1 - popularity)); by default the cosine of the two items' sets of users. The column `count` says how
-    many users they share.
+    The weight of j -> i is the sum over common users of degree(user) ** -activity, divided by degree(j) ** popularity *
+    degree(i) ** (1 - popularity). The default is the cosine similarity of the two items' sets of users. The edge column
+    `count` is the number of common users.
 
     Args:
-        edges: who had what.
+        edges: user-item edges.
         k: edges into an item, at most.
-        activity: how much less a user counts who has more items.
-        popularity: how much less an item counts that has more users.
+        activity: exponent that reduces the weight of users with many items.
+        popularity: exponent that reduces the weight of source items with many users.
     """
-    return strongest_of(_meetings(edges, activity, popularity), k, n_rows=edges.n_items + 1)
+    return strongest_edges(_co_occurrences(edges, activity, popularity), k, n_rows=edges.n_items + 1)
 
 
-def _meetings(edges: Edges, activity: float, popularity: float) -> Iterator[tuple[Tensor, Graph]]:
-    """Block by block: item rows, (n,), and the other items that share a user with them -> their places, 0 to n - 1."""
+def _co_occurrences(edges: Edges, activity: float, popularity: float) -> Iterator[tuple[Tensor, Graph]]:
+    """Yield blocks of item rows, (n,), and the graph of their co-occurring items -> block rows, 0 to n - 1."""
     n_rows, items, users = edges.n_items + 1, torch.from_numpy(edges.items), torch.from_numpy(edges.users)
-    n_users, active = items.bincount(minlength=n_rows), users.bincount(minlength=edges.n_users)
-    had = sparse(items, users, torch.ones(len(items)), (n_rows, edges.n_users))
-    had_by = {
-        exponent: sparse(users, items, active[users].float() ** -exponent, (edges.n_users, n_rows))
+    item_degrees, user_degrees = items.bincount(minlength=n_rows), users.bincount(minlength=edges.n_users)
+    item_user = sparse_matrix(items, users, torch.ones(len(items)), (n_rows, edges.n_users))
+    user_item = {
+        exponent: sparse_matrix(users, items, user_degrees[users].float() ** -exponent, (edges.n_users, n_rows))
         for exponent in {0.0, activity}
     }
-    for rows in row_blocks(torch.zeros(n_rows).index_add_(0, items, active[users].float()), at_once=WORK):
-        chosen = had.index_select(0, rows)
-        together = {exponent: product(chosen, matrix) for exponent, matrix in had_by.items()}
-        places, others = together[0.0].indices()
-        kept = rows[places] != others
-        places, others = places[kept], others[kept]
-        sums = {exponent: met.values()[kept] for exponent, met in together.items()}
-        degrees = n_users[others].float() ** popularity * n_users[rows[places]].float() ** (1 - popularity)
+    costs = torch.zeros(n_rows).index_add_(0, items, user_degrees[users].float())
+    for rows in row_blocks(costs, block_cost=MAX_BLOCK_ENTRIES):
+        block = item_user.index_select(0, rows)
+        products = {exponent: sparse_product(block, matrix) for exponent, matrix in user_item.items()}
+        block_rows, others = products[0.0].indices()
+        different = rows[block_rows] != others
+        block_rows, others = block_rows[different], others[different]
+        sums = {exponent: matrix.values()[different] for exponent, matrix in products.items()}
+        other_degrees, degrees = item_degrees[others].float(), item_degrees[rows[block_rows]].float()
+        norms = other_degrees**popularity * degrees ** (1 - popularity)
         yield (
             rows,
             Graph(
                 sources=others.int().numpy(),
-                offsets=offsets_of(places.bincount(minlength=len(rows)).numpy()),
-                weights=(sums[activity] / degrees).numpy(),
+                offsets=lengths_to_offsets(block_rows.bincount(minlength=len(rows)).numpy()),
+                weights=(sums[activity] / norms).numpy(),
                 n_sources=n_rows,
-                kinds=("item", "place"),
+                node_types=("item", "block_row"),
                 columns={"count": sums[0.0].numpy()},
             ),
         )

@@ -1,6 +1,6 @@
-"""Edges as flat arrays, target after target (compressed rows), and the same edges read from the other end.
+"""Graphs in compressed sparse row format: edges grouped by target.
 
-Shapes: E edges, S source rows, T target rows, F features of an edge.
+Shapes: E edges, S source rows, T target rows, F edge features.
 """
 
 from collections.abc import Mapping
@@ -12,30 +12,30 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from attnrec.dataset.graph.grouping import find_runs, offsets_of, stable_order
+from attnrec.dataset.graph.grouping import group_keys, lengths_to_offsets, stable_sort
 
 Columns = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Edges source -> target, each pair once, sorted by (target, source). A row without edges has an empty segment.
+    """A weighted graph of one edge type, without duplicate edges, sorted by (target, source).
 
     Attributes:
-        sources: row of each edge's source, (E,) int32.
-        offsets: edges into target t are offsets[t] to offsets[t + 1], (T + 1,) int64.
-        weights: how strong each edge is, > 0, (E,) float32.
-        n_sources: source rows, S. Where sources are items this is n_items + 1: row 0 is padding and has no edge.
-        kinds: what sources and targets are: ("item", "user"). The same word twice means the same rows.
-        columns: more facts of each edge by name, (E,) float32 each.
-        latest: Unix seconds of the newest event in it; None where there is no clock, or no event.
+        sources: source row of each edge, (E,) int32.
+        offsets: the edges into target t are at offsets[t] to offsets[t + 1], (T + 1,) int64.
+        weights: edge weights, > 0, (E,) float32.
+        n_sources: number of source rows, S. Item nodes have n_items + 1 rows: row 0 is padding and has no edges.
+        node_types: types of the source and target nodes, such as ("item", "user"). Nodes of one type share row numbers.
+        columns: further edge features by name, (E,) float32 each.
+        latest: Unix seconds of the newest event in the graph; None if there are no timestamps or no events.
     """
 
     sources: NDArray[np.int32]
     offsets: NDArray[np.int64]
     weights: NDArray[np.float32]
     n_sources: int
-    kinds: tuple[str, str] = ("item", "item")
+    node_types: tuple[str, str] = ("item", "item")
     columns: Columns = field(default_factory=dict)
     latest: int | None = None
 
@@ -44,50 +44,51 @@ class Graph:
 
     @property
     def n_targets(self) -> int:
-        """Target rows, T."""
+        """Number of target rows, T."""
         return len(self.offsets) - 1
 
     @property
     def degrees(self) -> NDArray[np.int64]:
-        """Edges into each target, (T,)."""
+        """Number of edges into each target, (T,)."""
         return np.diff(self.offsets)
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """Row of each edge's target, ascending, (E,). Made when asked for: 8 bytes an edge."""
+        """Target row of each edge, ascending, (E,) int64; computed at each access, 8 bytes per edge."""
         return np.repeat(np.arange(self.n_targets), self.degrees)
 
     def transposed(self) -> "Graph":
-        """The same edges target -> source, sorted by source."""
-        _, order = stable_order(self.sources, n_keys=self.n_sources)
+        """Return the graph with reversed edges."""
+        _, order = stable_sort(self.sources, n_keys=self.n_sources)
         return Graph(
             sources=self.targets.astype(np.int32)[order],
-            offsets=offsets_of(np.bincount(self.sources, minlength=self.n_sources)),
+            offsets=lengths_to_offsets(np.bincount(self.sources, minlength=self.n_sources)),
             weights=self.weights[order],
             n_sources=self.n_targets,
-            kinds=(self.kinds[1], self.kinds[0]),
+            node_types=(self.node_types[1], self.node_types[0]),
             columns={name: values[order] for name, values in self.columns.items()},
             latest=self.latest,
         )
 
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """What a graph attention layer reads: sources, targets (E,), offsets (T + 1,) int64, edges (E, F) float32.
+        """Return the input tensors of a graph attention layer.
 
-        For what `edges` holds see `edge_features`.
+        Returns:
+            sources and targets (E,) int64, offsets (T + 1,) int64, edge_features (E, F) float32, see `edge_features`.
         """
         columns = {
             "sources": self.sources.astype(np.int64),
             "targets": self.targets,
             "offsets": self.offsets,
-            "edges": edge_features(self.weights, self.columns),
+            "edge_features": edge_features(self.weights, self.columns),
         }
         return {name: torch.from_numpy(values).to(device) for name, values in columns.items()}
 
 
 def edge_features(weights: NDArray[np.float32], columns: Columns) -> NDArray[np.float32]:
-    """The weight and then each column, (...,) each, as (..., 1 + n_columns) float32: sign(x) log(1 + |x|).
+    """Stack the weights and columns, (...,) each, to (..., 1 + n_columns) float32 and apply sign(x) log(1 + |x|).
 
-    Counts and gaps span six orders of magnitude, which no linear projection reads as they are.
+    Counts and time gaps span six orders of magnitude, which is too much for a linear projection.
     """
     raw = np.stack([weights, *columns.values()], axis=-1)
     return np.sign(raw) * np.log1p(np.abs(raw))
@@ -101,59 +102,59 @@ def graph_from_edges(
     n_targets: int,
     weights: ArrayLike | None = None,
     columns: Mapping[str, ArrayLike] | None = None,
-    kinds: tuple[str, str] = ("item", "item"),
+    node_types: tuple[str, str] = ("item", "item"),
 ) -> Graph:
-    """A graph from edges in any order; of a pair that comes twice the weights are summed, the columns averaged.
+    """Build a graph from edges in any order. Weights of duplicate edges are summed, columns are averaged.
 
     Args:
-        sources, targets: rows, whole numbers, (n,) each.
-        n_sources, n_targets: rows there are, row 0 counted. Rows that no edge names stay without edges.
-        weights: > 0, (n,). Default: 1 each.
-        columns: more facts of each edge, (n,) each.
-        kinds: what sources and targets are; the same word twice means the same rows.
+        sources, targets: source and target rows, integers, (n,) each.
+        n_sources, n_targets: number of source and target rows, including rows without edges and padding.
+        weights: edge weights, > 0, (n,). Default: 1.
+        columns: further edge features by name, (n,) each.
+        node_types: types of the source and target nodes.
 
     Raises:
-        ValueError: for a row that does not exist, arrays of unequal lengths, a weight that is not above 0, or a
-            number that is not finite, or a column of a name that is taken.
+        ValueError: if a row does not exist, arrays differ in length, a weight is not above 0, a value is not finite, a
+            column is named "weights", or nodes of one type have different numbers of source and target rows.
     """
-    if kinds[0] == kinds[1] and n_sources != n_targets:
+    if node_types[0] == node_types[1] and n_sources != n_targets:
         raise ValueError(
-            f"edges between rows of one kind need as many sources as targets, got {n_sources} and {n_targets} of "
-            f"{kinds[0]!r}; give the number of all rows twice, or two kinds"
+            f"n_sources and n_targets must be equal for nodes of one type, got {n_sources} and {n_targets} for "
+            f"{node_types[0]!r}; pass the number of all rows twice, or two node types"
         )
     if "weights" in (columns or {}):
-        raise ValueError("a column may have any name but weights, got that; give it as weights, or rename it")
+        raise ValueError("a column must not be named weights, got columns['weights']; pass it as weights or rename it")
     source_rows = row_numbers(sources, n_rows=n_sources, name="sources")
     target_rows = row_numbers(targets, n_rows=n_targets, name="targets")
-    facts = {"weights": np.ones(len(source_rows)) if weights is None else weights, **(columns or {})}
-    numbers = {name: np.asarray(values, dtype=np.float32) for name, values in facts.items()}
-    _check_numbers(numbers, {"sources": len(source_rows), "targets": len(target_rows)})
-    strengths = numbers.pop("weights")
-    runs = find_runs(target_rows * n_sources + source_rows, n_keys=n_targets * n_sources)
-    means = {name: (runs.sums(values) / runs.counts).astype(np.float32) for name, values in numbers.items()}
+    given = {"weights": np.ones(len(source_rows)) if weights is None else weights, **(columns or {})}
+    values = {name: np.asarray(array, dtype=np.float32) for name, array in given.items()}
+    _check_values(values, {"sources": len(source_rows), "targets": len(target_rows)})
+    edge_weights = values.pop("weights")
+    groups = group_keys(target_rows * n_sources + source_rows, n_keys=n_targets * n_sources)
+    means = {name: (groups.sum(array) / groups.counts).astype(np.float32) for name, array in values.items()}
     return Graph(
-        **compressed(runs.keys, n_sources=n_sources, n_targets=n_targets),
-        weights=runs.sums(strengths),
-        kinds=kinds,
+        **compress_keys(groups.keys, n_sources=n_sources, n_targets=n_targets),
+        weights=groups.sum(edge_weights),
+        node_types=node_types,
         columns=means,
     )
 
 
-def compressed(keys: NDArray[np.int64], *, n_sources: int, n_targets: int) -> dict[str, Any]:
-    """The `sources`, `offsets` and `n_sources` of a graph from distinct keys target * n_sources + source, ascending."""
+def compress_keys(keys: NDArray[np.int64], *, n_sources: int, n_targets: int) -> dict[str, Any]:
+    """Return `sources`, `offsets` and `n_sources` of a graph from distinct keys target * n_sources + source, sorted."""
     targets = keys // n_sources
     return {
         "sources": (keys - targets * n_sources).astype(np.int32),
-        "offsets": offsets_of(np.bincount(targets, minlength=n_targets)),
+        "offsets": lengths_to_offsets(np.bincount(targets, minlength=n_targets)),
         "n_sources": n_sources,
     }
 
 
 def row_numbers(values: ArrayLike, *, n_rows: int, name: str) -> NDArray[np.int64]:
-    """`values` (n,) as rows from 0 to n_rows - 1.
+    """Convert `values` (n,) to row numbers, int64.
 
     Raises:
-        ValueError: for values that are not whole numbers, or no rows.
+        ValueError: if the values are not integers from 0 to n_rows - 1.
     """
     rows = np.asarray(values)
     if len(rows) and rows.dtype.kind not in "iu":
@@ -163,25 +164,27 @@ def row_numbers(values: ArrayLike, *, n_rows: int, name: str) -> NDArray[np.int6
 
 
 def check_rows(rows: NDArray[np.integer[Any]], *, n_rows: int, name: str, first: int = 0) -> None:
-    """Refuse rows that do not exist.
+    """Check that all rows exist.
 
     Raises:
-        ValueError: for a row below `first` or not below n_rows, naming the first one.
+        ValueError: if a row is below `first` or not below `n_rows`.
     """
-    strange = rows[(rows < first) | (rows >= n_rows)]
-    if len(strange):
+    invalid = rows[(rows < first) | (rows >= n_rows)]
+    if len(invalid):
         raise ValueError(
-            f"{name} must be rows from {first} to {n_rows - 1}, got {len(strange)} that are not (first: {strange[0]}); "
-            "encode the ids with the vocabulary that the graph is for, and leave unknown ones out"
+            f"{name} must be rows from {first} to {n_rows - 1}, got {len(invalid)} other values (first: {invalid[0]}); "
+            "encode the ids with the vocabulary of the graph and drop unknown ids"
         )
 
 
-def _check_numbers(numbers: Columns, n_edges: dict[str, int]) -> None:
-    lengths = n_edges | {name: len(values) for name, values in numbers.items()}
+def _check_values(values: Columns, n_edges: dict[str, int]) -> None:
+    lengths = n_edges | {name: len(array) for name, array in values.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"edges need arrays of one length, got {lengths}; give one value per edge")
-    for name, values in numbers.items():
-        bad = values[~(np.isfinite(values) & ((values > 0) | (name != "weights")))]
-        if len(bad):
+        raise ValueError(f"edge arrays must have the same length, got {lengths}; pass one value per edge")
+    for name, array in values.items():
+        invalid = array[~(np.isfinite(array) & ((array > 0) | (name != "weights")))]
+        if len(invalid):
             rule = "finite and above 0" if name == "weights" else "finite"
-            raise ValueError(f"{name} must be {rule}, got {len(bad)} that are not (first: {bad[0]}); leave them out")
+            raise ValueError(
+                f"{name} must be {rule}, got {len(invalid)} other values (first: {invalid[0]}); drop these edges"
+            )

@@ -1,4 +1,4 @@
-"""Who interacted with what: the graph of users and items."""
+"""The bipartite user-item graph of all interactions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnrec.dataset.graph.compressed import Columns, Graph
-from attnrec.dataset.graph.grouping import find_runs, offsets_of, user_blocks
+from attnrec.dataset.graph.grouping import group_keys, lengths_to_offsets, user_blocks
 from attnrec.dataset.histories import Histories
 
 DAY_SECONDS = 86_400
@@ -15,17 +15,17 @@ DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Who interacted with what, each pair once, sorted by (user, item).
+    """User-item edges, one per interacting pair, sorted by (user, item).
 
     Attributes:
         users: user rows, (n_edges,) int64.
         items: item rows, (n_edges,) int64.
-        counts: how often, (n_edges,) float32.
-        n_users, n_items: how many there are, those without an edge too; item rows are 1 to n_items.
-        last_times: Unix seconds of the pair's last event, (n_edges,) int64, where the log has a clock.
-        event_shares: how much of the pair's events is of each kind, (n_edges, n_kinds) float32, where the log has
-            kinds; each row sums to 1.
-        event_names: the kinds.
+        counts: number of events of the pair, (n_edges,) float32.
+        n_users, n_items: number of users and items, including those without edges; item rows are 1 to n_items.
+        last_times: Unix seconds of the last event of the pair, (n_edges,) int64; None if the log has no timestamps.
+        event_shares: share of each event type in the events of the pair, (n_edges, n_event_types) float32; rows sum
+            to 1. None if the log has no event types.
+        event_names: names of the event types.
     """
 
     users: NDArray[np.int64]
@@ -42,27 +42,27 @@ class Edges:
 
     @property
     def latest(self) -> int | None:
-        """Unix seconds of the newest event; None where there is no clock, or no edge."""
+        """Unix seconds of the newest event; None if there are no timestamps or no edges."""
         return None if self.last_times is None or not len(self) else int(self.last_times.max())
 
     def by_user(self) -> Graph:
-        """Item -> user: the edges into each user, weighted by count.
+        """Return the graph item -> user, weighted by count.
 
-        Columns: age_days, before the graph's newest event, and share_KIND for each kind of event, where the log has
-        them.
+        Edge columns: age_days, the days from the last event of the pair to the newest event of the graph (logs with
+        timestamps), and share_TYPE for each event type (logs with event types).
         """
         return Graph(
             sources=self.items.astype(np.int32),
-            offsets=offsets_of(np.bincount(self.users, minlength=self.n_users)),
+            offsets=lengths_to_offsets(np.bincount(self.users, minlength=self.n_users)),
             weights=self.counts,
             n_sources=self.n_items + 1,
-            kinds=("item", "user"),
+            node_types=("item", "user"),
             columns=self._columns(),
             latest=self.latest,
         )
 
     def by_item(self) -> Graph:
-        """User -> item: the same edges into each item; item row 0 has none."""
+        """Return the graph user -> item; item row 0 (padding) has no edges."""
         return self.by_user().transposed()
 
     def _columns(self) -> Columns:
@@ -71,33 +71,33 @@ class Edges:
             ages = (self.latest or 0) - self.last_times
             columns["age_days"] = (ages / DAY_SECONDS).astype(np.float32)
         if self.event_shares is not None:
-            columns |= {f"share_{name}": self.event_shares[:, kind] for kind, name in enumerate(self.event_names)}
+            columns |= {f"share_{name}": self.event_shares[:, code] for code, name in enumerate(self.event_names)}
         return columns
 
 
 def user_item_edges(histories: Histories) -> Edges:
-    """The bipartite graph of the visible events; give it training histories only."""
-    blocks = [_edges_of(histories, users) for users in user_blocks(histories.lengths)]
+    """Build the user-item graph of all visible events; pass training histories only."""
+    blocks = [_block_edges(histories, users) for users in user_blocks(histories.lengths)]
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return Edges(**columns, n_users=histories.n_users, n_items=histories.n_items, event_names=histories.event_names)
 
 
-def _edges_of(histories: Histories, users: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """The arrays of `Edges` for consecutive users."""
-    places, width = histories.positions(users), histories.n_items + 1
-    keys = np.repeat(np.arange(len(users)) * width, histories.lengths[users])
-    keys += histories.items[places]
-    runs = find_runs(keys, n_keys=len(users) * width)
-    owners = runs.keys // width
+def _block_edges(histories: Histories, users: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of `Edges` for a block of consecutive users."""
+    positions, n_item_rows = histories.positions(users), histories.n_items + 1
+    keys = np.repeat(np.arange(len(users)) * n_item_rows, histories.lengths[users])
+    keys += histories.items[positions]
+    groups = group_keys(keys, n_keys=len(users) * n_item_rows)
+    user_indices = groups.keys // n_item_rows
     columns = {
-        "users": users[owners],
-        "items": runs.keys - owners * width,
-        "counts": runs.counts.astype(np.float32),
+        "users": users[user_indices],
+        "items": groups.keys - user_indices * n_item_rows,
+        "counts": groups.counts.astype(np.float32),
     }
     if histories.time_kind == "datetime":
-        columns["last_times"] = histories.times[places[runs.lasts()]]
+        columns["last_times"] = histories.times[positions[groups.last_positions()]]
     if histories.events is not None and histories.event_names:
-        kinds = histories.events[places]
-        shares = [runs.sums((kinds == kind).astype(np.float32)) for kind in range(len(histories.event_names))]
-        columns["event_shares"] = np.stack(shares, axis=1) / columns["counts"][:, None]
+        events = histories.events[positions]
+        counts = [groups.sum((events == code).astype(np.float32)) for code in range(len(histories.event_names))]
+        columns["event_shares"] = np.stack(counts, axis=1) / columns["counts"][:, None]
     return columns

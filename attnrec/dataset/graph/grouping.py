@@ -1,4 +1,4 @@
-"""Equal keys brought together: the one sort that all graphs are made by."""
+"""Grouping of equal keys with one stable sort; all graphs are built with it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-WORD = 2**63  # what an int64 stays below
-BLOCK = 2**20  # events at a time: what is made of them stays near the processor, and no array of all is made twice
+INT64_LIMIT = 2**63  # exclusive upper bound of int64
+BLOCK_EVENTS = 2**20  # events per block, so that temporary arrays fit into the CPU cache and memory stays bounded
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
-    """Keys in ascending order; each distinct one is a run.
+class KeyGroups:
+    """Equal keys as groups, in ascending order of the keys.
 
     Attributes:
-        keys: distinct keys, ascending, (n_runs,) int64.
-        order: places of the keys as they came, run after run, in a run as they came, (n,) int64.
-        starts: where each run begins in `order`, (n_runs,) int64.
+        keys: distinct keys, ascending, (n_groups,) int64.
+        order: input positions, group by group, in input order within a group, (n,) int64.
+        starts: first index of each group in `order`, (n_groups,) int64.
     """
 
     keys: NDArray[np.int64]
@@ -28,56 +28,63 @@ class Runs:
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Length of each run, (n_runs,)."""
+        """Size of each group, (n_groups,)."""
         return np.diff(np.append(self.starts, len(self.order)))
 
-    def lasts(self) -> NDArray[np.int64]:
-        """Place, as they came, of the last key of each run, (n_runs,)."""
+    def last_positions(self) -> NDArray[np.int64]:
+        """Return the input position of the last key of each group, (n_groups,)."""
         return self.order[self.starts + self.counts - 1]
 
-    def sums(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Sum over each run of values that stand as the keys came, (n,) -> (n_runs,)."""
+    def sum(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Sum `values`, given in input order, (n,), over each group, (n_groups,)."""
         return np.add.reduceat(values[self.order], self.starts)
 
 
-def find_runs(keys: NDArray[np.int64], *, n_keys: int) -> Runs:
-    """Bring equal keys together; `keys` (n,) are from 0 to n_keys - 1, repeats allowed."""
-    ordered, order = stable_order(keys, n_keys=n_keys)
-    begins = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
-    starts = np.flatnonzero(begins)
-    return Runs(ordered[starts], order, starts)
+def group_keys(keys: NDArray[np.int64], *, n_keys: int) -> KeyGroups:
+    """Group equal keys; `keys` (n,) are from 0 to n_keys - 1."""
+    ordered, order = stable_sort(keys, n_keys=n_keys)
+    is_first = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
+    starts = np.flatnonzero(is_first)
+    return KeyGroups(ordered[starts], order, starts)
 
 
-def stable_order(keys: NDArray[np.integer[Any]], *, n_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys in ascending order and the place each one had; equal keys stay as they came.
+def stable_sort(keys: NDArray[np.integer[Any]], *, n_keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort keys; equal keys keep their input order.
 
-    Where key and place fit into one int64 they are sorted as one number, which is what numpy does fastest: 10 M keys
-    took 0.3 s on one thread (AVX-512), torch's stable sort 0.7 s, numpy's stable argsort 1.4 s.
+    If key and position fit into one int64, they are packed and sorted as one number, which is the fastest sort in
+    numpy: 10 M keys took 0.3 s on one thread (AVX-512), torch's stable sort 0.7 s, numpy's stable argsort 1.4 s.
 
     Args:
-        keys: whole numbers from 0 to n_keys - 1, (n,).
-        n_keys: as said.
+        keys: integers from 0 to n_keys - 1, (n,).
+        n_keys: number of possible keys.
+
+    Returns:
+        The sorted keys and their input positions, (n,) each.
     """
     n_bits = len(keys).bit_length()
-    if n_keys << n_bits > WORD:
-        ordered, places = torch.from_numpy(keys.astype(np.int64)).sort(stable=True)
-        return ordered.numpy(), places.numpy()
+    if n_keys << n_bits > INT64_LIMIT:
+        ordered, positions = torch.from_numpy(keys.astype(np.int64)).sort(stable=True)
+        return ordered.numpy(), positions.numpy()
     packed = keys.astype(np.int64)
     packed <<= n_bits
     packed |= np.arange(len(keys))
     packed.sort()
-    places = packed & ((1 << n_bits) - 1)
+    positions = packed & ((1 << n_bits) - 1)
     packed >>= n_bits
-    return packed, places
+    return packed, positions
 
 
 def user_blocks(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """All users in order, in blocks of about BLOCK events, at least one; `lengths` are their events, (n_users,)."""
+    """Split all users, in order, into at least one block of about BLOCK_EVENTS events.
+
+    Args:
+        lengths: events of each user, (n_users,).
+    """
     ends = np.append(0, np.cumsum(lengths))
-    cuts = np.searchsorted(ends, np.arange(BLOCK, ends[-1], BLOCK))
-    return np.split(np.arange(len(lengths)), np.unique(cuts[cuts < len(lengths)]))
+    boundaries = np.searchsorted(ends, np.arange(BLOCK_EVENTS, ends[-1], BLOCK_EVENTS))
+    return np.split(np.arange(len(lengths)), np.unique(boundaries[boundaries < len(lengths)]))
 
 
-def offsets_of(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Where each of n segments begins, and the end, (n + 1,), from how long they are, (n,)."""
+def lengths_to_offsets(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return the start of each of n consecutive segments and the end of the last, (n + 1,), from lengths (n,)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

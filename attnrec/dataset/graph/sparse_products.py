@@ -1,4 +1,4 @@
-"""Products of sparse tables too large to be kept whole: made a block of rows at a time, of which the strongest stay.
+"""Blockwise products of sparse matrices that are too large to store; only the strongest entries per row are kept.
 
 Shapes: N item rows (row 0 is padding).
 """
@@ -13,41 +13,41 @@ from torch import Tensor
 from attnrec.dataset.graph.compressed import Graph, graph_from_edges
 from attnrec.dataset.graph.neighbours import strongest_neighbours
 
-WORK = 2**26  # places of a product that are made together at a time: at most 12 bytes each
+MAX_BLOCK_ENTRIES = 2**26  # entries of a product that are computed at a time; each needs at most 12 bytes
 
 
-def sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse matrix; values of one place are summed."""
+def sparse_matrix(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return a coalesced sparse COO matrix; duplicate entries are summed."""
     return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False).coalesce()
 
 
-def row_blocks(work: Tensor, *, at_once: int) -> tuple[Tensor, ...]:
-    """All rows, in blocks of about `at_once`, what a row costs being in `work` (N,)."""
-    cuts = (work.double().cumsum(0) // at_once).long()
-    return torch.arange(len(work)).split([n for n in cuts.bincount().tolist() if n])
+def row_blocks(costs: Tensor, *, block_cost: int) -> tuple[Tensor, ...]:
+    """Split all rows, in order, into blocks of a total cost of about `block_cost`; `costs` are per row, (N,)."""
+    blocks = (costs.double().cumsum(0) // block_cost).long()
+    return torch.arange(len(costs)).split([n for n in blocks.bincount().tolist() if n])
 
 
-def product(one: Tensor, other: Tensor) -> Tensor:
-    """Of two sparse matrices, coalesced."""
-    with warnings.catch_warnings():  # torch goes through rows of sparse matrices, which it calls a beta
+def sparse_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return the coalesced product of two sparse matrices."""
+    with warnings.catch_warnings():  # torch converts to sparse CSR, whose support it calls beta
         warnings.filterwarnings("ignore", message="Sparse CSR")
-        return torch.sparse.mm(one, other).coalesce()
+        return torch.sparse.mm(left, right).coalesce()
 
 
-def strongest_of(blocks: Iterable[tuple[Tensor, Graph]], k: int, *, n_rows: int) -> Graph:
-    """One graph of items.
+def strongest_edges(blocks: Iterable[tuple[Tensor, Graph]], k: int, *, n_rows: int) -> Graph:
+    """Combine blocks into one item graph with the k strongest edges into each item.
 
     Args:
-        blocks: item rows, (n,), each once in all, and edges of items -> their places, 0 to n - 1.
-        k: edges into an item that are kept, at most.
-        n_rows: N.
+        blocks: item rows, (n,), every row in one block at most, and a graph items -> block rows, 0 to n - 1.
+        k: edges into an item, at most.
+        n_rows: item rows, N.
     """
-    found = []
+    parts = []
     for rows, graph in blocks:
         table = strongest_neighbours(graph, k)
-        chosen = {"sources": table.neighbours, "weights": table.weights, **table.columns}
+        values = {"sources": table.neighbours, "weights": table.weights, **table.columns}
         targets = np.repeat(rows.numpy(), table.real.sum(1))
-        found.append({"targets": targets} | {name: values[table.real] for name, values in chosen.items()})
-    joined = {name: np.concatenate([block[name] for block in found]) for name in (found[0] if found else ())}
+        parts.append({"targets": targets} | {name: array[table.real] for name, array in values.items()})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
     sources, targets, weights = (joined.pop(name) for name in ("sources", "targets", "weights"))
     return graph_from_edges(sources, targets, n_sources=n_rows, n_targets=n_rows, weights=weights, columns=joined)

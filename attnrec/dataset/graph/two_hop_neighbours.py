@@ -1,4 +1,4 @@
-"""Who is reached over one edge or two: neighbours of neighbours, weighed by the chance to come to them.
+"""Two-hop neighbourhoods: items reached by one or two random steps, weighted by the probability to reach them.
 
 Shapes: N = n_items + 1 item rows (row 0 is padding), E edges.
 """
@@ -11,69 +11,90 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnrec.dataset.graph.compressed import Graph
-from attnrec.dataset.graph.grouping import offsets_of
-from attnrec.dataset.graph.sparse_products import WORK, product, row_blocks, sparse, strongest_of
+from attnrec.dataset.graph.grouping import lengths_to_offsets
+from attnrec.dataset.graph.sparse_products import (
+    MAX_BLOCK_ENTRIES,
+    row_blocks,
+    sparse_matrix,
+    sparse_product,
+    strongest_edges,
+)
 
 
-def two_hop_graph(graph: Graph, k: int, *, second: float, first_k: int | None = None, loops: bool = False) -> Graph:
-    """A graph of items with edges from whatever one step or two come to: into each item the k strongest.
+def two_hop_graph(
+    graph: Graph, k: int, *, two_step_probability: float, first_k: int | None = None, self_loops: bool = False
+) -> Graph:
+    """Build an item graph with edges from all items reached by one or two random steps, the k strongest per item.
 
-    A step goes from an item to one of the sources of its k strongest edges, in proportion to their weights. The weight
-    of a new edge is (1 - second) * chance of one step + second * chance of two; its columns are those of the edge
-    between the two items, and 0 where there is none.
+    A step goes from an item to the source of one of its k strongest edges, with a probability proportional to the edge
+    weight. The weight of a new edge is (1 - two_step_probability) * P(one step) + two_step_probability * P(two steps).
+    Its columns are those of the original edge between the two items, 0 if there is none.
 
     Args:
-        graph: item -> item.
-        k: edges into an item, before and after.
-        second: share of the walks that go two steps, 0 to 1.
-        first_k: edges that the first of two steps can take; None: k. Work grows with first_k * k.
-        loops: whether a walk may end where it began.
+        graph: an item graph.
+        k: strongest edges into an item that are used, in the given and in the new graph.
+        two_step_probability: probability of two steps instead of one, 0 to 1.
+        first_k: strongest edges that the first of two steps can take; None: k. The cost grows with first_k * k.
+        self_loops: keep edges from an item to itself.
     """
-    found = strongest_of(_reached(graph, k, second, first_k or k, loops), k, n_rows=graph.n_targets)
-    known = graph.targets * graph.n_sources + graph.sources
-    keys = found.targets * found.n_sources + found.sources
-    places = np.searchsorted(known, keys)
-    real = known[np.minimum(places, len(known) - 1)] == keys if len(known) else np.zeros(len(keys), dtype=bool)
-    columns = {name: _at(values, places, real) for name, values in graph.columns.items()}
-    return Graph(found.sources, found.offsets, found.weights, n_sources=found.n_sources, columns=columns)
+    blocks = _reached(graph, k, two_step_probability, first_k or k, self_loops)
+    strongest = strongest_edges(blocks, k, n_rows=graph.n_targets)
+    graph_keys = graph.targets * graph.n_sources + graph.sources
+    keys = strongest.targets * strongest.n_sources + strongest.sources
+    positions = np.searchsorted(graph_keys, keys)
+    if len(graph_keys):
+        exists = graph_keys[np.minimum(positions, len(graph_keys) - 1)] == keys
+    else:
+        exists = np.zeros(len(keys), dtype=bool)
+    columns = {name: _take_or_zero(values, positions, exists) for name, values in graph.columns.items()}
+    return Graph(
+        strongest.sources, strongest.offsets, strongest.weights, n_sources=strongest.n_sources, columns=columns
+    )
 
 
-def _reached(graph: Graph, k: int, second: float, first_k: int, loops: bool) -> Iterator[tuple[Tensor, Graph]]:
-    """Block by block: item rows, (n,), and what one step or two from them come to -> their places, 0 to n - 1."""
-    steps = _steps(graph, k)
+def _reached(
+    graph: Graph, k: int, two_step_probability: float, first_k: int, self_loops: bool
+) -> Iterator[tuple[Tensor, Graph]]:
+    """Yield blocks of item rows, (n,), and the graph of the items they reach -> block rows, 0 to n - 1."""
+    steps = _step_probabilities(graph, k)
     n_rows = len(steps)
-    stay = torch.arange(n_rows)
-    # one factor chooses whether to take the first of two steps, the other takes the last: one product makes both
-    stays = sparse(stay, stay, torch.full((n_rows,), 1 - second), (n_rows, n_rows))
-    first = (stays + second * (steps if first_k == k else _steps(graph, first_k))).coalesce()
-    leads = steps.indices()[0].bincount(minlength=n_rows).float()
-    at, to = first.indices()
-    for rows in row_blocks(torch.zeros(n_rows).index_add_(0, at, leads[to]), at_once=WORK):
-        ends = product(first.index_select(0, rows), steps)
-        places, others = ends.indices()
-        kept = (ends.values() > 0) & (loops | (rows[places] != others))
+    diagonal = torch.arange(n_rows)
+    # (1 - p) I + p S, multiplied by S, gives one step and two steps in one product
+    identity = sparse_matrix(diagonal, diagonal, torch.full((n_rows,), 1 - two_step_probability), (n_rows, n_rows))
+    first_steps = steps if first_k == k else _step_probabilities(graph, first_k)
+    first = (identity + two_step_probability * first_steps).coalesce()
+    n_steps = steps.indices()[0].bincount(minlength=n_rows).float()
+    starts, stops = first.indices()
+    costs = torch.zeros(n_rows).index_add_(0, starts, n_steps[stops])
+    for rows in row_blocks(costs, block_cost=MAX_BLOCK_ENTRIES):
+        product = sparse_product(first.index_select(0, rows), steps)
+        block_rows, items = product.indices()
+        kept = (product.values() > 0) & (self_loops | (rows[block_rows] != items))
         yield (
             rows,
             Graph(
-                sources=others[kept].int().numpy(),
-                offsets=offsets_of(places[kept].bincount(minlength=len(rows)).numpy()),
-                weights=ends.values()[kept].numpy(),
+                sources=items[kept].int().numpy(),
+                offsets=lengths_to_offsets(block_rows[kept].bincount(minlength=len(rows)).numpy()),
+                weights=product.values()[kept].numpy(),
                 n_sources=n_rows,
-                kinds=("item", "place"),
+                node_types=("item", "block_row"),
             ),
         )
 
 
-def _steps(graph: Graph, k: int) -> Tensor:
-    """Chances of one step, a row for each item, (N, N) sparse."""
-    strongest = strongest_of([(torch.arange(graph.n_targets), graph)], k, n_rows=graph.n_targets)
+def _step_probabilities(graph: Graph, k: int) -> Tensor:
+    """Return the transition matrix of one step over the k strongest edges, one row per item, (N, N) sparse."""
+    strongest = strongest_edges([(torch.arange(graph.n_targets), graph)], k, n_rows=graph.n_targets)
     targets, weights = torch.from_numpy(strongest.targets), torch.from_numpy(strongest.weights).double()
     sums = torch.zeros(graph.n_targets, dtype=torch.float64).index_add_(0, targets, weights)
-    shares = (weights / sums[targets]).float()
-    return sparse(targets, torch.from_numpy(strongest.sources).long(), shares, (graph.n_targets, graph.n_sources))
+    probabilities = (weights / sums[targets]).float()
+    sources = torch.from_numpy(strongest.sources).long()
+    return sparse_matrix(targets, sources, probabilities, (graph.n_targets, graph.n_sources))
 
 
-def _at(values: NDArray[np.float32], places: NDArray[np.int64], real: NDArray[np.bool_]) -> NDArray[np.float32]:
-    found = np.zeros(len(places), dtype=np.float32)
-    found[real] = values[places[real]]
-    return found
+def _take_or_zero(
+    values: NDArray[np.float32], positions: NDArray[np.int64], exists: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    taken = np.zeros(len(positions), dtype=np.float32)
+    taken[exists] = values[positions[exists]]
+    return taken

@@ -13,13 +13,13 @@ from attnrec.dataset import (
 
 
 def rows(table: NeighbourTable) -> list[list[int]]:
-    """The neighbours of each target, without what only fills its row."""
+    """Return the neighbours of each target, without padding."""
     return [row[real].tolist() for row, real in zip(table.neighbours, table.real, strict=True)]
 
 
 @pytest.fixture
 def star() -> Graph:
-    """Into row 5 lead edges of weights 1, 3, 3, 9 from rows 1, 2, 3, 4, and into row 1 one from row 5."""
+    """Edges from rows 1, 2, 3, 4 into row 5 with weights 1, 3, 3, 9, and one from row 5 into row 1."""
     edges = [(1, 5, 1), (2, 5, 3), (3, 5, 3), (4, 5, 9), (5, 1, 2)]
     sources, targets, weights = zip(*edges, strict=True)
     columns = {"gap": [10, 20, 30, 40, 50]}
@@ -32,14 +32,14 @@ def crowd() -> Graph:
     targets = np.repeat(np.arange(6000), 3)
     weights = np.tile([1, 2, 7], 6000)
     return graph_from_edges(
-        np.tile(np.arange(3), 6000), targets, n_sources=3, n_targets=6000, weights=weights, kinds=("user", "item")
+        np.tile(np.arange(3), 6000), targets, n_sources=3, n_targets=6000, weights=weights, node_types=("user", "item")
     )
 
 
-# --- the strongest
+# --- strongest neighbours
 
 
-def test_the_strongest_neighbours_come_first_and_of_equal_ones_the_smaller_row(star):
+def test_neighbours_are_sorted_by_weight_then_row(star):
     table = strongest_neighbours(star, 2)
     assert rows(table) == [[], [5], [], [], [], [4, 2]]
     assert table.neighbours[5].tolist() == [4, 2]
@@ -48,7 +48,7 @@ def test_the_strongest_neighbours_come_first_and_of_equal_ones_the_smaller_row(s
     assert rows(strongest_neighbours(star, 3))[5] == [4, 2, 3]
 
 
-def test_a_place_without_a_neighbour_is_0_and_not_real(star):
+def test_padding_is_0_and_not_real(star):
     table = strongest_neighbours(star, 7)
     assert rows(table) == [[], [5], [], [], [], [4, 2, 3, 1]]
     assert table.neighbours.shape == table.real.shape == table.weights.shape == (6, 7)
@@ -59,34 +59,34 @@ def test_a_place_without_a_neighbour_is_0_and_not_real(star):
     assert len(table) == 6
 
 
-def test_weights_far_below_and_above_1_are_told_apart():
+def test_weights_of_very_different_magnitudes_are_ordered():
     weights = [1e-38, 3e38, 1e-45, 1, np.nextafter(np.float32(1), np.float32(2))]
     graph = graph_from_edges([1, 2, 3, 4, 5], [0] * 5, n_sources=6, n_targets=6, weights=weights)
     assert rows(strongest_neighbours(graph, 5))[0] == [2, 5, 4, 1, 3]
 
 
-def test_users_have_strongest_items_and_items_strongest_users(make_histories):
+def test_strongest_neighbours_of_users_and_of_items(make_histories):
     edges = user_item_edges(make_histories({"ann": "abb", "bob": "bbbc", "cid": "c"}))
     assert rows(strongest_neighbours(edges.by_user(), 1)) == [[2], [2], [3]]
     items = strongest_neighbours(edges.by_item(), 2)
-    assert rows(items) == [[], [0], [1, 0], [1, 2]]  # user 0 is ann, and real
+    assert rows(items) == [[], [0], [1, 0], [1, 2]]  # user row 0 (ann) is a valid neighbour
     assert items.real[1].tolist() == [True, False]
 
 
-def test_tensors_are_what_a_graph_layer_reads(star):
+def test_tensors_have_the_dtypes_and_values_of_graph_layer_inputs(star):
     tensors = strongest_neighbours(star, 2).tensors()
     assert {name: str(values.dtype) for name, values in tensors.items()} == {
         "neighbours": "torch.int64",
         "real": "torch.bool",
-        "edges": "torch.float32",
+        "edge_features": "torch.float32",
     }
-    assert tuple(tensors["edges"].shape) == (6, 2, 2)
-    assert tensors["edges"][5].numpy() == pytest.approx(np.log1p(np.array([[9, 40], [3, 20]], np.float32)))
-    assert tensors["edges"][1, 1].tolist() == [0, 0]
+    assert tuple(tensors["edge_features"].shape) == (6, 2, 2)
+    assert tensors["edge_features"][5].numpy() == pytest.approx(np.log1p(np.array([[9, 40], [3, 20]], np.float32)))
+    assert tensors["edge_features"][1, 1].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("k", [1, 4])
-def test_of_many_edges_the_strongest_are_those_a_sort_finds(k):
+def test_strongest_neighbours_equal_a_full_sort(k):
     random = np.random.default_rng(0)
     sources, targets = random.integers(0, 40, 600), random.integers(0, 40, 600)
     graph = graph_from_edges(sources, targets, n_sources=40, n_targets=40, weights=random.integers(1, 4, 600))
@@ -99,10 +99,10 @@ def test_of_many_edges_the_strongest_are_those_a_sort_finds(k):
     assert max(graph.degrees) > 4
 
 
-# --- drawn ones
+# --- sampled neighbours
 
 
-def test_a_target_with_no_more_than_k_has_all_its_neighbours(star):
+def test_a_target_with_at_most_k_sources_gets_all_of_them(star):
     for weighted in (True, False):
         table = sampled_neighbours(star, 4, weighted=weighted)
         assert [sorted(row) for row in rows(table)] == [[], [5], [], [], [], [1, 2, 3, 4]]
@@ -110,7 +110,7 @@ def test_a_target_with_no_more_than_k_has_all_its_neighbours(star):
         assert dict(zip(table.neighbours[5], table.columns["gap"][5], strict=True)) == {1: 10, 2: 20, 3: 30, 4: 40}
 
 
-def test_the_first_is_drawn_by_weight_and_the_second_by_weight_among_those_left(crowd):
+def test_weighted_sampling_draws_by_weight_among_the_remaining_sources(crowd):
     table = sampled_neighbours(crowd, 2)
     first, second = table.neighbours.T
     assert table.real.all()
@@ -123,13 +123,13 @@ def test_the_first_is_drawn_by_weight_and_the_second_by_weight_among_those_left(
     assert after_0 == pytest.approx(np.array([0, 2 / 9, 7 / 9]), abs=0.06)
 
 
-def test_unweighted_draws_know_no_weights(crowd):
+def test_unweighted_sampling_is_uniform(crowd):
     drawn = sampled_neighbours(crowd, 1, weighted=False).neighbours[:, 0]
     assert np.bincount(drawn) / 6000 == pytest.approx(np.full(3, 1 / 3), abs=0.02)
-    assert sampled_neighbours(crowd, 2, weighted=False).weights.max() == 7  # they are told all the same
+    assert sampled_neighbours(crowd, 2, weighted=False).weights.max() == 7  # the table still contains the weights
 
 
-def test_the_same_seed_draws_the_same_and_a_generator_goes_on(crowd):
+def test_equal_seeds_give_equal_samples_and_a_generator_is_advanced(crowd):
     first, again, other = (sampled_neighbours(crowd, 1, seed=seed).neighbours for seed in (3, 3, 4))
     assert (first == again).all()
     assert (first != other).any()
@@ -138,7 +138,7 @@ def test_the_same_seed_draws_the_same_and_a_generator_goes_on(crowd):
     assert (sampled_neighbours(crowd, 1, seed=generator).neighbours != first).any()
 
 
-def test_an_edge_of_hardly_any_weight_is_drawn_last():
+def test_an_edge_of_negligible_weight_is_drawn_last():
     weights = [np.finfo(np.float32).tiny, 1e30, 1]
     graph = graph_from_edges([1, 2, 3], [0, 0, 0], n_sources=4, n_targets=4, weights=weights)
     assert rows(sampled_neighbours(graph, 3))[0] == [2, 3, 1]
@@ -149,13 +149,13 @@ def test_an_edge_of_hardly_any_weight_is_drawn_last():
 
 @pytest.mark.parametrize("choose", [strongest_neighbours, sampled_neighbours])
 def test_k_below_1_is_refused(star, choose):
-    with pytest.raises(ValueError, match="k must be at least 1, got 0; say"):
+    with pytest.raises(ValueError, match="k must be at least 1, got 0; pass"):
         choose(star, 0)
 
 
 @pytest.mark.parametrize("choose", [strongest_neighbours, sampled_neighbours])
-def test_of_an_empty_graph_all_rows_are_empty(make_histories, choose):
+def test_an_empty_graph_gives_padding_only(make_histories, choose):
     table = choose(item_transitions(make_histories({"ann": "a"})), 3)
     assert table.neighbours.tolist() == [[0, 0, 0]] * 2
     assert not table.real.any()
-    assert tuple(table.tensors()["edges"].shape) == (2, 3, 3)  # weight, count, gap
+    assert tuple(table.tensors()["edge_features"].shape) == (2, 3, 3)  # weight, count, gap

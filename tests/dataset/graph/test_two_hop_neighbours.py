@@ -1,4 +1,4 @@
-"""Neighbours of neighbours: chances of one step or two, against products of dense tables."""
+"""Two-hop graphs, compared with products of dense matrices."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from attnrec.dataset.graph.sparse_products import row_blocks
 
 
 def dense(graph):
-    table = np.zeros((graph.n_targets, graph.n_sources))
-    table[graph.targets, graph.sources] = graph.weights
-    return table
+    matrix = np.zeros((graph.n_targets, graph.n_sources))
+    matrix[graph.targets, graph.sources] = graph.weights
+    return matrix
 
 
-def crowd(n_rows=30, n_edges=150, seed=0):
+def random_graph(n_rows=30, n_edges=150, seed=0):
     random = np.random.default_rng(seed)
     pairs = np.unique(random.integers(1, n_rows, (n_edges, 2)), axis=0)
     return graph_from_edges(
@@ -28,28 +28,28 @@ def crowd(n_rows=30, n_edges=150, seed=0):
     )
 
 
-def chances(graph, second):
+def probabilities(graph, two_step_probability):
     steps = dense(graph)
     steps /= np.maximum(steps.sum(1, keepdims=True), 1e-30)
-    return (1 - second) * steps + second * steps @ steps
+    return (1 - two_step_probability) * steps + two_step_probability * steps @ steps
 
 
-@pytest.mark.parametrize("second", [0.0, 0.3, 1.0])
-def test_weights_are_chances_of_one_step_or_two(second):
-    graph = crowd()
-    found = dense(two_hop_graph(graph, 30, two_step_probability=second, self_loops=True))
-    np.testing.assert_allclose(found, chances(graph, second), atol=1e-6)
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_weights_are_the_probabilities_of_one_or_two_steps(probability):
+    graph = random_graph()
+    found = dense(two_hop_graph(graph, 30, two_step_probability=probability, self_loops=True))
+    np.testing.assert_allclose(found, probabilities(graph, probability), atol=1e-6)
 
 
-def test_nobody_comes_back_unless_asked():
-    graph = crowd()
-    found, expected = dense(two_hop_graph(graph, 30, two_step_probability=0.5)), chances(graph, 0.5)
+def test_self_loops_are_excluded_by_default():
+    graph = random_graph()
+    found, expected = dense(two_hop_graph(graph, 30, two_step_probability=0.5)), probabilities(graph, 0.5)
     np.fill_diagonal(expected, 0)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_strongest_stay_before_and_after():
-    # 1 hears of 2 more than of 3, and 2 only of 4; through 2 the walk comes to 4
+def test_only_the_strongest_edges_are_used_and_kept():
+    # the strongest edge into 1 is from 2, the only edge into 2 is from 4: two steps from 1 reach 4
     graph = graph_from_edges([2, 3, 4], [1, 1, 2], n_sources=5, n_targets=5, weights=[3, 1, 1])
     found = dense(two_hop_graph(graph, 1, two_step_probability=0.6))
     expected = np.zeros((5, 5))
@@ -57,34 +57,34 @@ def test_the_strongest_stay_before_and_after():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_first_of_two_steps_can_take_fewer_edges():
-    # from 1 the strongest edge leads to 2, another to 3; from there to 4 and 5
+def test_first_k_limits_the_edges_of_the_first_step():
+    # the strongest step from 1 goes to 2, another to 3; from there steps go to 4 and 5
     graph = graph_from_edges([2, 3, 4, 5], [1, 1, 2, 3], n_sources=6, n_targets=6, weights=[3, 1, 1, 1])
     found = dense(two_hop_graph(graph, 2, two_step_probability=0.5, first_k=1))
-    np.testing.assert_allclose(found[1, 2:], [0.375, 0, 0.5, 0], atol=1e-6)  # 3 is the third strongest: 0.125
+    np.testing.assert_allclose(found[1, 2:], [0.375, 0, 0.5, 0], atol=1e-6)  # 3 with 0.125 is only the third strongest
 
 
-def test_columns_are_those_of_the_edge_and_zero_where_there_is_none():
+def test_columns_are_those_of_the_original_edge_or_zero():
     graph = graph_from_edges([2, 3], [1, 2], n_sources=4, n_targets=4, columns={"count": [5, 7]})
     found = two_hop_graph(graph, 3, two_step_probability=0.5)
     edges = zip(found.targets.tolist(), found.sources.tolist(), found.columns["count"].tolist(), strict=True)
     assert set(edges) == {(1, 2, 5.0), (1, 3, 0.0), (2, 3, 7.0)}
 
 
-def test_blocks_do_not_change_it(monkeypatch):
-    whole = two_hop_graph(crowd(), 4, two_step_probability=0.7)
+def test_the_result_does_not_depend_on_the_block_size(monkeypatch):
+    in_one_block = two_hop_graph(random_graph(), 4, two_step_probability=0.7)
     monkeypatch.setattr(two_hop_neighbours, "MAX_BLOCK_ENTRIES", 40)
-    parts = two_hop_graph(crowd(), 4, two_step_probability=0.7)
+    in_blocks = two_hop_graph(random_graph(), 4, two_step_probability=0.7)
     for name in ("sources", "offsets", "weights"):
-        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+        np.testing.assert_array_equal(getattr(in_blocks, name), getattr(in_one_block, name))
 
 
-def test_blocks_hold_every_row_once():
-    blocks = row_blocks(torch.tensor([1.0, 5, 1, 1, 9, 0]), at_once=3)
+def test_row_blocks_contain_every_row_once():
+    blocks = row_blocks(torch.tensor([1.0, 5, 1, 1, 9, 0]), block_cost=3)
     assert torch.cat(blocks).tolist() == [0, 1, 2, 3, 4, 5]
     assert len(blocks) > 2
 
 
-def test_a_graph_without_edges_leads_nowhere():
+def test_a_graph_without_edges_gives_an_empty_graph():
     graph = graph_from_edges([], [], n_sources=4, n_targets=4)
     assert len(two_hop_graph(graph, 3, two_step_probability=0.5)) == 0
