@@ -7,10 +7,17 @@ import numpy as np
 import pandas as pd
 
 from attnrec.tracking.figures.point_labels import label_points
-from attnrec.tracking.figures.style import COLOURS, MARKERS, legend_above, mean_label, new_figure, style_axes
+from attnrec.tracking.figures.style import (
+    COLOURS,
+    MARKERS,
+    legend_above,
+    mean_label,
+    new_figure,
+    set_log_ticks,
+    style_axes,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COSTS = {
@@ -47,7 +54,7 @@ def comparison_figure(table: pd.DataFrame, *, cost: str, metric: str) -> "Figure
         axes.scatter(rows[cost], rows["mean"], color=colour, marker=marker, s=36, zorder=3, label=group)
     axes.set_xscale("log")
     axes.margins(x=0.1, y=0.1)
-    _set_number_ticks(axes)
+    set_log_ticks(axes.xaxis)
     axes.set_xlabel(COSTS.get(cost, cost.replace("_", " ")))
     axes.set_ylabel(mean_label(metric))
     style_axes(axes)
@@ -78,21 +85,3 @@ def _styles(groups: pd.Series) -> dict[str, tuple[str, str]]:
     names = [*GROUPS, *sorted(set(groups) - set(GROUPS))]
     styles = zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
     return {name: (colour, marker) for name, colour, marker in styles if (groups == name).any()}
-
-
-def _set_number_ticks(axes: "Axes") -> None:
-    """Set ticks such as 20k and 1M: at 1, 2, 5, 10, at powers of ten in a wide range, evenly spaced in a narrow one."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    low, high = axes.get_xlim()
-    logarithmic = LogLocator(subs=(1, 2, 5) if high < 10_000 * low else (1,))
-    axes.xaxis.set_major_locator(logarithmic if high > 4 * low else MaxNLocator(8, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_number(value)))
-
-
-def _short_number(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, VERMILION, GREEN, BLACK, PURPLE, ORANGE, SKY = (
@@ -48,6 +49,28 @@ def style_axes(axes: "Axes", *, title: str = "", grid: Literal["x", "y", "both"]
     axes.yaxis.label.set_fontsize(LABEL_SIZE)
     if title:
         axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
+
+
+def set_log_ticks(axis: "Axis") -> None:
+    """Set the ticks of a log axis after plotting, labelled as 20, 20k, 1M: at 1, 2, 5, 10.
+
+    A range of four orders of magnitude has ticks at powers of ten, a range below a factor of 4 evenly spaced ones.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    logarithmic = LogLocator(subs=(1, 2, 5) if high < 10_000 * low else (1,))
+    axis.set_major_locator(logarithmic if high > 4 * low else MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+
+
+def short_number(value: float) -> str:
+    """Return a number as text with at most one unit letter: 500, 20k, 1M, 3G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
 def legend_above(figure: "Figure", handles: "Sequence[Artist]", labels: "Sequence[str]", *, n_columns: int = 6) -> None:
