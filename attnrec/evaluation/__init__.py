@@ -1,4 +1,4 @@
-"""Evaluation: full-catalogue ranking metrics, tests between models, user segments, and the promotion rule."""
+"""Evaluation: full-catalogue ranking metrics, model comparison, user segments and the promotion rule."""
 
 from attnrec.evaluation.evaluator import EvaluateConfig, Evaluation, evaluate
 

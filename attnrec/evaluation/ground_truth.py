@@ -1,6 +1,7 @@
-"""Whether reasons are the causes, on a log that knows them: `sample_log` plants who bought A soon buys B.
+"""Accuracy of explanations on the sample log, whose events have known causes.
 
-Shapes: B users, k places.
+`sample_log` generates the log: after a cause item a user soon buys its effect item.
+Shapes: B users, k ranks.
 """
 
 from dataclasses import dataclass
@@ -22,94 +23,100 @@ from attnrec.scoring.reasons import largest_reasons
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """How often one method's first reason is the cause.
+    """How often an attribution method finds the cause of a recommendation.
 
     Attributes:
-        n_hits: recommendations of what a planted cause made the user buy next.
-        found: share of them whose first reason is that cause; NaN without a hit.
-        n_recommendations: all recommendations of the same users.
-        distractor: share of these whose first reason is the item that everybody buys and that causes nothing.
-        distractor_by_chance: what it would be, were first reasons drawn from the items of the history.
+        n_hits: number of recommended targets that have a known cause.
+        cause_share: fraction of the hits whose first reason is the cause, [0, 1], higher is better; NaN without a hit.
+        n_recommendations: number of all recommendations to the same users.
+        distractor_share: fraction of them whose first reason is the distractor, the most frequent item, which causes
+            nothing, [0, 1]; lower is better.
+        distractor_share_at_random: expected `distractor_share` if the first reason were drawn uniformly from the
+            distinct items of the history.
     """
 
     n_hits: int
-    found: float
+    cause_share: float
     n_recommendations: int
-    distractor: float
-    distractor_by_chance: float
+    distractor_share: float
+    distractor_share_at_random: float
 
 
 def ground_truth(
     model: Model, holdout: Holdout, log: SampleLog, *, method: str = "contribution", k: int = 10, seed: int = 0
 ) -> GroundTruth:
-    """Ask a method for the first reason of each of the k best items of users whose answer has a planted cause.
+    """Compare the first reason of each recommendation with the known cause, for users whose target has one.
 
-    Events of one item are one reason, with the sum of what the method gives them; where nothing speaks for an item
-    there is no first reason, and the cause was not found.
+    The attributions of events of the same item are summed to one reason. A recommendation without a positive
+    attribution has no first reason and counts as one that misses the cause.
 
     Args:
-        model: trained on what `holdout.histories` shows, or less.
-        holdout: one answer per user, as `split_last` asks.
-        log: what the histories were made from.
-        method: a name in `attnrec.attribution.METHODS`.
-        k: items recommended.
-        seed: of methods that draw.
+        model: model trained on the histories of the holdout, or on a part of them.
+        holdout: one target per user, as from `split_last`.
+        log: the sample log from which the histories were made.
+        method: name of an attribution method in `attnrec.attribution.METHODS`.
+        k: number of recommended items per user.
+        seed: seed of attribution methods that use random numbers.
 
     Raises:
-        ValueError: for a method that does not work for the model, or no user whose answer has a cause.
+        ValueError: for a method that does not support the model, or a holdout without a target that has a cause.
     """
     causes = planted_causes(holdout, log)
-    asked = np.flatnonzero(causes)
-    if not len(asked):
-        raise ValueError("ground truth needs an answer with a planted cause, got none; take the log of the histories")
+    user_indices = np.flatnonzero(causes)
+    if not len(user_indices):
+        raise ValueError(
+            "ground truth needs a target with a known cause, got none; use the sample log that the histories come from"
+        )
     histories, counts = holdout.histories, torch.from_numpy(holdout.histories.item_counts())
     distractor = histories.item_ids.row(log.distractor) if log.distractor in histories.item_ids else -1
-    n_recommendations, firsts, hits, chances = 0, [], [], []
-    for ranked in rank_users(model, histories, holdout.users[asked], k=k):
-        given = attribute(model, ranked.batch, ranked.items, method=method, seed=seed, counts=counts)
-        first = _first_reasons(ranked, given)
-        places = ranked.items > 0
-        chosen = asked[ranked.chosen]
-        answers = torch.from_numpy(holdout.targets[holdout.offsets[:-1][chosen]]).to(first.device)
-        wanted = torch.from_numpy(causes[chosen]).to(first.device)
-        hits.append((first == wanted[:, None])[ranked.items == answers[:, None]])
-        firsts.append((first == distractor)[places])
-        chances.append((_shares_of(ranked.batch.items, distractor).to(places.device)[:, None] * places).sum())
-        n_recommendations += int(places.sum())
-    found = torch.cat(hits).double()
+    n_recommendations, cause_found, is_distractor, expected = 0, [], [], []
+    for ranked in rank_users(model, histories, holdout.users[user_indices], k=k):
+        attributions = attribute(model, ranked.batch, ranked.items, method=method, seed=seed, counts=counts)
+        first = _first_reasons(ranked, attributions)
+        filled = ranked.items > 0
+        batch_users = user_indices[ranked.positions]
+        targets = torch.from_numpy(holdout.targets[holdout.offsets[:-1][batch_users]]).to(first.device)
+        batch_causes = torch.from_numpy(causes[batch_users]).to(first.device)
+        cause_found.append((first == batch_causes[:, None])[ranked.items == targets[:, None]])
+        is_distractor.append((first == distractor)[filled])
+        probabilities = _uniform_probabilities(ranked.batch.items, distractor).to(filled.device)
+        expected.append((probabilities[:, None] * filled).sum())
+        n_recommendations += int(filled.sum())
+    hits = torch.cat(cause_found).double()
     return GroundTruth(
-        n_hits=len(found),
-        found=float(found.mean()),
+        n_hits=len(hits),
+        cause_share=float(hits.mean()),
         n_recommendations=n_recommendations,
-        distractor=float(torch.cat(firsts).double().mean()),
-        distractor_by_chance=float(sum(chances)) / n_recommendations,
+        distractor_share=float(torch.cat(is_distractor).double().mean()),
+        distractor_share_at_random=float(sum(expected)) / n_recommendations,
     )
 
 
 def planted_causes(holdout: Holdout, log: SampleLog) -> NDArray[np.int64]:
-    """Item row of what caused the first answer of each user asked, 0 where nobody planted it, (n asked,)."""
+    """Return the item row of the cause of each user's first target, 0 if it has no known cause, (n users,)."""
     histories, first = holdout.histories, holdout.offsets[:-1]
-    answers = pd.DataFrame(
+    targets = pd.DataFrame(
         {
             USER: histories.user_ids.decode(holdout.users),
             ITEM: histories.item_ids.decode(holdout.targets[first]),
             DATETIME: histories.to_datetime(holdout.target_times[first]),
         }
     )
-    truth = log.truth.drop_duplicates([USER, ITEM, DATETIME]).astype({DATETIME: answers[DATETIME].dtype})
-    causes = answers.merge(truth, on=[USER, ITEM, DATETIME], how="left")["cause"]
+    truth = log.truth.drop_duplicates([USER, ITEM, DATETIME]).astype({DATETIME: targets[DATETIME].dtype})
+    causes = targets.merge(truth, on=[USER, ITEM, DATETIME], how="left")["cause"]
     rows = np.zeros(len(causes), dtype=np.int64)
-    known = causes.notna().to_numpy()
-    rows[known] = histories.item_ids.encode(causes[known])
+    has_cause = causes.notna().to_numpy()
+    rows[has_cause] = histories.item_ids.encode(causes[has_cause])
     return np.maximum(rows, 0)
 
 
-def _first_reasons(ranked: RankedBatch, given: Tensor) -> Tensor:
-    """Item row of the largest reason for each recommended item, 0 where nothing speaks for it, (B, k)."""
-    return largest_reasons(ranked.reading, ranked.batch.items.to(given.device), given, m=1).items[..., 0]
+def _first_reasons(ranked: RankedBatch, attributions: Tensor) -> Tensor:
+    """Return the item row of the largest reason of each recommended item, 0 without a positive one, (B, k)."""
+    history = ranked.batch.items.to(attributions.device)
+    return largest_reasons(ranked.encoded, history, attributions, m=1).items[..., 0]
 
 
-def _shares_of(histories: Tensor, item: int) -> Tensor:
-    """1 / number of distinct items of the histories that have the item, 0 for others, (B,)."""
+def _uniform_probabilities(histories: Tensor, item: int) -> Tensor:
+    """Return the probability of drawing `item` uniformly from the distinct items of each history, (B,)."""
     distinct = [row[row > 0].unique() for row in histories]
     return torch.tensor([float((items == item).any()) / max(1, len(items)) for items in distinct])

@@ -1,6 +1,6 @@
-"""What recommended lists are like, right or wrong: whom they suit, and which items they show.
+"""Beyond-accuracy metrics of an evaluation's lists: novelty, diversity, calibration and exposure.
 
-Shapes: U users asked, k places.
+Shapes: U evaluated users, k ranks.
 """
 
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from attnrec.dataset import Features, Histories, Holdout
-from attnrec.evaluation.beyond_accuracy import (
+from attnrec.evaluation.beyond_accuracy import calibration, category_diversity, intra_list_diversity
+from attnrec.evaluation.evaluator import Evaluation, mean_intervals
+from attnrec.evaluation.metrics import bootstrap_intervals, metric_name
+from attnrec.evaluation.popularity_bias import (
     Profiles,
     Rows,
     Values,
-    calibration,
-    category_diversity,
     exposure_by_decile,
-    intra_list_diversity,
     items_by_decile,
     novelty,
     popularity_lift,
@@ -25,22 +25,21 @@ from attnrec.evaluation.beyond_accuracy import (
     user_groups,
     user_popularity_lift,
 )
-from attnrec.evaluation.evaluator import Evaluation, mean_intervals
-from attnrec.evaluation.metrics import bootstrap_intervals, metric_name
 
-MOST_CATEGORIES = 1_000  # in a column: beyond that it costs as much as ranking, and is no taste that people have
+MAX_CATEGORIES = 1_000  # per column: a column with more takes as long as ranking and does not describe users' taste
 
 
 @dataclass(frozen=True, eq=False)
 class BeyondAccuracy:
-    """What the lists of one evaluation are like, right or wrong.
+    """Beyond-accuracy metrics of one evaluation.
 
     Attributes:
-        evaluation: with more columns, means and intervals than it had (see `measure_beyond_accuracy`).
-        exposure: decile of popularity (1 has the least popular items), n_items in it, share of the places (mean over
-            users), low, high (95 % bootstrap); 0.1 everywhere is exposure as use has it (see `exposure_by_decile`). No
-            rows where nobody has a list.
-        popularity_groups: `popularity_lift` of niche, mixed and blockbuster users, of all that the holdout asks.
+        evaluation: the evaluation with additional columns, means and intervals (see `measure_beyond_accuracy`).
+        exposure: one row per decile of item popularity: decile (1 has the least popular items), n_items, share (of the
+            recommendations, mean over users), low, high (95 % bootstrap interval). A share of 0.1 in every decile is
+            exposure proportional to use (see `exposure_by_decile`). Empty if no user has a list.
+        popularity_groups: `popularity_lift` of niche, mixed and blockbuster users; the groups are formed over all users
+            of the holdout.
     """
 
     evaluation: Evaluation
@@ -57,24 +56,25 @@ def measure_beyond_accuracy(
     vectors: NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> BeyondAccuracy:
-    """Say what the first k places of an evaluation's lists hold, right or wrong.
+    """Measure the first k items of an evaluation's lists.
 
-    The evaluation gets novelty_at_k, popularity_lift_at_k (a user's own), diversity_COLUMN_at_k for each column of
-    categories or vectors, miscalibration_COLUMN_at_k for those of categories, and diversity_at_k for `vectors`; see
-    `beyond_accuracy` for what they are. Users without a value have NaN, means and intervals are over the others, and a
-    metric that nobody has is left out.
+    Adds these metrics to the evaluation: novelty_at_k, popularity_lift_at_k (per user), diversity_COLUMN_at_k for each
+    column of categories or vectors, miscalibration_COLUMN_at_k for each column of categories, and diversity_at_k for
+    `vectors`. The modules `popularity_bias` and `beyond_accuracy` define them. Users without a value have NaN; means
+    and intervals are over the other users, and a metric without any value is left out.
 
     Args:
-        evaluation: of any model.
-        holdout: the questions it was asked.
-        k: places looked at.
-        features: of the items, by the rows of `holdout.histories.item_ids`; columns of more than 1,000 categories are
-            left out.
-        vectors: (n_items + 1, width), such as a model's item vectors. Models compare in the same ones only.
-        seed: of the resamples.
+        evaluation: evaluation of any model.
+        holdout: the holdout of the evaluation.
+        k: list length.
+        features: item features by the rows of `holdout.histories.item_ids`; columns with more than 1,000 categories are
+            ignored.
+        vectors: item vectors, (n_items + 1, width), such as a model's item embeddings. To compare models, use the same
+            vectors for all of them.
+        seed: seed of the resamples.
 
     Raises:
-        ValueError: for more places than were evaluated, or features or vectors of another catalogue.
+        ValueError: if k exceeds the evaluated list length, or features or vectors are of another catalogue.
     """
     histories = holdout.histories
     _check_k(k, evaluation)
@@ -87,44 +87,44 @@ def measure_beyond_accuracy(
     if features is not None:
         _check_rows("features", features.n_rows, histories)
         values |= _by_column(lists, profiles, features)
-    known = {metric_name(name, k): found for name, found in values.items() if np.isfinite(found).any()}
-    per_user = evaluation.per_user.assign(**known)
-    more = replace(
+    metrics = {metric_name(name, k): column for name, column in values.items() if np.isfinite(column).any()}
+    per_user = evaluation.per_user.assign(**metrics)
+    extended = replace(
         evaluation,
         per_user=per_user,
-        summary=evaluation.summary | {name: float(per_user[name].mean()) for name in known},
-        intervals=evaluation.intervals | mean_intervals(per_user[list(known)], seed=seed),
+        summary=evaluation.summary | {name: float(per_user[name].mean()) for name in metrics},
+        intervals=evaluation.intervals | mean_intervals(per_user[list(metrics)], seed=seed),
     )
-    # all users of the holdout are grouped, as segments are, whoever of them was left without an answer
+    # the groups are formed over all users of the holdout, as in `segments_of`, not only over those with a target
     groups = user_groups(profiles_of(histories, holdout.users), counts)[evaluation.user_indices]
     return BeyondAccuracy(
-        evaluation=more,
+        evaluation=extended,
         exposure=_exposure(lists, counts, seed=seed),
         popularity_groups=popularity_lift(lists, profiles, counts, groups, seed=seed),
     )
 
 
 def _by_column(lists: Rows, profiles: Profiles, features: Features) -> dict[str, Values]:
-    """Diversity and miscalibration of every column of the items that says something of them."""
+    """Compute diversity and miscalibration for the item columns that support them."""
     values = {f"diversity_{name}": intra_list_diversity(lists, column) for name, column in features.vectors.items()}
     for name, column in features.categories.items():
-        if len(column[2]) <= MOST_CATEGORIES:
+        if len(column[2]) <= MAX_CATEGORIES:
             values[f"diversity_{name}"] = category_diversity(lists, column)
             values[f"miscalibration_{name}"] = calibration(lists, profiles, column)
     return values
 
 
 def _check_k(k: int, evaluation: Evaluation) -> None:
-    most = evaluation.lists.shape[1]
-    if not 1 <= k <= most:
-        raise ValueError(f"k must be 1 to {most}, the places that were evaluated, got {k}; evaluate at larger ks")
+    length = evaluation.lists.shape[1]
+    if not 1 <= k <= length:
+        raise ValueError(f"k must be between 1 and the evaluated list length {length}, got {k}; evaluate at a larger k")
 
 
 def _check_rows(name: str, n_rows: int, histories: Histories) -> None:
     if n_rows != histories.n_items + 1:
         raise ValueError(
             f"{name} must have a row per item row of the holdout, got {n_rows} for {histories.n_items + 1}; "
-            "load them by holdout.histories.item_ids"
+            "load them with holdout.histories.item_ids"
         )
 
 

@@ -1,4 +1,7 @@
-"""Whether a challenger takes the champion's place: both judged on the same test users."""
+"""The promotion rule: whether a newly trained model (the challenger) replaces the served model (the champion).
+
+Both are evaluated on the same test users.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,15 +9,20 @@ from typing import Any
 from pydantic import Field
 
 from attnrec.config import Config
+from attnrec.evaluation.metrics import metric_label
 
 
 class PromoteConfig(Config):
-    """The rule.
+    """The promotion rule, the TOML table [promote].
 
     Attributes:
-        metric: may be lower than the champion's by at most `tolerance` (relative), and must reach the best baseline's.
-        faithful: the model's own reasons, where it has exact ones and they were measured, must not be worse than a
-            control that looks at no score, by a paired test (p < .05).
+        metric: the metric to compare, such as "ndcg_at_10" (default). Higher is better. The challenger must reach the
+            best baseline.
+        tolerance: how much lower than the champion's the metric may be, as a fraction of the champion's value, [0, 1).
+            Default 0.02.
+        faithful: require faithful explanations: if the model has exact contributions and their faithfulness was
+            measured, they must not be worse than a control that does not use the scores, by a paired test (p < .05).
+            Default true.
     """
 
     metric: str = "ndcg_at_10"
@@ -27,9 +35,9 @@ class Candidate:
     """A model and its test metrics.
 
     Attributes:
-        name: in sentences and tables.
-        metrics: on the test users.
-        unfaithful: what is wrong with its reasons, a sentence; "" where nothing is, or nothing was measured.
+        name: name in sentences and tables.
+        metrics: metrics on the test users.
+        unfaithful: one sentence on why its explanations are not faithful; "" if they are, or were not measured.
     """
 
     name: str
@@ -39,51 +47,51 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided and why, in one sentence.
+    """Whether the challenger is promoted, and why.
 
     Attributes:
-        promoted: the challenger is to be served.
-        reason: said in logs, in the registry and on the run's page.
-        numbers: the values of the metric compared, by model.
+        promoted: True if the challenger becomes the champion.
+        reason: one sentence for logs, the model registry and the run's description.
+        values: value of the compared metric by model name.
     """
 
     promoted: bool
     reason: str
-    numbers: dict[str, float]
+    values: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """For files and tags."""
+        """Return the decision as a dictionary for JSON files."""
         return asdict(self)
 
 
 def decide(
     challenger: Candidate, champion: Candidate | None, *, baselines: list[Candidate], rule: PromoteConfig
 ) -> Decision:
-    """Promote the challenger unless it is clearly worse than the champion, worse than a baseline, or unfaithful.
+    """Promote the challenger unless it is clearly below the champion, below a baseline or unfaithful.
 
-    Without a champion it is promoted in any case, so that something is served; the reason then says what speaks
-    against it.
+    Without a champion the challenger is always promoted, so that a model is served; the reason then lists its failures.
 
     Args:
-        challenger: the model just trained, judged before it is refitted.
-        champion: the model served now, judged on the same test users before its own refit; None if there is none.
-        baselines: judged on the same test users.
-        rule: what is compared, and the tolerance.
+        challenger: the newly trained model, evaluated before its refit on all events.
+        champion: the served model, evaluated on the same test users before its own refit; None if there is none.
+        baselines: baseline models, evaluated on the same test users.
+        rule: metric and tolerance.
     """
-    metric = rule.metric
-    numbers = {c.name: c.metrics[metric] for c in [challenger, *([champion] if champion else []), *baselines]}
+    metric, label = rule.metric, metric_label(rule.metric)
+    values = {c.name: c.metrics[metric] for c in [challenger, *([champion] if champion else []), *baselines]}
     value = challenger.metrics[metric]
     best = max(baselines, key=lambda baseline: baseline.metrics[metric], default=None)
-    below = best is not None and value < best.metrics[metric]
-    against = [f"{metric} {value:.4f} is below {best.name}'s {best.metrics[metric]:.4f}"] if best and below else []
-    against += [challenger.unfaithful] if rule.faithful and challenger.unfaithful else []
+    failures: list[str] = []
+    if best is not None and value < best.metrics[metric]:
+        failures.append(f"{label} is {value:.4f}, below the baseline {best.name} ({best.metrics[metric]:.4f})")
+    if rule.faithful and challenger.unfaithful:
+        failures.append(challenger.unfaithful)
     if champion is None:
-        return Decision(True, f"the first champion; {' and '.join(against) or f'{metric} {value:.4f}'}", numbers)
-    if against:
-        return Decision(False, " and ".join(against), numbers)
-    floor = champion.metrics[metric] * (1 - rule.tolerance)
-    if not value >= floor:
-        served = champion.metrics[metric]
-        reason = f"{metric} {value:.4f} is more than {rule.tolerance:.0%} below the champion's {served:.4f}"
-        return Decision(False, reason, numbers)
-    return Decision(True, f"{metric} {value:.4f} against the champion's {champion.metrics[metric]:.4f}", numbers)
+        return Decision(True, f"first champion: {' and '.join(failures) or f'{label} is {value:.4f}'}", values)
+    if failures:
+        return Decision(False, " and ".join(failures), values)
+    served = champion.metrics[metric]
+    if not value >= served * (1 - rule.tolerance):
+        reason = f"{label} is {value:.4f}, more than {rule.tolerance:.0%} below the champion ({served:.4f})"
+        return Decision(False, reason, values)
+    return Decision(True, f"{label} is {value:.4f}, the champion has {served:.4f}", values)

@@ -128,7 +128,7 @@ def test_columns_of_users_are_segments_and_who_is_behind_is_said(world):
     assert sides["mean"]["east"] == pytest.approx(2 * table["mean"][0])
     assert sides["underperforming"].to_dict() == {"east": False, "west": True}
     (sentence,) = underperforming_segments(evaluated)
-    assert sentence.startswith(f"{NDCG} of side west is 0.0000, 100% behind the {table['mean'][0]:.4f} of everyone")
+    assert sentence.startswith(f"ndcg@10 of side west is 0.0000, 100% below the mean {table['mean'][0]:.4f} of all users")
 
 
 def test_every_model_is_in_every_table(world):
