@@ -34,7 +34,7 @@ HEAVY = {
         and not module.startswith("attnrec.tracking.figures")
     ),
     "duckdb": lambda module: module.startswith("attnrec.ingestion"),
-    "torch_geometric": lambda module: module == "attnrec.models.gat",
+    "torch_geometric": lambda module: module == "attnrec.attention.graph.pyg",
     "sklearn": lambda module: module == "attnrec.dataset.text",
     "sentence_transformers": lambda module: module == "attnrec.dataset.text",
 }
@@ -145,3 +145,20 @@ def test_no_file_holds_a_path_of_one_machine():
 def test_nothing_in_the_library_unpickles():
     for path in SOURCES:
         assert not re.search(r"\bpickle\.\w|torch\.(save|load)\(|joblib|allow_pickle=True", path.read_text()), path
+
+
+def test_only_the_models_package_checks_model_classes():
+    from attnrec.models import Model
+
+    classes, new = {"Model"}, [Model]
+    while new:
+        new = [subclass for parent in new for subclass in parent.__subclasses__()]
+        classes |= {subclass.__name__ for subclass in new}
+    for path in ROOT.glob("attnrec/**/*.py"):
+        if module_of(path).startswith("attnrec.models"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                names = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+                place = f"{module_of(path)}:{node.lineno}"
+                assert not names & classes, f"{place} checks a model class; use a capability of Model (models/base.py)"

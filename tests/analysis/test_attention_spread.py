@@ -1,4 +1,4 @@
-"""How spread out attention is, on weights whose entropy can be done by hand."""
+"""Entropy of attention, for weights with known entropy."""
 
 from math import exp, log
 
@@ -18,23 +18,23 @@ def histories(make_histories):
     return make_histories({"ann": "abcdefg", "bob": "hij", "cid": "kl", "dan": "m"})
 
 
-def found(kind: str, histories, **settings):
+def spread_of(kind: str, histories, **settings):
     torch.manual_seed(0)
     model = build_model(model_config(kind, SMALL | settings), histories.n_items)
     model.observe(histories)
     return attention_spread(model, histories, np.arange(histories.n_users))
 
 
-def test_entropy_of_even_and_of_single_attention():
-    shares = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0.1, 0.1, 0, 0]])
-    assert entropy_of(shares).tolist() == pytest.approx([log(4), 0, log(2), log(2)])
+def test_entropy_of_uniform_and_one_hot_weights():
+    weights = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0.1, 0.1, 0, 0]])
+    assert entropy_of(weights).tolist() == pytest.approx([log(4), 0, log(2), log(2)])
 
 
-def test_even_attention_counts_every_event(histories):
-    # an untrained global query with nothing to tell events apart
+def test_uniform_attention_counts_every_event(histories):
+    # a zero query weights all events equally
     model = build_model(model_config("core", SMALL), histories.n_items)
     with torch.no_grad():
-        model.readout.energy.weight.zero_()
+        model.readout.logits.weight.zero_()
     spread = attention_spread(model, histories, np.arange(4)).query("layer == 'readout'")
     assert spread["length"].tolist() == [1, 2.5, 7]
     assert spread["n_users"].tolist() == [1, 2, 1]
@@ -43,31 +43,31 @@ def test_even_attention_counts_every_event(histories):
     assert spread["entropy"].iloc[2] == pytest.approx(log(7))
 
 
-def test_every_layer_has_its_lines_and_no_more_events_than_there_are(histories):
+def test_every_layer_has_rows_with_at_most_as_many_effective_events_as_positions(histories):
     for kind in ("attnrec", "bert4rec"):
-        spread = found(kind, histories, layers=3)
+        spread = spread_of(kind, histories, layers=3)
         layers = ["layer 1", "layer 2", "layer 3"] + (["readout"] if kind == "attnrec" else [])
         assert spread["layer"].unique().tolist() == layers
-        hidden = kind == "bert4rec"  # the hidden event is looked at, too
-        assert (spread["effective_events"] <= spread["length"] + hidden + 1e-6).all()
+        n_masked = kind == "bert4rec"  # the masked position is attended to as well
+        assert (spread["effective_events"] <= spread["length"] + n_masked + 1e-6).all()
         assert (spread["effective_events"] >= 1 - 1e-6).all()
 
 
-def test_attention_that_is_no_shares_is_left_out(histories):
-    assert found("gru4rec", histories).empty
-    assert found("linrec", histories).empty
-    assert found("narm", histories)["layer"].unique().tolist() == ["readout"]
+def test_attention_whose_weights_are_not_probabilities_is_left_out(histories):
+    assert spread_of("gru4rec", histories).empty
+    assert spread_of("linrec", histories).empty
+    assert spread_of("narm", histories)["layer"].unique().tolist() == ["readout"]
 
 
-def test_users_without_events_are_left_out(make_histories):
+def test_users_without_events_are_skipped(make_histories):
     view = make_histories({"ann": "ab", "bob": "ab"}).up_to(np.array([2, 0]))
-    spread = found("attnrec", view)
+    spread = spread_of("attnrec", view)
     assert spread["n_users"].unique().tolist() == [1]
 
 
 def test_the_figure_has_a_line_for_every_layer(histories):
-    figure = attention_spread_figure(found("attnrec", histories))
+    figure = attention_spread_figure(spread_of("attnrec", histories))
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == ["uniform attention", "layer 1", "layer 2", "readout"]
-    assert len(right.lines) == 3
+    assert len(right.lines) == len(left.lines), "a reference line and a line for every layer"
     assert exp(0) == left.lines[1].get_ydata()[0]

@@ -1,4 +1,4 @@
-"""Attribution: one contract for all methods, then each on a world where the answer can be done by hand."""
+"""Attribution methods: the contract of all methods, then each method on examples with known values."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
-from attnrec.attribution import METHODS, attribute, remove_events, removal, score_without_events, weigh
+from attnrec.attribution import METHODS, attribute, removal, remove_events, score_without_events
 from attnrec.attribution.gradients import integrated_gradients
-from attnrec.attribution.lime import _samples, closeness, lime
+from attnrec.attribution.lime import _samples, lime, sample_weights
 from attnrec.attribution.shapley import shapley
 from attnrec.dataset import Batch
 from attnrec.models import build_model, model_config
@@ -20,10 +20,10 @@ SMALL = {"dim": 16, "pooling_heads": 2, "max_length": 8}
 N_ITEMS = 12
 SETTINGS = {
     "attnrec": SMALL,
-    "attnrec_known": SMALL | {"kind": "attnrec", "time_gaps": True, "event_types": True, "positions": "rotary"},
-    "attnrec_older": SMALL | {"kind": "attnrec", "memory_events": 6, "memory_block": 2},
+    "attnrec_with_context": SMALL | {"kind": "attnrec", "time_gaps": True, "event_types": True, "positions": "rotary"},
+    "attnrec_with_memory": SMALL | {"kind": "attnrec", "memory_events": 6, "memory_block": 2},
     "sasrec": SMALL,
-    "sasrec_memory": SMALL | {"kind": "sasrec", "attention": "memory", "memory_events": 6, "memory_block": 2},
+    "sasrec_with_memory": SMALL | {"kind": "sasrec", "attention": "memory", "memory_events": 6, "memory_block": 2},
     "bert4rec": SMALL,
     "hstu": SMALL,
     "core": SMALL,
@@ -35,8 +35,8 @@ SETTINGS = {
     "v_sknn": {"max_length": 8},
     "popularity": {"max_length": 8},
 }
-COUNTED = {"item_knn", "ease", "v_sknn", "popularity"}
-ANYTHING = {"leave_one_out", "shapley", "lime", "random", "recency", "popularity"}
+COUNT_MODELS = {"item_knn", "ease", "v_sknn", "popularity"}
+MODEL_AGNOSTIC = {"leave_one_out", "shapley", "lime", "random", "recency", "popularity"}
 GRADIENTS = {"gradient_x_input", "integrated_gradients"}
 COUNTS = torch.arange(N_ITEMS + 1) * 10
 
@@ -48,7 +48,7 @@ def log(make_histories):
 
 @pytest.fixture(scope="module")
 def model_of(log, with_random_weights):
-    """A model with large random weights, or counts of the log: nothing is small by training."""
+    """Return a model with large random weights, or counts of the log, so that no value is small by chance."""
 
     def make(name: str, **settings):
         settings = SETTINGS.get(name, SMALL) | settings
@@ -60,44 +60,44 @@ def model_of(log, with_random_weights):
 
 @pytest.fixture
 def full_batch_of(make_batch):
-    """A batch with all columns; each event's time, type and weight follow from its item and its place."""
+    """Return a batch with all columns; time, type and weight of an event depend on its item and position."""
 
     def make(*rows: list[int], length: int = 1) -> Batch:
         batch = make_batch(*rows, length=length)
-        places = torch.arange(batch.items.shape[1]) + 1
-        older = torch.tensor([[3, 1, 2, 0]]).expand(len(rows), -1)
+        positions = torch.arange(batch.items.shape[1]) + 1
+        memory_items = torch.tensor([[3, 1, 2, 0]]).expand(len(rows), -1)
         return replace(
             batch,
-            times=(batch.items * 1000 + places * 100_000) * batch.real,
+            times=(batch.items * 1000 + positions * 100_000) * batch.real,
             events=(batch.items % 3 + 1) * batch.real,
-            weights=(batch.items / 2 + places) * batch.real,
-            memory_items=older,
-            memory_lengths=(older > 0).sum(1),
+            weights=(batch.items / 2 + positions) * batch.real,
+            memory_items=memory_items,
+            memory_lengths=(memory_items > 0).sum(1),
         )
 
     return make
 
 
 HISTORIES = [[1, 3, 5, 5], [2], [], [7, 6, 5, 4, 3, 2, 1, 9], [4, 4, 4], [0, 3]]
-"""Some, one event, none, as many as are read, a single item over and over, an item that is not in the catalogue."""
+"""Several events, one event, none, the full window, one repeated item, an item outside the catalogue."""
 ITEMS = torch.tensor([[2, 7, 12], [1, 2, 3], [1, 2, 3], [11, 7, 1], [4, 5, 6], [3, 8, 9]])
 
 
-def even(model):
-    """All attention to all that it may see alike: queries are zeros."""
+def with_uniform_attention(model):
+    """Set queries to zero: attention is uniform over all allowed positions."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "project_in" in name:
                 parameter[: len(parameter) // 3] = 0
-            if "pooling.query" in name or name.endswith("readout.energy.weight"):
+            if "pooling.query" in name or name.endswith("readout.logits.weight"):
                 parameter.zero_()
     return model
 
 
-def zero_scores(model, batch, items):
-    """What the model gives to vectors of zeros in the places of the history's."""
+def zero_vector_scores(model, batch, items):
+    """Scores of a history whose item vectors are zeros."""
     with torch.no_grad():
-        return model.read_vectors(batch, torch.zeros(*batch.items.shape, 16)).scores(items)
+        return model.encode_vectors(batch, torch.zeros(*batch.items.shape, 16)).scores(items)
 
 
 # --- the contract of every method
@@ -105,10 +105,10 @@ def zero_scores(model, batch, items):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_method_keeps_the_contract(name, method, model_of, full_batch_of):
+def test_every_method_meets_the_contract(name, method, model_of, full_batch_of):
     model = model_of(name)
     if not METHODS[method].works_for(model):
-        pytest.skip("which methods work for which models is a test of its own")
+        pytest.skip("the model does not support the method")
     batch = full_batch_of(*HISTORIES, length=8)
     found = attribute(model, batch, ITEMS, method=method, seed=3, counts=COUNTS)
     assert found.shape == (6, 8, 3)
@@ -117,33 +117,39 @@ def test_every_method_keeps_the_contract(name, method, model_of, full_batch_of):
     assert found.isfinite().all()
     assert (found[~batch.real] == 0).all()
     assert torch.equal(attribute(model, batch, ITEMS, method=method, seed=3, counts=COUNTS), found)
-    for user in (0, 2, 5):  # alone, without padding, asked for one item
+    for user in (0, 2, 5):  # one user, without padding, one item
         history = HISTORIES[user]
         one = attribute(model, full_batch_of(history), ITEMS[user : user + 1, :1], method=method, seed=3, counts=COUNTS)
         torch.testing.assert_close(one[0, :, 0], found[user, : one.shape[1], 0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_methods_work_where_the_model_has_what_they_need(name, model_of):
-    attends = {"attention_rollout", "value_norm"}
-    own = {"contribution"} if name in COUNTED else {"contribution", "renormalized", "weight", "value_norm"}
-    if name in ("sasrec", "sasrec_memory", "bert4rec", "hstu", "gru4rec", "narm"):
-        own = {"narm": {"weight"}, "hstu": set(), "gru4rec": set()}.get(name, attends)
-    elif name not in COUNTED and name != "gat":
-        own |= attends
-    vectors = set() if name in COUNTED else GRADIENTS | {"item_cosine"}
-    assert {method for method in METHODS if METHODS[method].works_for(model_of(name))} == ANYTHING | vectors | own
+def test_supported_methods_of_each_model(name, model_of):
+    encoder_attention = {"attention_rollout", "value_norm"}
+    model_specific = (
+        {"contribution"} if name in COUNT_MODELS else {"contribution", "renormalized", "weight", "value_norm"}
+    )
+    if name in ("sasrec", "sasrec_with_memory", "bert4rec", "hstu", "gru4rec", "narm"):
+        model_specific = {"narm": {"weight"}, "hstu": set(), "gru4rec": set()}.get(name, encoder_attention)
+    elif name not in COUNT_MODELS and name != "gat":
+        model_specific |= encoder_attention
+    vectors = set() if name in COUNT_MODELS else GRADIENTS | {"item_cosine"}
+    assert {
+        method for method in METHODS if METHODS[method].works_for(model_of(name))
+    } == MODEL_AGNOSTIC | vectors | model_specific
 
 
-def test_a_method_that_does_not_exist_or_does_not_work_is_refused(model_of, make_batch):
+def test_unknown_and_unsupported_methods_raise_an_error(model_of, make_batch):
     batch, items = make_batch([1, 2]), torch.tensor([[3]])
     with pytest.raises(ValueError, match=r"must be one of contribution, weight, .*popularity, got 'magic'"):
         attribute(model_of("attnrec"), batch, items, method="magic")
-    with pytest.raises(ValueError, match=r"needs scores that are sums .*, got sasrec-last-d16-L8; take one of leave_"):
+    with pytest.raises(
+        ValueError, match=r"needs scores that are sums .*, got sasrec-last-d16-L8; choose one of leave_"
+    ):
         attribute(model_of("sasrec"), batch, items, method="contribution")
 
 
-def test_one_method_is_how_the_score_was_made_and_four_are_controls():
+def test_one_method_is_exact_and_four_are_controls():
     assert [name for name, method in METHODS.items() if method.exact] == ["contribution"]
     controls = [name for name, method in METHODS.items() if method.control]
     assert controls == ["random", "recency", "item_cosine", "popularity"]
@@ -151,8 +157,8 @@ def test_one_method_is_how_the_score_was_made_and_four_are_controls():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_left_behind(method, model_of, make_batch):
-    # called in inference mode and on a model in training mode; no gradient, no draw, no hook stays
+def test_methods_have_no_side_effects(method, model_of, make_batch):
+    # also in inference mode and for a model in training mode: no gradient, random state or hook changes
     model, batch, items = model_of("attnrec", dropout=0.5), make_batch([1, 3, 5], [2]), torch.tensor([[4], [6]])
     outside = attribute(model, batch, items, method=method, counts=COUNTS)
     state = torch.get_rng_state()
@@ -168,23 +174,23 @@ def test_nothing_is_left_behind(method, model_of, make_batch):
 # --- removal
 
 
-def test_what_is_left_closes_up_with_all_its_columns(full_batch_of):
+def test_remaining_events_close_the_gap_in_all_columns(full_batch_of):
     batch = full_batch_of([7, 8, 9], [5], [4, 6])
     batch = replace(batch, targets=torch.tensor([[8, 9, 1], [2, 0, 0], [6, 3, 0]]))
-    gone = torch.tensor([[False, True, False], [True, False, False], [False, False, True]])
-    left = remove_events(batch, gone)
-    assert left.items.tolist() == [[7, 9, 0], [0, 0, 0], [4, 6, 0]]
-    assert left.lengths.tolist() == [2, 0, 2]
-    assert left.times.tolist() == [[107_000, 309_000, 0], [0, 0, 0], [104_000, 206_000, 0]]
-    assert left.events.tolist() == [[2, 1, 0], [0, 0, 0], [2, 1, 0]]
-    assert left.weights.tolist() == [[4.5, 7.5, 0], [0, 0, 0], [3, 5, 0]]
-    assert left.targets.tolist() == [[8, 1, 0], [0, 0, 0], [6, 3, 0]]
-    assert left.memory_items.tolist() == batch.memory_items.tolist()
-    assert left.memory_lengths.tolist() == [3, 3, 3]
+    removed = torch.tensor([[False, True, False], [True, False, False], [False, False, True]])
+    shortened = remove_events(batch, removed)
+    assert shortened.items.tolist() == [[7, 9, 0], [0, 0, 0], [4, 6, 0]]
+    assert shortened.lengths.tolist() == [2, 0, 2]
+    assert shortened.times.tolist() == [[107_000, 309_000, 0], [0, 0, 0], [104_000, 206_000, 0]]
+    assert shortened.events.tolist() == [[2, 1, 0], [0, 0, 0], [2, 1, 0]]
+    assert shortened.weights.tolist() == [[4.5, 7.5, 0], [0, 0, 0], [3, 5, 0]]
+    assert shortened.targets.tolist() == [[8, 1, 0], [0, 0, 0], [6, 3, 0]]
+    assert shortened.memory_items.tolist() == batch.memory_items.tolist()
+    assert shortened.memory_lengths.tolist() == [3, 3, 3]
 
 
-def test_taking_out_nothing_or_everything(full_batch_of):
-    batch = full_batch_of([7, 8, 9], [], [4, 0])  # item row 0 is an event, too, where the length says so
+def test_removal_of_no_events_and_of_all_events(full_batch_of):
+    batch = full_batch_of([7, 8, 9], [], [4, 0])  # item row 0 within the length is an event
     nothing, everything = torch.zeros(3, 3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)
     same, empty = remove_events(batch, nothing), remove_events(batch, everything)
     for name in ("items", "lengths", "times", "events", "weights"):
@@ -193,14 +199,14 @@ def test_taking_out_nothing_or_everything(full_batch_of):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_scores_of_shortened_histories_are_those_of_such_histories(name, model_of, full_batch_of):
+def test_scores_of_shortened_histories_equal_those_of_separate_histories(name, model_of, full_batch_of):
     model, batch = model_of(name), full_batch_of([1, 3, 5, 7], [2, 4])
     rows, items = torch.tensor([0, 1, 0, 0]), torch.tensor([[2, 9], [3, 8]])
     removed = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 1]]).bool()
     found = score_without_events(model, batch, items, rows=rows, removed=removed)
     assert found.shape == (4, 2)
-    for row, gone, scores in zip(rows.tolist(), removed, found, strict=True):
-        kept = batch.real[row] & ~gone
+    for row, removed_events, scores in zip(rows.tolist(), removed, found, strict=True):
+        kept = batch.real[row] & ~removed_events
         n, columns = int(kept.sum()), {}
         for column in ("items", "times", "events", "weights"):
             columns[column] = F.pad(getattr(batch, column)[row][kept], (0, 4 - n))[None]
@@ -215,22 +221,22 @@ def test_scores_of_shortened_histories_are_those_of_such_histories(name, model_o
             torch.testing.assert_close(model.score(alone, items[row][None])[0], scores, rtol=1e-4, atol=1e-4)
 
 
-def test_removals_are_scored_in_chunks_of_bounded_size(model_of, make_batch, monkeypatch):
+def test_shortened_histories_are_scored_in_chunks_of_bounded_size(model_of, make_batch, monkeypatch):
     model, batch, items = model_of("sasrec"), make_batch([1, 2, 3, 4, 5], [6, 7], [8]), torch.ones(3, 1).long()
-    at_once = attribute(model, batch, items, method="leave_one_out")
+    whole = attribute(model, batch, items, method="leave_one_out")
     sizes, score = [], type(model).score
-    monkeypatch.setattr(removal, "POSITIONS", 11)
+    monkeypatch.setattr(removal, "MAX_POSITIONS", 11)
     monkeypatch.setattr(type(model), "score", lambda self, b, i: sizes.append(b.items.numel()) or score(self, b, i))
-    torch.testing.assert_close(attribute(model, batch, items, method="leave_one_out"), at_once)
-    assert len(sizes) == 1 + 4, "the full histories, then 8 shortened ones two by two"
+    torch.testing.assert_close(attribute(model, batch, items, method="leave_one_out"), whole)
+    assert len(sizes) == 1 + 4, "the full histories, then 8 shortened ones in pairs"
     assert max(sizes[1:]) <= 11
 
 
-# --- contribution, effect, Shapley values and LIME where they must agree, and where they must not
+# --- where contribution, leave-one-out, Shapley values and LIME agree, and where they differ
 
 
 @pytest.mark.parametrize("method", ["leave_one_out", "shapley"])
-def test_where_scores_are_plain_sums_the_effect_of_an_event_is_its_contribution(method, model_of, make_batch):
+def test_for_plain_sums_the_effect_of_an_event_is_its_contribution(method, model_of, make_batch):
     model, batch = model_of("item_knn"), make_batch([1, 3, 5, 5, 2, 4], [7], [])
     items = torch.tensor([[6, 7, 2], [8, 9, 1], [1, 2, 3]])
     exact = attribute(model, batch, items, method="contribution")
@@ -238,26 +244,26 @@ def test_where_scores_are_plain_sums_the_effect_of_an_event_is_its_contribution(
     torch.testing.assert_close(attribute(model, batch, items, method=method), exact)
 
 
-def test_lime_without_penalty_finds_the_terms_of_a_plain_sum(model_of, make_batch):
+def test_lime_without_penalty_returns_the_terms_of_a_plain_sum(model_of, make_batch):
     model, batch = model_of("item_knn"), make_batch([1, 3, 5, 5, 2, 4], [1, 2])
     items = torch.tensor([[6, 7, 2], [8, 9, 1]])
     exact = attribute(model, batch, items, method="contribution")
     torch.testing.assert_close(lime(model, batch, items, ridge=1e-9), exact, rtol=1e-4, atol=1e-5)
 
 
-def test_an_item_that_came_twice_has_no_effect_once_and_half_of_the_value_each_time(model_of, make_batch):
-    # EASE counts an item where it stands last: without that event the earlier one takes its place
+def test_a_repeated_item_has_no_leave_one_out_effect_and_half_of_the_shapley_value(model_of, make_batch):
+    # EASE counts the last event of an item; without that event it counts the earlier one
     model, batch, items = model_of("ease"), make_batch([1, 3, 1]), torch.tensor([[5]])
-    added = attribute(model, batch, items, method="contribution")[0, :, 0].tolist()
-    assert added[0] == 0 != added[2]
+    contributions = attribute(model, batch, items, method="contribution")[0, :, 0].tolist()
+    assert contributions[0] == 0 != contributions[2]
     effects = attribute(model, batch, items, method="leave_one_out")[0, :, 0].tolist()
-    assert effects == pytest.approx([0, added[1], 0], abs=1e-6)
+    assert effects == pytest.approx([0, contributions[1], 0], abs=1e-6)
     values = attribute(model, batch, items, method="shapley")[0, :, 0].tolist()
-    assert values == pytest.approx([added[2] / 2, added[1], added[2] / 2])
+    assert values == pytest.approx([contributions[2] / 2, contributions[1], contributions[2] / 2])
 
 
 @pytest.mark.parametrize("name", ["attnrec", "gat", "core"])
-def test_contributions_of_pooling_sum_to_the_score_less_the_bias(name, model_of, make_batch):
+def test_contributions_of_pooling_sum_to_the_score_minus_the_bias(name, model_of, make_batch):
     model, batch = model_of(name), make_batch(*HISTORIES)
     with torch.no_grad():
         expected = model.score(batch, ITEMS) - model.item_bias()[ITEMS]
@@ -266,8 +272,8 @@ def test_contributions_of_pooling_sum_to_the_score_less_the_bias(name, model_of,
     assert not torch.allclose(attribute(model, batch, ITEMS, method="leave_one_out").sum(1), expected, atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["attnrec_known", "bert4rec", "gru4rec"])
-def test_the_effect_is_the_score_less_that_of_the_history_without_the_event(name, model_of, full_batch_of):
+@pytest.mark.parametrize("name", ["attnrec_with_context", "bert4rec", "gru4rec"])
+def test_leave_one_out_is_the_score_minus_that_of_the_history_without_the_event(name, model_of, full_batch_of):
     model, items = model_of(name), torch.tensor([[6, 7]])
     whole = full_batch_of([1, 3, 5])
     shorter = replace(
@@ -283,11 +289,11 @@ def test_the_effect_is_the_score_less_that_of_the_history_without_the_event(name
     torch.testing.assert_close(single[:, 0], alone, rtol=1e-4, atol=1e-5)
 
 
-# --- attention dealt out anew
+# --- renormalised attention
 
 
-def test_where_attention_sees_single_events_dealing_it_out_anew_is_leaving_the_event_out(model_of, make_batch):
-    # GAT's shares are a softmax over what the events say one by one: without one of them the others' only grow
+def test_for_attention_from_single_events_renormalisation_equals_leave_one_out(model_of, make_batch):
+    # GAT's weights are a softmax of logits of single events: without an event the others are rescaled
     model, batch = model_of("gat"), make_batch([1, 3, 5, 5, 2, 4], [7], [], [2, 9])
     items = torch.tensor([[6, 7, 2], [8, 9, 1], [1, 2, 3], [4, 5, 6]])
     exact = attribute(model, batch, items, method="leave_one_out")
@@ -296,21 +302,21 @@ def test_where_attention_sees_single_events_dealing_it_out_anew_is_leaving_the_e
 
 
 @pytest.mark.parametrize("settings", [{}, {"pooling_projection": True}, {"scores": "dot"}])
-def test_dealing_attention_out_anew_leaves_values_and_the_shares_of_others_in_proportion(settings, model_of, make_batch):
+def test_renormalisation_keeps_values_and_the_ratios_of_the_other_weights(settings, model_of, make_batch):
     model, batch, items = model_of("attnrec", **settings), make_batch([1, 3, 5]), torch.tensor([[6, 7]])
     with torch.no_grad():
-        weighed = weigh(model, batch)
-        shares = weighed.weights.clone()
-        shares[:, :, 1] = 0
-        shares /= shares.sum(-1, keepdim=True)
-        users = torch.stack([weighed.parts(weighed.weights).sum(1), weighed.parts(shares).sum(1)])[:, 0]
+        readout = model.readout_weights(batch)
+        weights = readout.weights.clone()
+        weights[:, :, 1] = 0
+        weights /= weights.sum(-1, keepdim=True)
+        users = torch.stack([readout.parts(readout.weights).sum(1), readout.parts(weights).sum(1)])[:, 0]
         vectors = model.item_scorer.scaled(model.item_vectors()[items[0]])
         scores = users * model.item_scorer.user_scale(users) @ vectors.mT
     found = attribute(model, batch, items, method="renormalized")[0, 1]
     torch.testing.assert_close(found, scores[0] - scores[1], rtol=1e-4, atol=1e-5)
 
 
-def test_without_its_only_event_a_history_has_the_bias_alone(model_of, make_batch):
+def test_a_history_without_its_only_event_is_scored_by_the_item_bias(model_of, make_batch):
     model, items = model_of("attnrec"), torch.tensor([[6, 7]])
     with torch.no_grad():
         expected = model.score(make_batch([3]), items) - model.item_bias()[items]
@@ -321,20 +327,21 @@ def test_without_its_only_event_a_history_has_the_bias_alone(model_of, make_batc
 # --- Shapley values
 
 
-def test_of_few_events_the_shapley_value_is_exact(model_of, make_batch):
+def test_shapley_values_of_short_histories_are_exact(model_of, make_batch):
     model, history, items = model_of("attnrec"), [1, 3, 5, 7], torch.tensor([[6, 8]])
 
-    def worth(places) -> torch.Tensor:
+    def coalition_score(positions) -> torch.Tensor:
         with torch.no_grad():
-            return model.score(make_batch([history[place] for place in sorted(places)]), items)[0]
+            return model.score(make_batch([history[position] for position in sorted(positions)]), items)[0]
 
     expected = torch.zeros(4, 2)
     for event in range(4):
-        others = [place for place in range(4) if place != event]
+        others = [position for position in range(4) if position != event]
         for size in range(4):
-            share = factorial(size) * factorial(3 - size) / factorial(4)
-            for there in combinations(others, size):
-                expected[event] += share * (worth({*there, event}) - worth(there))
+            coefficient = factorial(size) * factorial(3 - size) / factorial(4)
+            for coalition in combinations(others, size):
+                gain = coalition_score({*coalition, event}) - coalition_score(coalition)
+                expected[event] += coefficient * gain
     found = attribute(model, make_batch(history), items, method="shapley", seed=1)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(attribute(model, make_batch(history), items, method="shapley", seed=2)[0], found)
@@ -342,7 +349,7 @@ def test_of_few_events_the_shapley_value_is_exact(model_of, make_batch):
 
 @pytest.mark.parametrize("name", ["sasrec", "attnrec", "v_sknn", "bert4rec"])
 @pytest.mark.parametrize("n_permutations", [1, 3])
-def test_every_order_alone_gives_out_the_whole_score(name, n_permutations, model_of, full_batch_of):
+def test_shapley_values_sum_to_the_score_for_any_number_of_orders(name, n_permutations, model_of, full_batch_of):
     model, batch = model_of(name), full_batch_of(*HISTORIES)
     with torch.no_grad():
         expected = model.score(batch, ITEMS) - model.score(full_batch_of(*[[]] * 6), ITEMS)
@@ -350,30 +357,33 @@ def test_every_order_alone_gives_out_the_whole_score(name, n_permutations, model
     torch.testing.assert_close(found.sum(1), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_order_is_a_walk_of_growing_histories(model_of, make_batch):
+def test_gains_of_one_order_are_differences_of_growing_coalitions(model_of, make_batch):
     # one order of five events: each gain is the difference of two coalitions that differ by one event
     model, history, items = model_of("attnrec"), [1, 3, 5, 7, 9], torch.tensor([[6]])
     found = shapley(model, make_batch(history), items, seed=4, n_permutations=1)[0, :, 0]
     kept = torch.cat([torch.tensor(list(combinations([False, True] * 5, 5))).unique(dim=0)])
     scores = score_without_events(model, make_batch(history), items, rows=torch.zeros(32).long(), removed=~kept)[:, 0]
-    worth = {tuple(row.tolist()): score for row, score in zip(kept, scores, strict=True)}
-    there, left = [False] * 5, set(range(5))
+    value = {tuple(row.tolist()): score for row, score in zip(kept, scores, strict=True)}
+    coalition, rest = [False] * 5, set(range(5))
     for _ in range(5):
-        gains = {event: worth[(*there[:event], True, *there[event + 1 :])] - worth[tuple(there)] for event in left}
+        gains = {
+            event: value[(*coalition[:event], True, *coalition[event + 1 :])] - value[tuple(coalition)]
+            for event in rest
+        }
         (joined,) = [event for event, gain in gains.items() if torch.isclose(gain, found[event], atol=1e-5)]
-        there[joined] = True
-        left.remove(joined)
-    assert all(there)
+        coalition[joined] = True
+        rest.remove(joined)
+    assert all(coalition)
 
 
-def test_more_orders_come_closer_to_the_shapley_value(model_of, make_batch):
+def test_error_of_shapley_values_decreases_with_more_orders(model_of, make_batch):
     model, batch, items = model_of("attnrec"), make_batch([1, 3, 5, 7, 9]), torch.tensor([[6, 8, 10]])
     exact = shapley(model, batch, items, n_permutations=120)
     errors = [(shapley(model, batch, items, n_permutations=n) - exact).abs().mean() for n in (1, 8, 64)]
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 
 
-def test_draws_follow_the_seed_and_the_history(model_of, make_batch):
+def test_random_methods_depend_on_the_seed_and_the_history(model_of, make_batch):
     model, batch = model_of("attnrec"), make_batch([1, 3, 5, 7, 9], [2, 4, 6, 8, 10], [1, 3, 5, 7, 9])
     items = torch.tensor([[6, 8]] * 3)
     for method in ("shapley", "lime", "random"):
@@ -389,19 +399,19 @@ def test_lime_is_a_weighted_ridge_regression(model_of, make_batch):
     model, batch, items = model_of("attnrec"), make_batch([1, 3, 5, 7, 9], [2, 4]), torch.tensor([[6, 8], [1, 3]])
     found = attribute(model, batch, items, method="lime", seed=1)
     kept = _samples(batch, 256, seed=1)
-    weights = closeness(kept, batch)
+    weights = sample_weights(kept, batch)
     for user, length in enumerate([5, 2]):
         rows = torch.full((256,), user)
         scores = score_without_events(model, batch, items, rows=rows, removed=~kept[user])
-        line = Ridge(alpha=1.0).fit(kept[user, :, :length], scores, sample_weight=weights[user].numpy())
-        torch.testing.assert_close(found[user, :length], torch.tensor(line.coef_.T).float(), rtol=1e-4, atol=1e-4)
+        regression = Ridge(alpha=1.0).fit(kept[user, :, :length], scores, sample_weight=weights[user].numpy())
+        torch.testing.assert_close(found[user, :length], torch.tensor(regression.coef_.T).float(), rtol=1e-4, atol=1e-4)
 
 
-def test_samples_of_lime_keep_all_first_and_count_by_their_cosine(make_batch):
+def test_lime_samples_start_with_the_full_history_and_are_weighted_by_cosine(make_batch):
     batch = make_batch([1, 2, 3, 4], [5], [])
     kept = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]]).bool()
     # the cosine of one event of four to all four is 1/2
-    assert closeness(kept[None], batch.slice(0, 1))[0].tolist() == pytest.approx(
+    assert sample_weights(kept[None], batch.slice(0, 1))[0].tolist() == pytest.approx(
         [1, exp(-((0.5 / 0.25) ** 2)), exp(-16)]
     )
     samples = _samples(batch, 400, seed=0)
@@ -414,61 +424,63 @@ def test_samples_of_lime_keep_all_first_and_count_by_their_cosine(make_batch):
 # --- gradients
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in COUNTED])
-def test_reading_from_vectors_is_reading_the_items_that_have_them(name, model_of, full_batch_of):
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in COUNT_MODELS])
+def test_encoding_of_item_vectors_equals_encoding_of_the_items(name, model_of, full_batch_of):
     model = model_of(name)
     for batch in (full_batch_of(*HISTORIES), full_batch_of([3, 1])):  # more events than items, and fewer
         others = replace(batch, items=batch.items * 5 % 13)
         for items in (batch.items, others.items):
             with torch.no_grad():
-                found = model.read_vectors(batch, model.item_vectors()[items])
+                found = model.encode_vectors(batch, model.item_vectors()[items])
                 expected = model.encode(replace(batch, items=items))
             torch.testing.assert_close(found.users, expected.users)
             if expected.parts is not None:
                 torch.testing.assert_close(found.parts, expected.parts)
 
 
-def test_in_a_linear_model_gradients_and_contributions_are_one(model_of, make_batch):
+def test_in_a_linear_model_gradients_equal_contributions(model_of, make_batch):
     # the user is the mean of the item vectors, scores are dot products
-    model = even(model_of("core", encoder="none", scores="dot"))
+    model = with_uniform_attention(model_of("core", encoder="none", scores="dot"))
     batch, items = make_batch([1, 3, 5], [2]), torch.tensor([[4, 6], [7, 8]])
     vectors = model.item_vectors().detach()
-    by_hand = torch.stack([vectors[[1, 3, 5]] @ vectors[[4, 6]].mT / 3, vectors[[2, 0, 0]] @ vectors[[7, 8]].mT])
-    by_hand[1, 1:] = 0
+    expected = torch.stack([vectors[[1, 3, 5]] @ vectors[[4, 6]].mT / 3, vectors[[2, 0, 0]] @ vectors[[7, 8]].mT])
+    expected[1, 1:] = 0
     for method in ("contribution", "gradient_x_input", "integrated_gradients"):
         found = attribute(model, batch, items, method=method)
-        torch.testing.assert_close(found, by_hand, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["attnrec", "sasrec", "bert4rec", "gru4rec", "gat", "attnrec_older"])
-def test_gradient_times_input_is_what_a_small_step_along_the_vector_does(name, model_of, full_batch_of):
+@pytest.mark.parametrize("name", ["attnrec", "sasrec", "bert4rec", "gru4rec", "gat", "attnrec_with_memory"])
+def test_gradient_x_input_equals_a_finite_difference_along_the_vector(name, model_of, full_batch_of):
     model, items, step = model_of(name).double(), torch.tensor([[6, 7]]), 1e-6
     batch = full_batch_of([1, 3, 5])
     vectors = model.item_vectors()[batch.items].detach()
     found = attribute(model, batch, items, method="gradient_x_input")
-    for place in range(3):
-        ahead, behind = (vectors.index_fill(1, torch.tensor(place), 0) for _ in range(2))
-        ahead[:, place], behind[:, place] = vectors[:, place] * (1 + step), vectors[:, place] * (1 - step)
+    for position in range(3):
+        plus, minus = (vectors.index_fill(1, torch.tensor(position), 0) for _ in range(2))
+        plus[:, position], minus[:, position] = vectors[:, position] * (1 + step), vectors[:, position] * (1 - step)
         with torch.no_grad():
-            slope = model.read_vectors(batch, ahead).scores(items) - model.read_vectors(batch, behind).scores(items)
-        torch.testing.assert_close(found[0, place], slope[0] / (2 * step), rtol=1e-4, atol=1e-5)
+            slope = model.encode_vectors(batch, plus).scores(items) - model.encode_vectors(batch, minus).scores(items)
+        torch.testing.assert_close(found[0, position], slope[0] / (2 * step), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["attnrec", "attnrec_known", "attnrec_older", "sasrec", "bert4rec", "gru4rec", "gat"])
-def test_integrated_gradients_sum_to_what_the_history_adds_to_zero_vectors(name, model_of, full_batch_of):
+@pytest.mark.parametrize(
+    "name", ["attnrec", "attnrec_with_context", "attnrec_with_memory", "sasrec", "bert4rec", "gru4rec", "gat"]
+)
+def test_integrated_gradients_sum_to_the_score_minus_that_of_zero_vectors(name, model_of, full_batch_of):
     model, batch = model_of(name), full_batch_of(*HISTORIES[:5])
     items = ITEMS[:5]
     found = attribute(model, batch, items, method="integrated_gradients").sum(1)
     with torch.no_grad():
-        expected = model.score(batch, items) - zero_scores(model, batch, items)
+        expected = model.score(batch, items) - zero_vector_scores(model, batch, items)
     assert expected.abs().max() > 0.2
     torch.testing.assert_close(found, expected, rtol=0.01, atol=0.02)
 
 
-def test_even_steps_would_miss_most_of_what_norms_see(model_of, make_batch, monkeypatch):
+def test_uniform_steps_are_inaccurate_for_models_with_norms(model_of, make_batch, monkeypatch):
     model, batch, items = model_of("attnrec"), make_batch([1, 3, 5]), torch.tensor([[6, 7]])
     with torch.no_grad():
-        expected = model.score(batch, items) - zero_scores(model, batch, items)
+        expected = model.score(batch, items) - zero_vector_scores(model, batch, items)
     errors = {}
     for power in (1, 3):
         monkeypatch.setattr("attnrec.attribution.gradients.POWER", power)
@@ -477,9 +489,9 @@ def test_even_steps_would_miss_most_of_what_norms_see(model_of, make_batch, monk
     assert errors[1] > 0.2 * expected.abs().max()
 
 
-def test_cosines_of_a_plain_sum_have_no_slope_towards_zero(model_of, make_batch):
-    # Euler: a score that does not change with the length of the user vector; as said in the docstrings
-    model = even(model_of("core", encoder="none"))
+def test_gradients_of_cosines_of_a_plain_sum_add_up_to_zero(model_of, make_batch):
+    # Euler: the score does not depend on the norm of the user vector (see the docstrings)
+    model = with_uniform_attention(model_of("core", encoder="none"))
     batch, items = make_batch([1, 3, 5]), torch.tensor([[4, 6]])
     for method in GRADIENTS:
         found = attribute(model, batch, items, method=method)
@@ -490,49 +502,52 @@ def test_cosines_of_a_plain_sum_have_no_slope_towards_zero(model_of, make_batch)
 # --- attention
 
 
-def test_rollout_of_even_attention_through_two_layers(model_of, make_batch):
-    # a layer with its residual: the first event keeps itself, the second takes 1/4 from the first
+def test_rollout_of_uniform_attention_through_two_layers(model_of, make_batch):
+    # a layer with its residual: the first event has weight 1 on itself, the second 1/4 on the first
     batch, items = make_batch([1, 2], [3], []), torch.tensor([[4, 5]] * 3)
-    last = attribute(even(model_of("sasrec", layers=2)), batch, items, method="attention_rollout")
+    last = attribute(with_uniform_attention(model_of("sasrec", layers=2)), batch, items, method="attention_rollout")
     assert last[:, :, 0].tolist() == [pytest.approx([1 / 4 + 3 / 4 / 4, 9 / 16]), pytest.approx([1, 0]), [0, 0]]
     assert torch.equal(last[..., 0], last[..., 1])
-    # half of the readout's weight on each state
-    pooled = attribute(even(model_of("attnrec", layers=1)), batch, items, method="attention_rollout")
+    # the readout weights both states by 1/2
+    pooled = attribute(with_uniform_attention(model_of("attnrec", layers=1)), batch, items, method="attention_rollout")
     assert pooled[:, :, 0].tolist() == [pytest.approx([1 / 2 + 1 / 8, 3 / 8]), pytest.approx([1, 0]), [0, 0]]
 
 
 @pytest.mark.parametrize("attention", ["scaled_dot", "memory"])
-def test_rollout_goes_from_the_last_layer_to_the_first_and_loses_nothing(attention, model_of, make_batch):
-    # the memory's slots take their share of attention, so what is left is brought to sum to 1 first
+def test_rollout_multiplies_from_the_last_layer_to_the_first_and_sums_to_one(attention, model_of, make_batch):
+    # the memory's slots get a part of the attention, so the rest is normalised to sum to 1 first
     model, batch = model_of("sasrec", layers=2, attention=attention), make_batch([1, 2, 3])
     found = attribute(model, batch, torch.tensor([[5]]), method="attention_rollout")[0, :, 0]
     with torch.no_grad():
-        shares = [each[0].mean(0) for each in model.encoder.shares(model.item_scorer(batch.items), lengths=batch.lengths)]
-    first, second = ((each + torch.eye(3)) / (1 + each.sum(1, keepdim=True)) for each in shares)
+        weights = [
+            each[0].mean(0)
+            for each in model.encoder.attention_weights(model.item_scorer(batch.items), lengths=batch.lengths)
+        ]
+    first, second = ((each + torch.eye(3)) / (1 + each.sum(1, keepdim=True)) for each in weights)
     torch.testing.assert_close(found, (second @ first)[2])
     assert not torch.allclose(found, (first @ second)[2], atol=1e-3)
     assert found.sum().item() == pytest.approx(1)
 
 
-def test_rollout_leaves_out_what_went_to_the_hidden_event(model_of, make_batch):
-    model = even(model_of("bert4rec", layers=1, max_length=3))
+def test_rollout_leaves_out_attention_to_the_masked_position(model_of, make_batch):
+    model = with_uniform_attention(model_of("bert4rec", layers=1, max_length=3))
     found = attribute(model, make_batch([1, 2], [5, 6, 7]), torch.tensor([[4]] * 2), method="attention_rollout")
-    # the hidden event sees 3: two events and itself; where three events fill the window the oldest made room
+    # the masked position attends to 3: two events and itself; in a full window the oldest event is dropped
     assert found[:, :, 0].tolist() == [pytest.approx([1 / 6, 1 / 6, 0]), pytest.approx([0, 1 / 6, 1 / 6])]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("sasrec", [1 / 6, 2 / 3]), ("attnrec", [3 / 8 + 1 / 12, 1 / 3])])
-def test_rollout_leaves_out_what_went_to_older_events(kind, expected, model_of, make_batch):
-    # one vector of memory: the first event sees 2, the second 3
-    model = even(model_of(kind, layers=1, memory_events=2, memory_block=2))
+def test_rollout_leaves_out_attention_to_memory_events(kind, expected, model_of, make_batch):
+    # one memory vector: the first event attends to 2 positions, the second to 3
+    model = with_uniform_attention(model_of(kind, layers=1, memory_events=2, memory_block=2))
     batch = replace(make_batch([1, 2]), memory_items=torch.tensor([[7, 8]]), memory_lengths=torch.tensor([2]))
     found = attribute(model, batch, torch.tensor([[4]]), method="attention_rollout")
     assert found[0, :, 0].tolist() == pytest.approx(expected)
 
 
-def test_the_readouts_weights_are_shares_and_the_same_for_every_item(model_of, make_batch):
+def test_readout_weights_sum_to_one_and_are_the_same_for_every_item(model_of, make_batch):
     batch, items = make_batch([1, 2, 3], [4]), torch.tensor([[5, 6]] * 2)
-    assert attribute(even(model_of("attnrec")), batch, items, method="weight")[:, :, 1].tolist() == [
+    assert attribute(with_uniform_attention(model_of("attnrec")), batch, items, method="weight")[:, :, 1].tolist() == [
         pytest.approx([1 / 3] * 3),
         [1, 0, 0],
     ]
@@ -542,8 +557,8 @@ def test_the_readouts_weights_are_shares_and_the_same_for_every_item(model_of, m
 
 
 @pytest.mark.parametrize("name", ["attnrec", "core"])
-def test_norms_of_what_even_pooling_takes(name, model_of, make_batch):
-    model, batch = even(model_of(name)), make_batch([1, 2, 3], [4])
+def test_value_norms_of_uniform_pooling(name, model_of, make_batch):
+    model, batch = with_uniform_attention(model_of(name)), make_batch([1, 2, 3], [4])
     found = attribute(model, batch, torch.tensor([[5, 6]] * 2), method="value_norm")
     with torch.no_grad():
         norms = model.readout.values(model.item_vectors()).norm(dim=-1)
@@ -551,8 +566,8 @@ def test_norms_of_what_even_pooling_takes(name, model_of, make_batch):
     assert found[1, :, 0].tolist() == pytest.approx([norms[4].item(), 0, 0])
 
 
-def test_norms_of_what_the_last_layer_takes_under_even_attention(model_of, make_batch):
-    model, batch = even(model_of("sasrec", layers=1, positions="none")), make_batch([1, 2, 3], [4])
+def test_value_norms_of_the_last_layer_under_uniform_attention(model_of, make_batch):
+    model, batch = with_uniform_attention(model_of("sasrec", layers=1, positions="none")), make_batch([1, 2, 3], [4])
     found = attribute(model, batch, torch.tensor([[5]] * 2), method="value_norm")[..., 0]
     block = model.encoder.blocks[0]
     with torch.no_grad():
@@ -562,8 +577,8 @@ def test_norms_of_what_the_last_layer_takes_under_even_attention(model_of, make_
     assert found[1].tolist() == pytest.approx([norms[4].item(), 0, 0])
 
 
-def test_norms_are_of_the_layer_next_to_the_readout(model_of, make_batch):
-    # a last layer that adds nothing takes nothing, whatever the first one did
+def test_value_norms_are_of_the_layer_before_the_readout(model_of, make_batch):
+    # zero output of the last layer gives zero norms, whatever the first layer adds
     model, batch, items = model_of("sasrec", layers=2), make_batch([1, 2, 3]), torch.tensor([[5]])
     with torch.no_grad():
         model.encoder.blocks[0].attention.project_out.weight.zero_()
@@ -575,12 +590,12 @@ def test_norms_are_of_the_layer_next_to_the_readout(model_of, make_batch):
 # --- controls
 
 
-def test_later_events_are_larger(model_of, make_batch):
+def test_recency_increases_with_the_position(model_of, make_batch):
     found = attribute(model_of("popularity"), make_batch([1, 2, 3], [4], []), torch.tensor([[5]] * 3), method="recency")
     assert found[..., 0].tolist() == [pytest.approx([1 / 3, 2 / 3, 1]), [1, 0, 0], [0, 0, 0]]
 
 
-def test_alike_items_are_larger(model_of, make_batch):
+def test_item_cosine_is_the_cosine_of_item_vectors(model_of, make_batch):
     model = model_of("attnrec")
     with torch.no_grad():
         model.item_scorer.embedding.weight[[1, 2, 3]] = torch.eye(16)[:3] * torch.tensor([[2.0], [3.0], [4.0]])
@@ -592,25 +607,25 @@ def test_alike_items_are_larger(model_of, make_batch):
     assert not found[1].any()
 
 
-def test_events_of_popular_items_are_larger(model_of, make_batch):
+def test_popularity_is_the_count_of_the_item_in_training(model_of, make_batch):
     batch, items = make_batch([1, 12], [2, 2]), torch.tensor([[5, 6]] * 2)
     found = attribute(model_of("sasrec"), batch, items, method="popularity", counts=COUNTS)
     assert found[..., 1].tolist() == [[10, 120], [20, 20]]
-    with pytest.raises(ValueError, match=r"needs the events of each item row in training, \(13,\), got none"):
+    with pytest.raises(ValueError, match=r"number of training events of each item row, \(13,\), got none"):
         attribute(model_of("sasrec"), batch, items, method="popularity")
     with pytest.raises(ValueError, match=r"got shape \(12,\)"):
         attribute(model_of("sasrec"), batch, items, method="popularity", counts=COUNTS[1:])
 
 
-def test_the_random_control_has_no_favourite_place(model_of, make_batch):
-    # the same length, other items: each place is the largest about as often
+def test_the_random_control_is_uniform_over_positions_and_items(model_of, make_batch):
+    # same length, other items: each position is the largest equally often
     rows = [[a, b, c] for a in range(1, 13) for b in range(1, 13) for c in range(1, 4)]
     found = attribute(model_of("popularity"), make_batch(*rows), torch.tensor([[5, 6]] * len(rows)), method="random")
     firsts = torch.bincount(found[..., 0].argmax(1), minlength=3) / len(rows)
     assert firsts.tolist() == pytest.approx([1 / 3] * 3, abs=0.08)
     assert 0 < found.min() < 0.05
     assert 0.95 < found.max() < 1
-    assert torch.corrcoef(found.flatten(0, 1).mT)[0, 1].abs() < 0.1, "items draw for themselves"
+    assert torch.corrcoef(found.flatten(0, 1).mT)[0, 1].abs() < 0.1, "items have independent random numbers"
 
 
 # --- on a GPU
@@ -619,7 +634,7 @@ def test_the_random_control_has_no_favourite_place(model_of, make_batch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("name", SETTINGS)
-def test_what_is_found_on_cuda_equals_the_cpu(name, model_of, full_batch_of):
+def test_cuda_equals_cpu(name, model_of, full_batch_of):
     model, batch = model_of(name), full_batch_of(*HISTORIES)
     working = [method for method in METHODS if METHODS[method].works_for(model)]
     on_cpu = {method: attribute(model, batch, ITEMS, method=method, counts=COUNTS) for method in working}

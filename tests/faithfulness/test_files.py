@@ -1,4 +1,4 @@
-"""A measurement as files, and what may be asked of it in an experiment."""
+"""Files of a faithfulness measurement, and its settings in an experiment."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ SMALL = {"dim": 16, "heads": 2, "layers": 1, "max_length": 12}
 
 
 def measured_of(kind: str, ids: dict[str, object] | None = None, **settings) -> Faithfulness:
-    """A model with weights drawn by a seed, measured on users of LETTERS; `ids` stand in place of their names."""
+    """Measure a model with random weights on the users of LETTERS; `ids` replaces their names."""
     rows = [
         ((ids or {}).get(user, user), item, second)
         for user, items in LETTERS.items()
@@ -38,21 +38,21 @@ def measured_of(kind: str, ids: dict[str, object] | None = None, **settings) -> 
     return measure(model, histories, np.arange(histories.n_users), methods=methods, n_bins=4)
 
 
-WORLDS = {
+MEASUREMENTS = {
     "a model with contributions and weights": lambda: measured_of("attnrec", **SMALL),
-    "a model without exact reasons": lambda: measured_of("attnrec", **SMALL, readout="last"),
-    "a model whose user is no weighted sum": lambda: measured_of("popularity"),
-    "users with numbers for names": lambda: measured_of("popularity", {name: n for n, name in enumerate(LETTERS)}),
+    "a model without contributions": lambda: measured_of("attnrec", **SMALL, readout="last"),
+    "a model without readout weights": lambda: measured_of("popularity"),
+    "integer user ids": lambda: measured_of("popularity", {name: n for n, name in enumerate(LETTERS)}),
 }
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_what_was_saved_is_loaded_as_it_was(world, tmp_path):
-    measured = WORLDS[world]()
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_save_and_load_round_trip(name, tmp_path):
+    measured = MEASUREMENTS[name]()
     save_faithfulness(measured, tmp_path)
     found = load_faithfulness(tmp_path)
-    for name in TABLES:
-        pd.testing.assert_frame_equal(getattr(found, name), getattr(measured, name), check_exact=True, obj=name)
+    for table in TABLES:
+        pd.testing.assert_frame_equal(getattr(found, table), getattr(measured, table), check_exact=True, obj=table)
     assert (found.model, found.skipped_methods, found.skipped_users) == (
         measured.model, measured.skipped_methods, measured.skipped_users,
     )  # fmt: skip
@@ -62,10 +62,10 @@ def test_what_was_saved_is_loaded_as_it_was(world, tmp_path):
     assert faithfulness_verdict(found) == faithfulness_verdict(measured)
 
 
-def test_values_that_nobody_has_stay_unknown(tmp_path):
-    measured = WORLDS["a model with contributions and weights"]()
-    unknown = measured.per_user.assign(tau=np.nan, stability=[0.5] + [np.nan] * (len(measured.per_user) - 1))
-    save_faithfulness(replace(measured, per_user=unknown), tmp_path)
+def test_nan_values_stay_nan(tmp_path):
+    measured = MEASUREMENTS["a model with contributions and weights"]()
+    with_nan = measured.per_user.assign(tau=np.nan, stability=[0.5] + [np.nan] * (len(measured.per_user) - 1))
+    save_faithfulness(replace(measured, per_user=with_nan), tmp_path)
     found = load_faithfulness(tmp_path).per_user
     assert found["tau"].isna().all()
     assert found["stability"].tolist()[0] == 0.5
@@ -73,37 +73,37 @@ def test_values_that_nobody_has_stay_unknown(tmp_path):
     assert read_json(tmp_path / "faithfulness.json")["methods"][0]["tau"] is None
 
 
-def test_a_model_without_weights_has_an_empty_permutation_test(tmp_path):
-    save_faithfulness(WORLDS["a model whose user is no weighted sum"](), tmp_path)
+def test_the_permutation_table_is_empty_without_readout_weights(tmp_path):
+    save_faithfulness(MEASUREMENTS["a model without readout weights"](), tmp_path)
     found = load_faithfulness(tmp_path)
     assert list(found.permutation) == ["user_id", "n_events", "largest_weight", "median_distance"]
     assert len(found.permutation) == 0
     assert np.isnan(found.interchangeable_share)
 
 
-def test_the_folder_holds_three_tables_and_json_that_any_reader_takes(tmp_path):
-    measured = WORLDS["a model whose user is no weighted sum"]()  # without a permutation test, so with values unknown
+def test_the_folder_has_three_tables_and_standard_json(tmp_path):
+    measured = MEASUREMENTS["a model without readout weights"]()  # without a permutation test, so with NaN values
     save_faithfulness(measured, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "curves.parquet", "faithfulness.json", "per_user.parquet", "permutation.parquet",
     ]  # fmt: skip
 
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
+    def reject(name: str) -> None:
+        raise AssertionError(f"{name} is not standard JSON")
 
     text = (tmp_path / "faithfulness.json").read_text()
-    assert json.loads(text, parse_constant=refuse) == measured.to_json()
+    assert json.loads(text, parse_constant=reject) == measured.to_json()
 
 
-def test_a_folder_that_holds_no_measurement(tmp_path):
+def test_loading_a_folder_without_a_measurement_raises_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"faithfulness\.json"):
         load_faithfulness(tmp_path)
 
 
-# --- what may be asked
+# --- settings
 
 
-def test_by_default_a_hundred_users_are_measured_by_methods_that_give_a_verdict():
+def test_default_settings_are_a_hundred_users_and_methods_for_a_verdict():
     settings = FaithfulnessConfig()
     assert (settings.n_users, settings.methods) == (100, DEFAULT_METHODS)
     assert {"contribution", "random"} <= set(settings.methods) <= set(METHODS)
@@ -111,11 +111,11 @@ def test_by_default_a_hundred_users_are_measured_by_methods_that_give_a_verdict(
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             'faithfulness.methods=["contribution", "random", "magic"]',
-            r"faithfulness\.methods: each must be one of contribution, weight, .*; take 'magic' out, got \[",
+            r"faithfulness\.methods: each must be one of contribution, weight, .*; remove 'magic', got \[",
         ),
         ('faithfulness.methods=["random", "recency"]', r"contribution and random for a verdict; add contribution, got"),
         ('faithfulness.methods=["contribution", "recency"]', r"for a verdict; add random, got \['contribution'"),
@@ -126,10 +126,10 @@ def test_by_default_a_hundred_users_are_measured_by_methods_that_give_a_verdict(
         ("report.n_users=-1", r"report\.n_users: .* greater than or equal to 0, got -1"),
     ],
 )
-def test_what_cannot_be_asked_is_one_clear_line(override, said, tmp_path):
+def test_invalid_settings_raise_a_one_line_error(override, message, tmp_path):
     toml = tmp_path / "shop.toml"
     toml.write_text('[interactions]\npath = "log.csv"\n')
     assert load_experiment(toml).faithfulness == FaithfulnessConfig()
-    with pytest.raises(ExperimentError, match=said) as told:
+    with pytest.raises(ExperimentError, match=message) as error:
         load_experiment(toml, overrides=(override,))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""What faithfulness says of methods: tables, paired tests, the verdict, and pictures."""
+"""Result of a faithfulness measurement: tables, paired tests, the verdict, and figures."""
 
 import json
 import subprocess
@@ -19,13 +19,13 @@ SMOOTH = ("deletion", "insertion", "comprehensiveness", "sufficiency", "tau", "s
 
 
 def noise(seed: int) -> np.ndarray:
-    """With the mean 0."""
-    drawn = np.random.default_rng(seed).normal(0, 0.1, N_USERS)
-    return drawn - drawn.mean()
+    """Return random noise with mean 0."""
+    values = np.random.default_rng(seed).normal(0, 0.1, N_USERS)
+    return values - values.mean()
 
 
 def measured_of(means: dict[str, float], skipped_methods: dict[str, str] | None = None, **columns) -> Faithfulness:
-    """Every metric of a method scatters about its mean; `columns` of one metric by method stand in their place."""
+    """Return metrics with noise around the mean of each method; `columns` replaces values, by metric and method."""
     users = [f"u{n:02}" for n in range(N_USERS)]
     frames, curves = [], []
     for number, (method, mean) in enumerate(means.items()):
@@ -50,7 +50,7 @@ def measured() -> Faithfulness:
 # --- the summary
 
 
-def test_the_summary_has_means_and_intervals_of_users(measured):
+def test_the_summary_has_means_and_bootstrap_intervals(measured):
     table = measured.summary().set_index("method")
     assert table.index.tolist() == ["contribution", "weight", "random", "recency", "popularity"]
     assert table["exact"].tolist() == [True, False, False, False, False]
@@ -63,31 +63,31 @@ def test_the_summary_has_means_and_intervals_of_users(measured):
     assert with_intervals == {"pos_at_5", "neg_at_5", *SMOOTH} - {"stability"}
 
 
-def test_users_without_a_value_are_not_in_a_mean():
+def test_nan_values_are_left_out_of_means():
     taus = np.where(np.arange(N_USERS) < 4, 0.5, np.nan)
     measured = measured_of({"contribution": 0.2, "random": 0.1}, tau={"contribution": taus, "random": np.nan})
-    own, random = (row for _, row in measured.summary().iterrows())
-    assert own[["tau", "tau_low", "tau_high"]].tolist() == pytest.approx([0.5] * 3)
+    contribution, random = (row for _, row in measured.summary().iterrows())
+    assert contribution[["tau", "tau_low", "tau_high"]].tolist() == pytest.approx([0.5] * 3)
     assert random[["tau", "tau_low", "tau_high"]].isna().all()
 
 
-def test_what_goes_into_a_manifest_is_small_and_plain(measured):
-    nothing_known = measured_of({"contribution": 0.2}, {"weight": "needs attention"}, tau={"contribution": np.nan})
-    for each in (measured, nothing_known):
+def test_json_is_small_and_has_no_nan(measured):
+    without_values = measured_of({"contribution": 0.2}, {"weight": "needs attention"}, tau={"contribution": np.nan})
+    for each in (measured, without_values):
         text = json.dumps(each.to_json(), allow_nan=False)
         assert len(text) < 5_000
     found = measured.to_json()
     assert found["permutation"] == {"n_users": N_USERS, "median_distance": 0.1, "interchangeable_share": 10 / N_USERS}
     assert found["methods"][2]["pos_at_5"] == round((0.6 + noise(2)).mean(), 6)
-    assert nothing_known.to_json()["methods"][0]["tau"] is None
-    assert nothing_known.to_json()["skipped_methods"] == {"weight": "needs attention"}
+    assert without_values.to_json()["methods"][0]["tau"] is None
+    assert without_values.to_json()["skipped_methods"] == {"weight": "needs attention"}
     assert found["skipped_users"] == {"few": 3}
 
 
-# --- one method against the others
+# --- comparison of a method with the others
 
 
-def test_a_method_against_each_other_one(measured):
+def test_a_method_is_compared_with_every_other_method(measured):
     table = measured.compare_method("pos_at_5").set_index("other")
     assert table.index.tolist() == ["weight", "random", "recency", "popularity"]
     expected = compare(
@@ -107,7 +107,7 @@ def test_a_method_against_each_other_one(measured):
     [("pos_at_5", "low"), ("pos_at_10", "low"), ("neg_at_5", "high"), ("deletion", "low"), ("insertion", "high")]
     + [("comprehensiveness", "high"), ("sufficiency", "low"), ("tau", "high"), ("stability", "high")],
 )  # fmt: skip
-def test_which_is_better_follows_the_metrics_direction(metric, better):
+def test_the_better_method_follows_the_direction_of_the_metric(metric, better):
     measured = measured_of({"contribution": 0.2, "random": 0.6})
     names = {"low": "contribution", "high": "random"}
     assert measured.compare_method(metric)["better"].tolist() == [names[better]]
@@ -118,7 +118,7 @@ def test_every_metric_has_a_direction(measured):
     assert {name.partition("_at_")[0] for name in measured.metrics} == {*DIRECTIONS}
 
 
-def test_equal_methods_have_no_better_one():
+def test_equal_methods_have_no_better_method():
     measured = measured_of({"contribution": 0.2, "random": 0.6}, tau={"contribution": 0.5, "random": 0.5})
     row = measured.compare_method("tau").iloc[0]
     assert (row["difference"], row["p_value"], row["better"]) == (0, 1, "neither")
@@ -140,45 +140,45 @@ def test_only_users_with_both_values_are_compared():
     assert np.isnan(recency["p_value"])
 
 
-def test_what_was_not_measured_cannot_be_compared(measured):
-    with pytest.raises(ValueError, match="metric must have been measured, got 'pos_at_3'; take one of pos_at_5, "):
+def test_comparison_of_unmeasured_metrics_or_methods_raises_an_error(measured):
+    with pytest.raises(ValueError, match="metric must be a measured metric, got 'pos_at_3'; choose one of pos_at_5, "):
         measured.compare_method("pos_at_3")
-    with pytest.raises(ValueError, match="got 'shapley'; take one of contribution, weight"):
+    with pytest.raises(ValueError, match="got 'shapley'; choose one of contribution, weight"):
         measured.compare_method("tau", method="shapley")
 
 
 # --- the verdict
 
 
-def test_reasons_that_beat_every_control_are_faithful(measured):
+def test_contributions_that_outperform_every_control_are_faithful(measured):
     found = faithfulness_verdict(measured)
     assert found.faithful
     assert found.sentence == (
-        "contributions beat every control: pos_at_5 0.200 against random 0.600 (p = 0.0001), recency 0.500 "
-        "(p = 0.0001), popularity 0.700 (p = 0.0001); 40 users"
+        "contributions outperform every control in pos@5 (lower is better): 0.200, random 0.600 (p = 0.0001), "
+        "recency 0.500 (p = 0.0001), popularity 0.700 (p = 0.0001); 40 users, level 0.01"
     )
-    assert set(found.numbers) == {"random", "recency", "popularity"}, "weights are better, but no control"
+    assert set(found.numbers) == {"random", "recency", "popularity"}, "weight is better, but not a control"
     assert found.numbers["random"]["other_mean"] == pytest.approx((0.6 + noise(2)).mean())
     assert found.to_json()["faithful"] is True
 
 
-def test_one_control_as_good_is_enough_against_them():
+def test_one_control_that_is_not_outperformed_is_named():
     found = faithfulness_verdict(measured_of({"contribution": 0.4, "random": 0.9, "recency": 0.42, "popularity": 0.8}))
     assert not found.faithful
     assert found.sentence.startswith(
-        "contributions do not beat recency at level 0.01: pos_at_5 0.400 against recency 0.420"
+        "contributions do not outperform recency in pos@5 (lower is better): 0.400, recency 0.420 (p = "
     )
     assert "random" not in found.sentence
     assert json.loads(json.dumps(found.to_json()))["numbers"]["recency"]["p_value"] > 0.01
 
 
-def test_being_clearly_worse_is_not_beating():
+def test_the_direction_of_the_metric_decides_the_verdict():
     measured = measured_of({"contribution": 0.9, "random": 0.1})
     assert not faithfulness_verdict(measured).faithful
     assert faithfulness_verdict(measured, metric="neg_at_5").faithful
 
 
-def test_a_stricter_level_asks_for_more():
+def test_the_verdict_depends_on_the_level():
     measured = measured_of({"contribution": 0.4, "recency": 0.47})
     p_value = measured.compare_method("pos_at_5")["p_value"].item()
     assert 0.0005 < p_value < 0.05
@@ -186,22 +186,22 @@ def test_a_stricter_level_asks_for_more():
     assert not faithfulness_verdict(measured, level=p_value).faithful
 
 
-def test_a_model_without_exact_reasons_is_not_faithful_by_them():
+def test_a_model_without_exact_contributions_is_not_faithful():
     measured = measured_of({"random": 0.5}, {"contribution": "contribution needs scores that are sums"})
     found = faithfulness_verdict(measured)
     assert not found.faithful
-    assert found.sentence == "attnrec has no exact reasons: contribution needs scores that are sums"
+    assert found.sentence == "attnrec has no exact contributions: contribution needs scores that are sums"
 
 
 def test_a_verdict_needs_contributions_and_a_control():
-    with pytest.raises(ValueError, match="got 'contribution'; take one of random"):
+    with pytest.raises(ValueError, match="got 'contribution'; choose one of random"):
         faithfulness_verdict(measured_of({"random": 0.5}))
     for methods in ({"contribution": 0.5}, {"contribution": 0.5, "weight": 0.6}):
-        with pytest.raises(ValueError, match="needs a control to beat, got contribution"):
+        with pytest.raises(ValueError, match="needs at least one control, got contribution"):
             faithfulness_verdict(measured_of(methods))
 
 
-# --- pictures
+# --- figures
 
 
 def test_curves_have_a_line_for_each_method_in_both_panels(measured):
@@ -219,29 +219,29 @@ def test_curves_have_a_line_for_each_method_in_both_panels(measured):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*lines]
 
 
-def test_any_choice_of_methods_can_be_told_apart():
+def test_the_lines_of_all_methods_look_different():
     figure = curves_figure(measured_of(dict.fromkeys(METHODS, 0.5)))
-    looks = [
+    styles = [
         (line.get_color(), line.get_marker(), str(line._dash_pattern), line.get_linewidth())
         for line in figure.axes[0].get_lines()
     ]
-    assert len(set(looks)) == len(METHODS)
+    assert len(set(styles)) == len(METHODS)
 
 
-@pytest.mark.parametrize(("metric", "on_top"), [("pos_at_5", "weight"), ("neg_at_5", "popularity")])
-def test_the_best_method_stands_on_top(metric, on_top, measured):
+@pytest.mark.parametrize(("metric", "best"), [("pos_at_5", "weight"), ("neg_at_5", "popularity")])
+def test_the_best_method_is_on_top(metric, best, measured):
     figure = faithfulness_figure(measured, metric=metric)
     axes = figure.axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
-    table = measured.summary().sort_values(metric, ascending=on_top == "weight")
+    table = measured.summary().sort_values(metric, ascending=best == "weight")
     assert names == table["method"].tolist()
-    assert names[0] == on_top
-    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first is on top"
+    assert names[0] == best
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first method is on top"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["exact", "other method", "control"]
     assert metric[:3].upper() + "@5" in axes.get_xlabel()
 
 
-def test_a_metric_without_an_interval_is_not_drawn(measured):
+def test_a_figure_of_a_metric_without_interval_raises_an_error(measured):
     with pytest.raises(ValueError, match="must have an interval, got 'stability'; take one of pos_at_5, neg_at_5"):
         faithfulness_figure(measured, metric="stability")
 
