@@ -1,4 +1,4 @@
-"""The shelf of attention mechanisms: one file each, one interface (`kernel.AttentionKernel`), one registry."""
+"""Attention mechanisms: one file each, one interface (`kernel.AttentionKernel`), one registry (`ATTENTION_KERNELS`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,20 +40,19 @@ ATTENTION_KERNELS: dict[str, type[AttentionKernel]] = {
     "sparsemax": Sparsemax,
     "top_k": TopK,
 }
-"""Name in the TOML -> kernel. A new kernel is one file and one line here."""
+"""Name in the TOML -> kernel. To add a kernel, write one file and add one line here."""
 
 
 def build_kernel(kind: str, shape: KernelShape, settings: Mapping[str, Any] | None = None) -> AttentionKernel:
-    """Make a kernel by its name in the TOML.
+    """Build an attention kernel by its name in the TOML.
 
     Args:
         kind: a name in `ATTENTION_KERNELS`.
-        shape: what it is built for.
-        settings: the kernel's own, such as {"window": 64}.
+        shape: the sizes it is built for.
+        settings: fields of the kernel's `Settings`, such as {"window": 64}.
 
     Raises:
-        ValueError: for an unknown kernel (the known ones are listed), an unknown or wrong setting, or a kernel that
-            cannot be what the shape asks for.
+        ValueError: for an unknown kernel, an unknown or invalid setting, or a kernel that does not support the shape.
     """
     if kind not in ATTENTION_KERNELS:
         raise ValueError(f"attention must be one of {', '.join(sorted(ATTENTION_KERNELS))}, got {kind!r}")

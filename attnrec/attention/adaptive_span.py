@@ -1,4 +1,4 @@
-"""Adaptive span: every head learns how far back it looks (Sukhbaatar et al. 2019, arXiv:1905.07799).
+"""Adaptive attention span: each head learns how far back it attends (Sukhbaatar et al. 2019, arXiv:1905.07799).
 
 Shapes: B users, H heads, Q queries, K keys, C channels per head. Distances in positions.
 """
@@ -14,9 +14,11 @@ from attnrec.config import Config
 
 
 class AdaptiveSpanSettings(Config):
-    """`ramp`: over how many positions beyond its span a head fades out (R in the paper, 32 there).
+    """Settings of `AdaptiveSpan`.
 
-    `span_weight`: of the mean span, as a part of max_length, in the loss; above 0 short spans are preferred.
+    Attributes:
+        ramp: number of positions beyond its span over which a head's weights fall to 0 (R in the paper, 32 there).
+        span_weight: loss weight of the mean span as a fraction of max_length; above 0 it favours short spans.
     """
 
     ramp: float = Field(default=32.0, gt=0)
@@ -24,14 +26,14 @@ class AdaptiveSpanSettings(Config):
 
 
 class AdaptiveSpan(AttentionKernel):
-    """Shares m(distance) exp(q k' / sqrt(C)), normalised, with m(d) = clamp((R + z - d) / R, 0, 1) and z per head.
+    """Weights m(distance) exp(q k' / sqrt(C)), normalised, with m(d) = clamp((R + z - d) / R, 0, 1) and z per head.
 
-    z = max_length * sigmoid(span_logit), which starts at half of max_length: a span of everything would have no
-    gradient but the penalty's. The paper cuts z at 0 and max_length instead, where a head can get stuck.
+    z = max_length * sigmoid(span_logit), which starts at half of max_length: a span of max_length would get a
+    gradient from the penalty alone. The paper clamps z to 0 and max_length instead, where a head can get stuck.
     """
 
     paper = "Sukhbaatar et al. 2019, arXiv:1905.07799"
-    weights_are = "shares"
+    weights_kind = "normalised"
     Settings = AdaptiveSpanSettings
     settings: AdaptiveSpanSettings
 
@@ -40,11 +42,11 @@ class AdaptiveSpan(AttentionKernel):
         self.span_logit = nn.Parameter(torch.zeros(shape.heads))
 
     def spans(self) -> Tensor:
-        """How far each head looks before it fades, (H,), in positions."""
+        """Return the span z of each head, (H,), in positions."""
         return self.shape.max_length * torch.sigmoid(self.span_logit)
 
     def penalty(self) -> Tensor | None:
-        """`span_weight` times the mean span as a part of max_length."""
+        """Return `span_weight` times the mean span as a fraction of max_length, or None if the weight is 0."""
         weight = self.settings.span_weight
         return weight * torch.sigmoid(self.span_logit).mean() if weight else None
 
@@ -59,12 +61,12 @@ class AdaptiveSpan(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`. Query i stands at key i; a single query stands at the last key that it may see."""
+        """See `kernel.AttentionKernel`. Query i is at the position of key i, a single query at its last allowed key."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         distance = offsets(q.shape[-2], k.shape[-2], pairs).abs()
         ramp = self.settings.ramp
-        seen = ((ramp + self.spans()[:, None, None] - distance) / ramp).clamp(0, 1)
-        # log m joins the score, so that a key far behind a head's span cannot take the others' shares away
-        fading = seen.clamp(min=torch.finfo(seen.dtype).tiny).log()
-        weights = masked_softmax(q @ k.mT * q.shape[-1] ** -0.5 + fading, pairs & (seen > 0))
+        mask = ((ramp + self.spans()[:, None, None] - distance) / ramp).clamp(0, 1)
+        # log m is added to the score, so that a key far beyond the span takes no weight from the others
+        log_mask = mask.clamp(min=torch.finfo(mask.dtype).tiny).log()
+        weights = masked_softmax(q @ k.mT * q.shape[-1] ** -0.5 + log_mask, pairs & (mask > 0))
         return Attended(weights @ v, weights if need_weights else None)

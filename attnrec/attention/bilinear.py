@@ -14,11 +14,11 @@ from attnrec.config import Config
 class Bilinear(AttentionKernel):
     """softmax(q W k') v, with one learned W (C, C) per head.
 
-    W starts at I / sqrt(C), which is scaled dot-product attention; the paper has no such scale and a random W.
+    W starts at I / sqrt(C), which is scaled dot-product attention; the paper has no scale and a random W.
     """
 
     paper = "Luong et al. 2015, arXiv:1508.04025"
-    weights_are = "shares"
+    weights_kind = "normalised"
 
     def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
@@ -36,5 +36,5 @@ class Bilinear(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`. Without weights and mask tensor the fused kernel runs, on queries q W."""
+        """See `kernel.AttentionKernel`. Without weights and mask it runs torch's fused kernel on the queries q W."""
         return attend(q @ self.weight, k, v, scale=1.0, allowed=allowed, causal=causal, need_weights=need_weights)

@@ -1,10 +1,10 @@
 """Cross-modal fusion: each item attends over its own modalities (after Hori et al. 2017, arXiv:1701.03126).
 
-    fused = id vector + gain * sum_m share_m V(x_m)
+    fused = id vector + gain * sum_m weight_m V(x_m)
 
 The gain is learned per channel and starts small (LayerScale, Touvron et al. 2021, arXiv:2103.17239), so that training
-starts from the id vectors, where there are any. One query per item and head: the attention itself costs O(N M D).
-Shapes: N items, M modalities (the item's own id vector is the first), H heads, D channels, C = D / H.
+starts from the id vectors, if there are any. With one query per item and head the attention costs O(N M D).
+Shapes: N items, M modalities (the item's id vector is the first), H heads, D channels, C = D / H.
 """
 
 import torch
@@ -14,25 +14,27 @@ from attnrec.attention.kernel import Attended
 from attnrec.attention.scaled_dot import masked_softmax
 from attnrec.layers import Linear
 
-# Id vectors start at .02 a channel, what is added then at about .004. Beauty with its categories, validation NDCG@10
-# after 8 epochs of SASRec: ids alone .0597, this .0613, and .0647 from .1, where the id is no longer the larger part.
+# Id vectors start at .02 per channel, the fused part at about .004. Beauty with its categories, validation ndcg@10
+# after 8 epochs of SASRec: ids alone .0597, this .0613; .0647 with GAIN .1, where the id is no longer the larger part.
 GAIN = 0.01
 SMALL = 0.02
 
 
 class ModalityFusion(nn.Module):
-    """Several heads, each with its own shares of the modalities.
+    """Multi-head attention over the modalities of an item.
 
     Args:
-        dim: width of every modality's vectors and of the result; a multiple of `heads`.
-        n_modalities: M, the id counted in.
+        dim: width of the vectors of every modality and of the output; a multiple of `heads`.
+        n_modalities: M, including the id.
         heads: number of heads.
     """
 
     def __init__(self, dim: int, n_modalities: int, *, heads: int = 4) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"dim must be a multiple of the fusion's heads, got {dim} and {heads}; change one")
+            raise ValueError(
+                f"heads must divide dim, got heads={heads} and dim={dim}; choose dim as a multiple of heads"
+            )
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
         self.modality_embedding = nn.Parameter(SMALL * torch.randn(n_modalities, dim))
@@ -42,21 +44,21 @@ class ModalityFusion(nn.Module):
         self.gain = nn.Parameter(torch.full((dim,), GAIN))
 
     def forward(self, vectors: Tensor, *, present: Tensor) -> Attended:
-        """Fuse what each item has.
+        """Fuse the modalities of each item.
 
         Args:
-            vectors: (N, M, D), finite; where missing they change nothing.
-            present: (N, M) bool.
+            vectors: (N, M, D), finite; values of a missing modality are ignored.
+            present: False for a missing modality, (N, M).
 
         Returns:
-            output: (N, D), zeros for an item that has nothing; weights: the mean shares of its heads, (N, M), 0 where
-            missing.
+            output: (N, D), zeros for an item without any modality.
+            weights: mean over the heads, (N, M), 0 for a missing modality.
         """
         has_id, normed = present[:, :1], self.norm(vectors)
         query = (self.query + self.id_query(normed[:, 0]) * has_id).unflatten(-1, (self.heads, -1))[:, None]
         keys = (normed + self.modality_embedding).unflatten(-1, (self.heads, -1))  # (N, M, H, C)
         values = self.value(normed).unflatten(-1, (self.heads, -1))
         logits = (query * keys).sum(-1) * query.shape[-1] ** -0.5
-        shares = masked_softmax(logits.mT, present[:, None]).mT  # (N, M, H)
-        mixed = (shares[..., None] * values).sum(1).flatten(1)
-        return Attended(vectors[:, 0] * has_id + self.gain * mixed, shares.mean(-1))
+        weights = masked_softmax(logits.mT, present[:, None]).mT  # (N, M, H)
+        mixed = (weights[..., None] * values).sum(1).flatten(1)
+        return Attended(vectors[:, 0] * has_id + self.gain * mixed, weights.mean(-1))

@@ -1,6 +1,6 @@
 """HSTU's block: pointwise projection, attention, gated transformation (Zhai et al. 2024, arXiv:2402.17152, eq. 1-3).
 
-It has no position-wise network of its own: the gate u does that work.
+It has no position-wise network; the gate u takes its role.
 Shapes: B users, L positions, D = H * C channels.
 """
 
@@ -17,16 +17,17 @@ class HSTUBlock(nn.Module):
     Args:
         dim: D, width of the states.
         heads: number of heads.
-        kernel: the mechanism, in the paper `HSTU`.
-        dropout: share of gated channels dropped in training.
+        kernel: the attention mechanism, `HSTU` in the paper.
+        dropout: dropout rate of the gated channels.
     """
 
     def __init__(self, dim: int, *, heads: int, kernel: AttentionKernel, dropout: float) -> None:
         super().__init__()
         if (kernel.shape.heads, kernel.shape.heads * kernel.shape.channels) != (heads, dim):
             raise ValueError(
-                f"the kernel must be built for the block, got {kernel.shape.heads} heads of {kernel.shape.channels} channels "
-                f"in a block of dim={dim} and heads={heads}; build it for channels = dim / heads"
+                f"the kernel must have the block's heads and dim, got {kernel.shape.heads} heads of "
+                f"{kernel.shape.channels} channels in a block with dim={dim} and heads={heads}; "
+                "build it with channels = dim / heads"
             )
         self.heads = heads
         self.kernel = kernel
@@ -37,7 +38,7 @@ class HSTUBlock(nn.Module):
         self.project_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, *, causal: bool, allowed: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        """States (B, L, D) -> states (B, L, D); `allowed` and `times` as in `kernel.AttentionKernel`."""
+        """Map states (B, L, D) to states (B, L, D); `allowed` and `times` as in `kernel.AttentionKernel`."""
         u, *vqk = F.silu(self.project_in(self.norm_in(x))).chunk(4, dim=-1)
         v, q, k = (to_heads(part, self.heads) for part in vqk)
         attended = from_heads(self.kernel(q, k, v, allowed=allowed, causal=causal, times=times).output)

@@ -1,4 +1,4 @@
-"""What every attention mechanism returns and takes: the one interface of this shelf.
+"""The interface of all attention mechanisms.
 
 Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from attnrec.config import Config
 
-WeightsAre = Literal["shares", "signed"] | None
+WeightsKind = Literal["normalised", "signed"] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """What attention gives, always of this type.
+    """The result of attention.
 
     Attributes:
         output: (B, H, Q, C) from a kernel, (B, Q, dim) from `MultiHeadAttention`.
-        weights: (B, H, Q, K), aligned with the keys passed in; None unless asked for and exact.
+        weights: (B, H, Q, K), aligned with the keys; None unless requested and exact.
     """
 
     output: Tensor
@@ -29,12 +29,12 @@ class Attended:
 
 @dataclass(frozen=True)
 class KernelShape:
-    """What a kernel is built for.
+    """The sizes a kernel is built for.
 
     Attributes:
         heads, channels: H and C.
-        max_length: most keys there will be; sizes tables of positions and projections of the history.
-        causal: whether queries must never see later keys; a kernel that can't keep that refuses.
+        max_length: maximum number of keys; the size of position tables and of projections over the history.
+        causal: whether queries must never attend to later keys; a kernel without a causal form raises.
     """
 
     heads: int
@@ -44,20 +44,22 @@ class KernelShape:
 
 
 class AttentionKernel(nn.Module, ABC):
-    """One mechanism: a module between heads, without projections of its own unless they are the mechanism.
+    """One attention mechanism between heads, without input and output projections.
 
     Attributes:
-        paper: where it comes from.
-        weights_are: "shares" (>= 0, sum <= 1), "signed" (finite, aligned), or None: there are no exact weights.
-        needs_times: whether it looks at `times`.
-        one_query: whether a query asked alone (Q = 1, its keys `allowed`) gets what it gets among all.
-        Settings: what a person may set, from `attention_settings` in the TOML.
+        paper: reference of the method.
+        weights_kind: "normalised" (>= 0, sum <= 1), "signed" (any finite values), or None without exact weights.
+        needs_times: whether it uses `times`.
+        supports_single_query: whether one query alone (Q = 1, with its mask in `allowed`) gets the same result as
+            among all queries.
+        has_sampled: whether the last forward pass sampled keys, so that `surrogate_loss` must be added.
+        Settings: the settings class, filled from `attention_settings` in the TOML.
     """
 
     paper: ClassVar[str]
-    weights_are: ClassVar[WeightsAre]
+    weights_kind: ClassVar[WeightsKind]
     needs_times: ClassVar[bool] = False
-    one_query: ClassVar[bool] = False
+    supports_single_query: ClassVar[bool] = False
     Settings: ClassVar[type[Config]] = Config
 
     def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
@@ -66,22 +68,24 @@ class AttentionKernel(nn.Module, ABC):
         self.settings = settings or self.Settings()
 
     def penalty(self) -> Tensor | None:
-        """What a model adds to its loss for this kernel, whatever the data: a scalar, or None for most."""
+        """Return a regulariser that the model adds to its loss, a scalar; None for most kernels."""
         return None
 
-    def surrogate(self, losses: Tensor, *, real: Tensor) -> Tensor | None:
-        """What a model adds to its loss after a forward pass in which this kernel drew: a scalar, or None if it did not.
+    def surrogate_loss(self, losses: Tensor, *, real: Tensor) -> Tensor | None:
+        """Return the term that the model adds to its loss after a forward pass that sampled keys; otherwise None.
 
         Args:
-            losses: of each history, (B,), without a gradient.
-            real: True at real positions, (B, Q).
+            losses: loss of each history, (B,), without a gradient.
+            real: False at padding, (B, Q).
+
+        Returns:
+            A scalar.
         """
         del losses, real
         return None
 
     @property
-    def draws(self) -> bool:
-        """Whether the last forward pass drew, so that `surrogate` is to be asked."""
+    def has_sampled(self) -> bool:
         return False
 
     @abstractmethod
@@ -96,14 +100,14 @@ class AttentionKernel(nn.Module, ABC):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """Attend from queries to keys; a query that may attend to nothing gets zeros.
+        """Attend from queries to keys; a query without an allowed key gets zeros.
 
         Args:
             q: (B, H, Q, C).
             k: (B, H, K, C).
             v: (B, H, K, C).
             allowed: True = may attend, broadcastable to (B, H, Q, K); None allows all.
-            causal: query i may attend to keys 0 to i only (Q == K); joined with `allowed`.
+            causal: query i may attend to keys 0 to i only (Q == K); combined with `allowed`.
             need_weights: also return the weights.
-            times: Unix seconds of the keys, (B, K); of the history only, never of what is predicted.
+            times: Unix seconds of the keys, (B, K); never of the event to be predicted.
         """

@@ -1,7 +1,7 @@
-"""Linformer: attention to a fixed number of projections of the history (Wang et al. 2020, arXiv:2006.04768).
+"""Linformer: attention to a fixed number of projected keys and values (Wang et al. 2020, arXiv:2006.04768).
 
-Time and memory are linear in the length. Each slot mixes the whole history, so there are no weights of single
-events, and no causal form. The two projections are shared among heads ("headwise sharing", section 4).
+Time and memory are linear in the length. Each slot mixes the whole history, so there are neither weights per event nor
+a causal form. All heads share the two projections ("headwise sharing", section 4).
 Shapes: B users, H heads, Q queries, K keys, C channels per head, R slots.
 """
 
@@ -16,7 +16,7 @@ from attnrec.config import Config
 
 
 class LinformerSettings(Config):
-    """`rank` is the number of slots that keys and values are projected to."""
+    """Settings of `Linformer`. `rank`: number of slots that keys and values are projected to."""
 
     rank: int = Field(default=32, ge=1)
 
@@ -25,7 +25,7 @@ class Linformer(AttentionKernel):
     """softmax(q (E' k)' / sqrt(C)) F' v with learned E and F, (max_length, R)."""
 
     paper = "Wang et al. 2020, arXiv:2006.04768"
-    weights_are = None
+    weights_kind = None
     Settings = LinformerSettings
 
     def __init__(self, shape: KernelShape, settings: LinformerSettings | None = None) -> None:
@@ -33,13 +33,13 @@ class Linformer(AttentionKernel):
         super().__init__(shape, settings)
         if shape.causal:
             raise ValueError(
-                "linformer can't be causal, because its slots mix later events into earlier ones, "
-                "got a causal shape; take local_global or linrec, or a model that is not causal"
+                "linformer can't be causal, because its slots mix later events into earlier ones, got a causal shape; "
+                "set attention = 'local_global' or 'linrec', or use a model that is not causal"
             )
         self.project_keys = nn.Parameter(torch.empty(shape.max_length, settings.rank))
         self.project_values = nn.Parameter(torch.empty(shape.max_length, settings.rank))
         for projection in (self.project_keys, self.project_values):
-            nn.init.normal_(projection, std=shape.max_length**-0.5)  # slots begin as large as keys and values
+            nn.init.normal_(projection, std=shape.max_length**-0.5)  # slots start at the scale of keys and values
 
     def forward(
         self,
@@ -52,7 +52,7 @@ class Linformer(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`; `allowed` must be the same for every query. Keys not allowed are not projected."""
+        """See `kernel.AttentionKernel`. `allowed` must be the same for all queries; masked keys are not projected."""
         self._check(k, allowed=allowed, causal=causal)
         if (keys := mask_of_keys(allowed, k)) is not None:
             k, v = (x.masked_fill(~keys[..., None], 0) for x in (k, v))
@@ -64,15 +64,15 @@ class Linformer(AttentionKernel):
         if causal:
             raise ValueError(
                 "linformer can't be causal, because its slots mix later events into earlier ones, "
-                "got causal=True; take local_global or linrec"
+                "got causal=True; use local_global or linrec"
             )
         if allowed is not None and mask_of_keys(allowed, k) is None:
             raise ValueError(
-                "linformer projects the history once for all queries, got a mask that differs by query, "
-                f"{tuple(allowed.shape)}; give one of keys, (B, 1, 1, K)"
+                "linformer needs the same mask for all queries, got one that differs by query, "
+                f"{tuple(allowed.shape)}; pass a mask of keys, (B, 1, 1, K)"
             )
         if k.shape[-2] > self.shape.max_length:
             raise ValueError(
-                f"linformer learned to project up to max_length = {self.shape.max_length} keys, got {k.shape[-2]}; "
-                "cut the history or build it longer"
+                f"linformer projects at most max_length = {self.shape.max_length} keys, got {k.shape[-2]}; "
+                "shorten the history or raise max_length"
             )

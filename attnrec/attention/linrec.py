@@ -1,10 +1,10 @@
 """LinRec: L2-normalised linear attention (Liu et al. 2023, doi:10.1145/3539618.3591717, arXiv:2411.01537).
 
-softmax gives way to elu, unit rows of the queries and unit columns of the keys, so that q (k' v) can be taken
-in that order, in time linear in the length; the scale 1 / sqrt(C) is from the paper's code.
-A column of keys runs over the history, and its norm over all of it would tell earlier queries of later events.
-So here each query divides by the norms over the keys that it may attend to: the paper's form where all may attend
-to all, and norms of the history so far under causality (the paper and its code have no causal form).
+elu with unit rows of the queries and unit columns of the keys replaces softmax, so that q (k' v) can be computed in
+this order, in time linear in the length; the scale 1 / sqrt(C) is from the paper's code.
+A column of keys spans the history, and its norm over the whole history would leak later events to earlier queries.
+Here each query divides by the norms over its allowed keys: the paper's form without a mask, and the norms of the
+history so far under causality (the paper and its code have no causal form).
 Shapes: B users, H heads, Q queries, K keys, C channels per head, N blocks of S positions.
 """
 
@@ -17,17 +17,17 @@ from attnrec.attention.masks import mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs
 
 BLOCK = 64
-"""Positions per block of the causal sum: S * S products inside, C * C carried from block to block."""
+"""Positions per block of the causal sum: S * S products within a block, a C * C matrix carried between blocks."""
 
 SMALLEST_NORM = 1e-3
-"""Columns shorter than this are divided by it, so that gradients stay finite where the norm is 0."""
+"""Lower bound of a column's norm, so that gradients stay finite where the norm is 0."""
 
 
 class LinRec(AttentionKernel):
-    """weights = norm(elu(q)) (elu(k) / |columns of elu(k)|)' / sqrt(C): signed, and not summing to 1."""
+    """weights = norm(elu(q)) (elu(k) / |columns of elu(k)|)' / sqrt(C): signed, sum other than 1."""
 
     paper = "Liu et al. 2023, doi:10.1145/3539618.3591717"
-    weights_are = "signed"
+    weights_kind = "signed"
 
     def forward(
         self,
@@ -40,7 +40,7 @@ class LinRec(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`. Linear without weights, and with a mask that is the same for every query."""
+        """See `kernel.AttentionKernel`. Linear in the length without weights if all queries have the same mask."""
         q, k = F.normalize(F.elu(q), dim=-1) / q.shape[-1] ** 0.5, F.elu(k)
         keys = mask_of_keys(allowed, k)
         if need_weights or (allowed is not None and keys is None):
@@ -55,12 +55,12 @@ class LinRec(AttentionKernel):
 
 
 def inverse_norms(squares: Tensor) -> Tensor:
-    """1 / the root of a sum of squares."""
+    """Return 1 / sqrt(sum of squares), bounded by 1 / SMALLEST_NORM."""
     return squares.clamp(min=SMALLEST_NORM**2).rsqrt()
 
 
 def causal_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Sum over j <= i of (q_i . k_j) v_j for every i, (B, H, L, C): dense inside blocks, carried between them."""
+    """Return the sum over j <= i of (q_i . k_j) v_j for every i, (B, H, L, C): dense within blocks, carried between."""
     queries, keys, values = (to_blocks(x, BLOCK) for x in (q, k, v))
     carried = (keys.mT @ values).cumsum(2)
     before = F.pad(carried, (0, 0, 0, 0, 1, 0))[:, :, :-1]

@@ -1,7 +1,7 @@
-"""Memory-augmented attention: learned slots beside the history (Sukhbaatar et al. 2019, arXiv:1907.01470, section 3).
+"""Attention with learned memory slots in addition to the history (Sukhbaatar et al. 2019, arXiv:1907.01470, section 3).
 
-The slots are what every user shares: their keys compete with the history's, their values add to the output. The
-weights returned are the history's own, so they sum to less than 1, and weights @ v is the output less the slots' part.
+All users share the slots: their keys compete with the keys of the history and their values add to the output. The
+returned weights are those of the history, so they sum to less than 1, and weights @ v is the output without the slots.
 Shapes: B users, H heads, Q queries, K keys, C channels per head, M slots.
 """
 
@@ -16,16 +16,16 @@ from attnrec.config import Config
 
 
 class MemorySettings(Config):
-    """`n_slots` is the number of learned slots of each head."""
+    """Settings of `Memory`. `n_slots`: number of learned slots per head."""
 
     n_slots: int = Field(default=16, ge=1)
 
 
 class Memory(AttentionKernel):
-    """softmax(q [slots, k]' / sqrt(C)) [slot values, v]. A query without any key in the history gets zeros."""
+    """softmax(q [slots, k]' / sqrt(C)) [slot values, v]. A query without an allowed key in the history gets zeros."""
 
     paper = "Sukhbaatar et al. 2019, arXiv:1907.01470"
-    weights_are = "shares"
+    weights_kind = "normalised"
     Settings = MemorySettings
 
     def __init__(self, shape: KernelShape, settings: MemorySettings | None = None) -> None:
@@ -48,7 +48,7 @@ class Memory(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`. Without weights one fused kernel attends to slots and history together."""
+        """See `kernel.AttentionKernel`. Without weights one fused call attends to slots and history."""
         learned = (slots.expand(len(q), -1, -1, -1) for slots in (self.slot_keys, self.slot_values))
         keys, values = (torch.cat(parts, dim=-2) for parts in zip(learned, (k, v), strict=True))
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)

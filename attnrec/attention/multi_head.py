@@ -18,14 +18,16 @@ class MultiHeadAttention(nn.Module):
     Args:
         dim: width of the states; a multiple of `heads`.
         heads: number of heads.
-        kernel: the mechanism.
-        rotary: whether queries and keys are turned by their places before the kernel sees them.
+        kernel: the attention mechanism.
+        rotary: apply rotary position embeddings to queries and keys.
     """
 
     def __init__(self, dim: int, *, heads: int, kernel: AttentionKernel, rotary: bool = False) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"dim must be a multiple of heads, got dim={dim} and heads={heads}; change one")
+            raise ValueError(
+                f"heads must divide dim, got heads={heads} and dim={dim}; choose dim as a multiple of heads"
+            )
         self.heads = heads
         self.kernel = kernel
         self.rotary = RotaryPositions(dim // heads) if rotary else None
@@ -48,21 +50,21 @@ class MultiHeadAttention(nn.Module):
         attended = self.kernel(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
         return Attended(self.project_out(from_heads(attended.output)), attended.weights)
 
-    def at_end(self, x: Tensor, *, lengths: Tensor) -> Tensor:
-        """What `forward` gives causally at the last real position, (B, 1, dim), without asking the others."""
+    def at_last_position(self, x: Tensor, *, lengths: Tensor) -> Tensor:
+        """Return the output of causal `forward` at the last real position alone, (B, 1, dim)."""
         width = x.shape[-1]
         weight, bias = self.project_in.weight, self.project_in.bias
         q = to_heads(F.linear(last_position(x, lengths), weight[:width], bias[:width]), self.heads)
         k, v = (to_heads(part, self.heads) for part in F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1))
         if self.rotary is not None:
-            places = (lengths - 1).clamp(min=0)[:, None, None]
-            q, k = self.rotary.rotate(q, places=places), self.rotary.rotate(k)
+            positions = (lengths - 1).clamp(min=0)[:, None, None]
+            q, k = self.rotary.rotate(q, positions=positions), self.rotary.rotate(k)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         return self.project_out(from_heads(self.kernel(q, k, v, allowed=real[:, None, None]).output))
 
 
 def last_position(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, D) -> (B, 1, D) at the last real position; the first where there is none."""
+    """Select the last real position, (B, L, D) -> (B, 1, D); the first for an empty history."""
     return x.gather(1, (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[-1]))
 
 

@@ -1,7 +1,7 @@
-"""Scaled dot-product with T5's learned bias by distance (Raffel et al. 2020, arXiv:1910.10683, section 2.1).
+"""Scaled dot-product attention with T5's learned bias by distance (Raffel et al. 2020, arXiv:1910.10683, section 2.1).
 
-In T5 all layers share one table of biases and distances from 128 on are one; here each layer has its own, and the
-buckets reach as far as the longest history.
+In T5 all layers share one table of biases and all distances from 128 on share a bucket; here each layer has its own
+table, and the buckets cover max_length.
 Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
 
@@ -15,11 +15,11 @@ from attnrec.config import Config
 
 
 class RelativeDot(AttentionKernel):
-    """softmax(q k' / sqrt(C) + b) v with one learned b for each head and bucket of distance, 0 at the start."""
+    """softmax(q k' / sqrt(C) + b) v with one learned b per head and distance bucket, initially 0."""
 
     paper = "Raffel et al. 2020, arXiv:1910.10683"
-    weights_are = "shares"
-    one_query = True
+    weights_kind = "normalised"
+    supports_single_query = True
 
     def __init__(self, shape: KernelShape, settings: Config | None = None) -> None:
         super().__init__(shape, settings)
@@ -36,7 +36,7 @@ class RelativeDot(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`. Query i stands at key i; a single query stands at the last key that it may see."""
+        """See `kernel.AttentionKernel`. Query i is at the position of key i, a single query at its last allowed key."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         bias = self._biases(q.shape[-2], k.shape[-2], pairs)
         if not need_weights:
@@ -45,12 +45,12 @@ class RelativeDot(AttentionKernel):
         return Attended(weights @ v, weights)
 
     def _biases(self, n_queries: int, n_keys: int, allowed: Tensor) -> Tensor:
-        """Of queries for keys, broadcastable to (B, H, Q, K)."""
+        """Return the biases, broadcastable to (B, H, Q, K)."""
         if n_keys > self.shape.max_length:
             raise ValueError(
-                f"relative learned distances within max_length = {self.shape.max_length} keys, got {n_keys}; "
-                "cut the history or build it longer"
+                f"relative has biases for at most max_length = {self.shape.max_length} keys, got {n_keys}; "
+                "shorten the history or raise max_length"
             )
         if n_queries == n_keys:
             return self.by_distance(n_keys)
-        return self.by_distance.of(offsets(n_queries, n_keys, allowed))
+        return self.by_distance.at(offsets(n_queries, n_keys, allowed))

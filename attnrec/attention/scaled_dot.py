@@ -12,11 +12,11 @@ from attnrec.attention.masks import attend_where
 
 
 class ScaledDot(AttentionKernel):
-    """softmax(q k' / sqrt(C)) v. A query that may attend to nothing gets zeros, not NaN."""
+    """softmax(q k' / sqrt(C)) v. A query without an allowed key gets zeros, not NaN."""
 
     paper = "Vaswani et al. 2017, arXiv:1706.03762"
-    weights_are = "shares"
-    one_query = True
+    weights_kind = "normalised"
+    supports_single_query = True
 
     def forward(
         self,
@@ -29,7 +29,7 @@ class ScaledDot(AttentionKernel):
         need_weights: bool = False,
         times: Tensor | None = None,
     ) -> Attended:
-        """See `kernel.AttentionKernel`. Without weights the fused kernel runs, and no (Q, K) tensor is made but a mask's own."""
+        """See `kernel.AttentionKernel`. Without weights it runs torch's fused attention."""
         scale = q.shape[-1] ** -0.5
         return attend(q, k, v, scale=scale, allowed=allowed, causal=causal, need_weights=need_weights)
 
@@ -37,7 +37,7 @@ class ScaledDot(AttentionKernel):
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, allowed: Tensor | None, causal: bool, need_weights: bool
 ) -> Attended:
-    """softmax(scale * q k') v, by the fused kernel where no weights are needed."""
+    """Compute softmax(scale * q k') v, with torch's fused attention if no weights are needed."""
     if not need_weights and allowed is None:
         return Attended(F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale), None)
     pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
@@ -48,7 +48,7 @@ def attend(
 
 
 def allowed_pairs(q: Tensor, k: Tensor, *, allowed: Tensor | None, causal: bool) -> Tensor:
-    """Join `allowed` and `causal` into one mask, broadcastable to (B, H, Q, K)."""
+    """Combine `allowed` and `causal` into one mask, broadcastable to (B, H, Q, K)."""
     if not causal:
         return torch.ones(1, dtype=torch.bool, device=q.device) if allowed is None else allowed
     past = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
@@ -56,6 +56,6 @@ def allowed_pairs(q: Tensor, k: Tensor, *, allowed: Tensor | None, causal: bool)
 
 
 def masked_softmax(logits: Tensor, allowed: Tensor) -> Tensor:
-    """Softmax over the last axis where `allowed`; rows with nothing allowed are all zero."""
+    """Compute the softmax over allowed entries of the last axis; zeros in a row without an allowed entry."""
     masked = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
     return torch.softmax(masked, dim=-1) * allowed

@@ -1,4 +1,4 @@
-"""Sparsemax attention: most keys get a share of exactly 0 (Martins & Astudillo 2016, arXiv:1602.02068).
+"""Sparsemax attention: most keys get a weight of exactly 0 (Martins & Astudillo 2016, arXiv:1602.02068).
 
 Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
@@ -13,14 +13,14 @@ from attnrec.attention.sparse_softmax import sparsemax
 
 
 class Sparsemax(AttentionKernel):
-    """sparsemax(q k' / sqrt(C)) v: a key further than 1 below the best has no share, nor a gradient.
+    """sparsemax(q k' / sqrt(C)) v: a key whose score is more than 1 below the best has weight 0 and no gradient.
 
-    A sort of the keys for every query is its price: K log K time, and (B, H, Q, K) memory with or without weights.
+    It sorts the keys of every query: K log K time, and (B, H, Q, K) memory with or without weights.
     """
 
     paper = "Martins & Astudillo 2016, arXiv:1602.02068"
-    weights_are = "shares"
-    shares: Callable[[Tensor, Tensor], Tensor] = staticmethod(sparsemax)
+    weights_kind = "normalised"
+    normalise: Callable[[Tensor, Tensor], Tensor] = staticmethod(sparsemax)
 
     def forward(
         self,
@@ -35,5 +35,5 @@ class Sparsemax(AttentionKernel):
     ) -> Attended:
         """See `kernel.AttentionKernel`."""
         logits = q @ k.mT * q.shape[-1] ** -0.5
-        weights = self.shares(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
+        weights = self.normalise(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
         return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)

@@ -1,4 +1,4 @@
-"""The contract of the shelf, for every kernel in ATTENTION_KERNELS, and the two layers around a kernel."""
+"""Contract tests of every kernel in ATTENTION_KERNELS, and tests of the two layers around a kernel."""
 
 from dataclasses import replace
 
@@ -28,17 +28,17 @@ def learned(kernel, name):
 
 
 def softmax(scores):
-    odds = np.exp(scores - scores.max())
-    return odds / odds.sum()
+    exponentials = np.exp(scores - scores.max())
+    return exponentials / exponentials.sum()
 
 
 def pooled(scores, allowed, v, normalise=softmax):
-    """What each query gets when `normalise` makes shares of its scores (B, H, Q, K) where allowed."""
+    """Output and weights of each query if `normalise` turns its allowed scores (B, H, Q, K) into weights."""
     weights = np.zeros(scores.shape)
     for b, h, i in np.ndindex(scores.shape[:3]):
-        places = np.flatnonzero(allowed[b, h, i])
-        if len(places):
-            weights[b, h, i, places] = normalise(scores[b, h, i, places])
+        keys = np.flatnonzero(allowed[b, h, i])
+        if len(keys):
+            weights[b, h, i, keys] = normalise(scores[b, h, i, keys])
     return weights @ v, weights
 
 
@@ -58,13 +58,13 @@ def additive(kernel, q, k, v, allowed):
 
 def adaptive_span(kernel, q, k, v, allowed):
     span = SHAPE.max_length / (1 + np.exp(-learned(kernel, "span_logit")))
-    places, ramp = np.arange(k.shape[2]), kernel.settings.ramp
-    distance = np.abs(places[:, None] - places)
-    seen = np.clip((ramp + span[:, None, None] - distance) / ramp, 0, 1)
-    assert ((seen > 0) & (seen < 1)).any(), "the world must have keys on the ramp"
-    assert (seen == 0).any(), "and keys beyond it"
+    positions, ramp = np.arange(k.shape[2]), kernel.settings.ramp
+    distance = np.abs(positions[:, None] - positions)
+    mask = np.clip((ramp + span[:, None, None] - distance) / ramp, 0, 1)
+    assert ((mask > 0) & (mask < 1)).any(), "the test data must have keys on the ramp"
+    assert (mask == 0).any(), "and keys beyond it"
     with np.errstate(divide="ignore"):
-        return pooled(products(q, k) + np.log(seen), allowed, v)
+        return pooled(products(q, k) + np.log(mask), allowed, v)
 
 
 def bilinear(kernel, q, k, v, allowed):
@@ -77,7 +77,7 @@ def cosine(kernel, q, k, v, allowed):
 
 
 def entmax(power):
-    """Shares max(0, s - t) ** power that sum to 1: t by bisection."""
+    """Weights max(0, s - t) ** power that sum to 1: t by bisection."""
 
     def normalise(scores):
         scores = scores * (1 if power == 1 else 1 / power)
@@ -105,18 +105,18 @@ def top_k(kernel, q, k, v, allowed):
 
 
 def hstu(kernel, q, k, v, allowed):
-    places, times = np.arange(L), TIMES.numpy()
-    positions = learned(kernel, "position_bias")[places - places[:, None] + SHAPE.max_length - 1]
+    positions, times = np.arange(L), TIMES.numpy()
+    position_bias = learned(kernel, "position_bias")[positions - positions[:, None] + SHAPE.max_length - 1]
     gaps = np.abs(times[:, :, None] - times[:, None])
     buckets = np.floor(np.log(np.maximum(gaps, 1)) / 0.301).astype(int)
-    assert len(np.unique(buckets)) > 5, "the world must have gaps of many lengths"
-    scores = q @ k.swapaxes(-1, -2) + positions + learned(kernel, "time_bias")[buckets][:, None]
+    assert len(np.unique(buckets)) > 5, "the test data must have gaps of many lengths"
+    scores = q @ k.swapaxes(-1, -2) + position_bias + learned(kernel, "time_bias")[buckets][:, None]
     weights = allowed * scores / (1 + np.exp(-scores)) / SHAPE.max_length
     return weights @ v, weights
 
 
 def linformer(kernel, q, k, v, allowed):
-    assert (allowed == allowed[:, :, :1]).all(), "it knows masks of keys only"
+    assert (allowed == allowed[:, :, :1]).all(), "linformer supports masks of keys only"
     k, v = (x * allowed[:, :, 0, :, None] for x in (k, v))
     slot_keys, slot_values = learned(kernel, "project_keys").T @ k, learned(kernel, "project_values").T @ v
     scores = products(q, slot_keys)
@@ -136,9 +136,9 @@ def linrec(kernel, q, k, v, allowed):
 def local_global(kernel, q, k, v, allowed):
     causal = not np.triu(allowed, 1).any()
     near, first = (kernel.settings.window - 1 if causal else kernel.settings.window // 2), kernel.settings.n_global
-    seen = [[abs(i - j) <= near or j < first or (i < first and not causal) for j in range(L)] for i in range(L)]
-    assert seen[4] == [True, False, False, True, True], "the world must be longer than the window"
-    return pooled(products(q, k), allowed & np.array(seen), v)
+    mask = [[abs(i - j) <= near or j < first or (i < first and not causal) for j in range(L)] for i in range(L)]
+    assert mask[4] == [True, False, False, True, True], "the sequence must be longer than the window"
+    return pooled(products(q, k), allowed & np.array(mask), v)
 
 
 def memory(kernel, q, k, v, allowed):
@@ -153,7 +153,7 @@ def memory(kernel, q, k, v, allowed):
 
 def relative(kernel, q, k, v, allowed):
     offsets = np.arange(L) - np.arange(L)[:, None]
-    buckets = np.abs(offsets) + 16 * (offsets > 0)  # distances below 8 have each its own
+    buckets = np.abs(offsets) + 16 * (offsets > 0)  # distances below 8 have one bucket each
     return pooled(products(q, k) + learned(kernel.by_distance, "bias")[:, buckets], allowed, v)
 
 
@@ -183,23 +183,22 @@ SETTINGS = {
     "memory": {"n_slots": 2},
     "top_k": {"k": 2},
 }
-"""What makes a mechanism show on five keys."""
+"""Settings for which each mechanism has an effect on five keys."""
 
-BLIND_TO_QUERIES = {"global"}
-"""Cores whose output does not depend on the queries passed in, and which therefore give them no gradient."""
-
+IGNORES_QUERIES = {"global"}
+"""Kernels whose output does not depend on the queries, which therefore get no gradient."""
 
 MIXES_KEYS = {"linformer"}
-"""Cores that attend to mixtures of all keys: no causality, no masks that differ by query, and they say so."""
+"""Kernels that attend to mixtures of all keys: they reject causality and masks that differ by query."""
 
 
-def attend(kernel, q, k, v, **asked):
-    """What the kernel gives, with times if it needs them."""
-    return kernel(q, k, v, times=TIMES if kernel.needs_times else None, **asked)
+def attend(kernel, q, k, v, **options):
+    """Call the kernel, with times if it needs them."""
+    return kernel(q, k, v, times=TIMES if kernel.needs_times else None, **options)
 
 
-def can_be(kernel, causal: bool) -> bool:
-    """Whether the kernel can be asked to be causal, if it is; one that cannot must refuse."""
+def supports(kernel, causal: bool) -> bool:
+    """Whether the kernel supports the causal mask; assert that it raises otherwise."""
     if kernel.shape.causal or not causal:
         return True
     with pytest.raises(ValueError, match="can't be causal"):
@@ -214,7 +213,7 @@ def name(request) -> str:
 
 @pytest.fixture
 def kernel(name):
-    """Each kernel, with what it learns away from where it starts."""
+    """Each kernel, with parameters that differ from their initial values."""
     torch.manual_seed(0)
     kernel = build_kernel(name, replace(SHAPE, causal=name not in MIXES_KEYS), SETTINGS.get(name)).eval()
     with torch.no_grad():
@@ -231,7 +230,7 @@ def qkv():
 
 @pytest.fixture
 def real() -> torch.Tensor:
-    """The first history has three events and two of padding, the second five: (B, 1, 1, L)."""
+    """The first history has three events and two positions of padding, the second five events: (B, 1, 1, L)."""
     return (torch.arange(L) < torch.tensor([[3], [5]]))[:, None, None]
 
 
@@ -240,7 +239,7 @@ MASKS = [(False, False), (False, True), (True, False), (True, True)]
 
 @pytest.mark.parametrize(("padded", "causal"), MASKS)
 def test_output_and_weights_equal_a_float64_reference(name, kernel, qkv, real, padded, causal):
-    if not can_be(kernel, causal):
+    if not supports(kernel, causal):
         return
     allowed = torch.ones(B, H, L, L, dtype=torch.bool)
     if padded:
@@ -256,8 +255,8 @@ def test_output_and_weights_equal_a_float64_reference(name, kernel, qkv, real, p
 
 
 @pytest.mark.parametrize(("padded", "causal"), MASKS)
-def test_the_output_is_the_same_whether_weights_are_asked_for_or_not(kernel, qkv, real, padded, causal):
-    if not can_be(kernel, causal):
+def test_need_weights_does_not_change_the_output(kernel, qkv, real, padded, causal):
+    if not supports(kernel, causal):
         return
     allowed = real if padded else None
     with_weights = attend(kernel, *qkv, allowed=allowed, causal=causal, need_weights=True)
@@ -266,37 +265,37 @@ def test_the_output_is_the_same_whether_weights_are_asked_for_or_not(kernel, qkv
     torch.testing.assert_close(without.output, with_weights.output)
 
 
-def test_weights_are_aligned_with_the_keys_and_mean_what_the_kernel_declares(kernel, qkv, real):
+def test_weights_are_aligned_with_the_keys_and_of_the_declared_kind(kernel, qkv, real):
     weights = attend(kernel, *qkv, allowed=real, causal=kernel.shape.causal, need_weights=True).weights
-    if kernel.weights_are is None:
+    if kernel.weights_kind is None:
         assert weights is None
         return
     assert weights.shape == (B, H, L, L)
     assert weights.isfinite().all()
-    if kernel.weights_are == "shares":
+    if kernel.weights_kind == "normalised":
         assert (weights >= 0).all()
         assert (weights.sum(-1) <= 1 + 1e-5).all()
     else:
-        assert (weights < 0).any(), "else they are shares"
+        assert (weights < 0).any(), "otherwise they are normalised"
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_padding_gets_no_attention_and_changes_nothing(kernel, qkv, real, causal, need_weights):
-    if not can_be(kernel, causal):
+    if not supports(kernel, causal):
         return
     q, k, v = qkv
     hidden = ~real.mT  # (B, 1, L, 1)
-    asked = {"allowed": real, "causal": causal, "need_weights": need_weights}
-    clean = kernel(q, k, v, times=TIMES, **asked)
+    options = {"allowed": real, "causal": causal, "need_weights": need_weights}
+    clean = kernel(q, k, v, times=TIMES, **options)
     other = kernel(
         q,
         k.masked_fill(hidden, 50.0),
         v.masked_fill(hidden, -9.0),
         times=TIMES.masked_fill(hidden[:, 0, :, 0], 7),
-        **asked,
+        **options,
     )
-    # with other times padding is another query, though no other key
+    # times change the queries at padding, but no other query
     compared = real.mT.expand_as(q) if kernel.needs_times else torch.ones_like(q, dtype=torch.bool)
     torch.testing.assert_close(other.output[compared], clean.output[compared])
     if clean.weights is not None:
@@ -304,8 +303,8 @@ def test_padding_gets_no_attention_and_changes_nothing(kernel, qkv, real, causal
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_a_query_does_not_see_later_keys(kernel, qkv, need_weights):
-    if not can_be(kernel, causal=True):
+def test_a_query_does_not_attend_to_later_keys(kernel, qkv, need_weights):
+    if not supports(kernel, causal=True):
         return
     q, k, v = (x.clone() for x in qkv)
     before = attend(kernel, q, k, v, causal=True, need_weights=need_weights).output
@@ -316,7 +315,7 @@ def test_a_query_does_not_see_later_keys(kernel, qkv, need_weights):
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_a_query_that_may_attend_to_nothing_gets_zeros(name, kernel, qkv, need_weights):
+def test_a_query_without_an_allowed_key_gets_zeros(name, kernel, qkv, need_weights):
     allowed = torch.ones(B, 1, L, L, dtype=torch.bool)
     allowed[0, 0, 2] = False
     if name in MIXES_KEYS:
@@ -332,8 +331,8 @@ def test_a_query_that_may_attend_to_nothing_gets_zeros(name, kernel, qkv, need_w
 
 @pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_kernel_gives_zeros_to_a_user_without_events(kernel, qkv, causal, need_weights):
-    if not can_be(kernel, causal):
+def test_a_history_without_events_gets_zeros(kernel, qkv, causal, need_weights):
+    if not supports(kernel, causal):
         return
     allowed = torch.tensor([False, True])[:, None, None, None].expand(B, 1, 1, L)
     attended = attend(kernel, *qkv, allowed=allowed, causal=causal, need_weights=need_weights)
@@ -345,14 +344,14 @@ def test_a_kernel_gives_zeros_to_a_user_without_events(kernel, qkv, causal, need
 
 @pytest.mark.parametrize("need_weights", [False, True])
 @pytest.mark.parametrize("size", [1.0, 1e4])
-def test_gradients_are_finite_also_where_nothing_is_allowed(name, kernel, qkv, size, need_weights):
+def test_gradients_are_finite_without_an_allowed_key(name, kernel, qkv, size, need_weights):
     q, k, v = ((x * size).requires_grad_() for x in qkv)
     allowed = torch.ones(B, 1, 1, L, dtype=torch.bool)
     allowed[0] = False
-    asked = {"allowed": allowed, "causal": kernel.shape.causal, "need_weights": need_weights}
-    attend(kernel, q, k, v, **asked).output.sum().backward()
-    assert (q.grad is None) == (name in BLIND_TO_QUERIES)
-    used = [x for x in (q, k, v, *kernel.parameters()) if x is not q or name not in BLIND_TO_QUERIES]
+    options = {"allowed": allowed, "causal": kernel.shape.causal, "need_weights": need_weights}
+    attend(kernel, q, k, v, **options).output.sum().backward()
+    assert (q.grad is None) == (name in IGNORES_QUERIES)
+    used = [x for x in (q, k, v, *kernel.parameters()) if x is not q or name not in IGNORES_QUERIES]
     assert all(x.grad.isfinite().all() for x in used)
     assert v.grad[1].abs().sum() > 0
     assert (v.grad[0] == 0).all()
@@ -361,19 +360,19 @@ def test_gradients_are_finite_also_where_nothing_is_allowed(name, kernel, qkv, s
 # --- multi-head attention around each kernel
 
 
-def test_multi_head_attention_gives_states_and_weights_of_each_head(name):
+def test_multi_head_attention_returns_states_and_weights_of_each_head(name):
     torch.manual_seed(0)
     kernel = build_kernel(name, replace(SHAPE, causal=name not in MIXES_KEYS))
     layer = MultiHeadAttention(12, heads=3, kernel=kernel)
     attended = layer(torch.randn(B, L, 12), causal=kernel.shape.causal, need_weights=True, times=TIMES)
     assert attended.output.shape == (B, L, 12)
-    if kernel.weights_are is None:
+    if kernel.weights_kind is None:
         assert attended.weights is None
     else:
         assert attended.weights.shape == (B, 3, L, L)
 
 
-def test_heads_do_not_see_each_others_channels():
+def test_heads_are_independent():
     torch.manual_seed(0)
     layer = MultiHeadAttention(4, heads=2, kernel=build_kernel("scaled_dot", SHAPE))
     with torch.no_grad():
@@ -392,8 +391,8 @@ def test_heads_do_not_see_each_others_channels():
         lambda: AttentionPooling(10, heads=3),
     ],
 )
-def test_a_width_that_heads_do_not_divide_is_refused(layer):
-    with pytest.raises(ValueError, match="must be a multiple of"):
+def test_a_dim_that_heads_do_not_divide_is_rejected(layer):
+    with pytest.raises(ValueError, match="heads must divide dim, got .*heads=3 and dim=10"):
         layer()
 
 
@@ -412,32 +411,32 @@ def states_values() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(3, L, 8, generator=random), torch.randn(3, L, 8, generator=random)
 
 
-def test_the_parts_at_the_end_sum_to_what_training_saw_there(pooling, states_values):
+def test_the_terms_at_the_last_position_sum_to_the_user_vector_of_training(pooling, states_values):
     lengths = torch.tensor([L, 2, 1])
-    trained = pooling.everywhere(*states_values)
-    parts = pooling.at_end(*states_values, lengths=lengths).output
-    torch.testing.assert_close(parts.sum(1), trained[torch.arange(3), lengths - 1])
+    users = pooling.at_all_positions(*states_values)
+    parts = pooling.at_last_position(*states_values, lengths=lengths).output
+    torch.testing.assert_close(parts.sum(1), users[torch.arange(3), lengths - 1])
 
 
-def test_shares_of_the_readout_sum_to_one_over_real_events(pooling, states_values):
-    weights = pooling.at_end(*states_values, lengths=torch.tensor([L, 2, 0])).weights
+def test_pooling_weights_sum_to_1_over_events(pooling, states_values):
+    weights = pooling.at_last_position(*states_values, lengths=torch.tensor([L, 2, 0])).weights
     assert weights.shape == (3, 2, 1, L)
     torch.testing.assert_close(weights.sum(-1), torch.tensor([1.0, 1.0, 0.0])[:, None, None].expand(3, 2, 1))
     assert (weights[1, ..., 2:] == 0).all()
 
 
-def test_a_user_without_events_gets_zeros(pooling, states_values):
-    assert (pooling.at_end(*states_values, lengths=torch.tensor([L, 2, 0])).output[2] == 0).all()
+def test_pooling_an_empty_history_gives_zeros(pooling, states_values):
+    assert (pooling.at_last_position(*states_values, lengths=torch.tensor([L, 2, 0])).output[2] == 0).all()
 
 
-def test_an_events_part_is_its_share_of_its_own_value(pooling, states_values):
+def test_the_term_of_an_event_is_its_weight_times_its_value(pooling, states_values):
     states, values = states_values
-    attended = pooling.at_end(states, values, lengths=torch.tensor([L, 2, 1]))
-    shares = attended.weights[:, :, 0].mT.repeat_interleave(8 // 2, dim=2)  # (B, L, dim), head by head
-    torch.testing.assert_close(attended.output, shares * values)
+    attended = pooling.at_last_position(states, values, lengths=torch.tensor([L, 2, 1]))
+    weights = attended.weights[:, :, 0].mT.repeat_interleave(8 // 2, dim=2)  # (B, L, dim), head by head
+    torch.testing.assert_close(attended.output, weights * values)
 
 
-def test_the_value_of_an_event_looks_at_its_own_item_alone():
+def test_the_value_of_an_event_depends_on_its_item_alone():
     torch.manual_seed(0)
     network, items = ItemValues(8), torch.randn(2, L, 8)
     before = network(items)

@@ -1,4 +1,4 @@
-"""What the contract of test_attention.py can't say: windows, linear cost, times, slots, blocks, places."""
+"""Tests of single kernels and of their parts: windows, linear cost, times, memory slots, blocks, positions."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnrec.attention import KernelShape, build_kernel, hstu, local_global
 from attnrec.attention.blocks import to_bands, to_blocks
-from attnrec.attention.compressed import CompressedHistory
+from attnrec.attention.compressed import HistoryCompressor
 from attnrec.attention.hstu_block import HSTUBlock
 from attnrec.attention.positions import RelativeBias, RotaryPositions, by_distance, distance_buckets
 
 H, C = 2, 4
-BOTH_WAYS = pytest.mark.parametrize("causal", [False, True])
+CAUSAL_OR_NOT = pytest.mark.parametrize("causal", [False, True])
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the most elements of any tensor made inside the block."""
+    """Records the largest number of elements of any tensor created inside the block."""
 
     numel = 0
 
@@ -39,46 +39,46 @@ def sequences(length, *, n_users=3, learned=False):
 
 
 def padded_to(lengths, width):
-    """(B, 1, 1, width), True where a history has an event."""
+    """Mask of real events, (B, 1, 1, width)."""
     return (torch.arange(width) < torch.tensor(lengths)[:, None])[:, None, None]
 
 
-def value_and_gradients(kernel, qkv, **asked):
-    output = kernel(*qkv, **asked).output
+def value_and_gradients(kernel, qkv, **options):
+    output = kernel(*qkv, **options).output
     target = torch.linspace(-1, 1, output.numel()).view_as(output)
     return [output.detach(), *torch.autograd.grad((output * target).sum(), qkv)]
 
 
-def largest(kernel, length, **asked):
+def largest(kernel, length, **options):
     qkv = sequences(length)
-    with Largest() as found:
-        kernel(*qkv, **asked)
-    return found.numel
+    with Largest() as record:
+        kernel(*qkv, **options)
+    return record.numel
 
 
 # --- local and global
 
 
-@BOTH_WAYS
+@CAUSAL_OR_NOT
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(("window", "n_global"), [(8, 3), (7, 1), (4, 0), (1, 2), (3, 9)])
 @pytest.mark.parametrize("length", [1, 3, 8, 9, 31, 40])
-def test_bands_are_the_masked_dense_attention_in_value_and_gradients(
+def test_bands_equal_masked_dense_attention_in_value_and_gradients(
     monkeypatch, length, window, n_global, padded, causal
 ):
-    monkeypatch.setattr(local_global, "FEW_WINDOWS", 0)  # bands also where they don't pay
+    monkeypatch.setattr(local_global, "MAX_DENSE_WINDOWS", 0)  # bands for short sequences, too
     kernel = make("local_global", window=window, n_global=n_global)
     allowed = padded_to([length, (length + 1) // 2, 0], length) if padded else None
     qkv = sequences(length, learned=True)
     banded = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal)
     dense = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal, need_weights=True)
-    for ours, theirs in zip(banded, dense, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(banded, dense, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@BOTH_WAYS
+@CAUSAL_OR_NOT
 @pytest.mark.parametrize("length", [9, 40])
-def test_a_mask_that_differs_by_query_is_kept_to_at_any_length(length, causal):
+def test_a_mask_that_differs_by_query_works_at_any_length(length, causal):
     kernel = make("local_global", window=4, n_global=2)
     allowed = torch.rand(3, 1, length, length, generator=torch.Generator().manual_seed(1)) < 0.5
     qkv = sequences(length)
@@ -86,65 +86,65 @@ def test_a_mask_that_differs_by_query_is_kept_to_at_any_length(length, causal):
     torch.testing.assert_close(without, kernel(*qkv, allowed=allowed, causal=causal, need_weights=True).output)
 
 
-def seen_by(kernel, query, **asked):
-    weights = kernel(*sequences(9, n_users=1), need_weights=True, **asked).weights[0, 0, query]
+def visible_keys(kernel, query, **options):
+    weights = kernel(*sequences(9, n_users=1), need_weights=True, **options).weights[0, 0, query]
     return torch.nonzero(weights).flatten().tolist()
 
 
-def test_a_causal_window_holds_the_query_and_those_just_before_it():
+def test_a_causal_window_contains_the_query_and_the_positions_before_it():
     kernel = make("local_global", window=3, n_global=1)
-    assert seen_by(kernel, 6, causal=True) == [0, 4, 5, 6]
-    assert seen_by(kernel, 1, causal=True) == [0, 1]
-    assert seen_by(kernel, 0, causal=True) == [0]
+    assert visible_keys(kernel, 6, causal=True) == [0, 4, 5, 6]
+    assert visible_keys(kernel, 1, causal=True) == [0, 1]
+    assert visible_keys(kernel, 0, causal=True) == [0]
 
 
-def test_a_window_to_both_sides_has_half_to_each_and_first_places_see_all():
+def test_a_bidirectional_window_has_half_on_each_side_and_global_positions_attend_to_all():
     kernel = make("local_global", window=4, n_global=2, causal=False)
-    assert seen_by(kernel, 5) == [0, 1, 3, 4, 5, 6, 7]
-    assert seen_by(kernel, 1) == list(range(9))
+    assert visible_keys(kernel, 5) == [0, 1, 3, 4, 5, 6, 7]
+    assert visible_keys(kernel, 1) == list(range(9))
 
 
-@BOTH_WAYS
+@CAUSAL_OR_NOT
 @pytest.mark.parametrize(("kind", "settings"), [("local_global", {"window": 8, "n_global": 2}), ("linrec", {})])
 @pytest.mark.parametrize("padded", [False, True])
-def test_memory_grows_in_step_with_the_length(kind, settings, causal, padded):
+def test_memory_is_linear_in_the_length(kind, settings, causal, padded):
     kernel = make(kind, **settings)
 
-    def of(length, **asked):
+    def elements(length, **options):
         allowed = padded_to([length, 5, 0], length) if padded else None
-        return largest(kernel, length, allowed=allowed, causal=causal, **asked)
+        return largest(kernel, length, allowed=allowed, causal=causal, **options)
 
-    assert of(2048) <= 2.01 * of(1024)
-    assert of(512, need_weights=True) >= 512 * 512, "the measure must see the weights"
+    assert elements(2048) <= 2.01 * elements(1024)
+    assert elements(512, need_weights=True) >= 512 * 512, "the measurement must find the weights"
 
 
-def test_local_attention_is_within_one_sequence():
+def test_local_global_needs_as_many_queries_as_keys():
     q, k, v = sequences(4)
-    with pytest.raises(ValueError, match=r"within one sequence, got 2 queries and 4 keys; take scaled_dot"):
+    with pytest.raises(ValueError, match=r"as many queries as keys, got 2 queries and 4 keys; use scaled_dot"):
         make("local_global")(q[:, :, :2], k, v)
 
 
 # --- linformer
 
 
-def test_linformer_refuses_to_be_causal():
-    with pytest.raises(ValueError, match=r"can't be causal.*got a causal shape; take local_global"):
+def test_linformer_rejects_causality():
+    with pytest.raises(ValueError, match=r"can't be causal.*got a causal shape; set attention = 'local_global'"):
         make("linformer", max_length=5)
     with pytest.raises(ValueError, match=r"can't be causal.*got causal=True"):
         make("linformer", max_length=5, causal=False)(*sequences(5), causal=True)
 
 
-def test_linformer_refuses_more_keys_than_it_learned_to_project():
-    with pytest.raises(ValueError, match=r"up to max_length = 5 keys, got 6; cut the history"):
+def test_linformer_rejects_more_keys_than_max_length():
+    with pytest.raises(ValueError, match=r"at most max_length = 5 keys, got 6; shorten the history"):
         make("linformer", max_length=5, causal=False)(*sequences(6))
 
 
-def test_linformer_refuses_a_mask_that_differs_by_query():
-    with pytest.raises(ValueError, match=r"differs by query, \(5, 5\); give one of keys"):
+def test_linformer_rejects_a_mask_that_differs_by_query():
+    with pytest.raises(ValueError, match=r"differs by query, \(5, 5\); pass a mask of keys"):
         make("linformer", max_length=5, causal=False)(*sequences(5), allowed=torch.ones(5, 5, dtype=torch.bool))
 
 
-def test_linformer_gives_a_padded_history_what_it_gives_the_short_one():
+def test_padding_does_not_change_the_output_of_linformer():
     kernel = make("linformer", max_length=9, causal=False, rank=3)
     q, k, v = sequences(9)
     padded = kernel(q, k, v, allowed=padded_to([4, 4, 4], 9)).output[:, :, :4]
@@ -154,20 +154,20 @@ def test_linformer_gives_a_padded_history_what_it_gives_the_short_one():
 # --- linrec
 
 
-@BOTH_WAYS
+@CAUSAL_OR_NOT
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 150])
-def test_linrec_is_the_same_in_linear_and_in_quadratic_time(length, padded, causal):
+def test_linear_and_quadratic_linrec_agree(length, padded, causal):
     kernel = make("linrec")
     allowed = padded_to([length, (length + 1) // 2, 0], length) if padded else None
     qkv = sequences(length, learned=True)
     linear = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal)
     quadratic = value_and_gradients(kernel, qkv, allowed=allowed, causal=causal, need_weights=True)
-    for ours, theirs in zip(linear, quadratic, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    for actual, expected in zip(linear, quadratic, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
-@BOTH_WAYS
+@CAUSAL_OR_NOT
 def test_the_output_of_linrec_is_its_weights_times_the_values(causal):
     q, k, v = sequences(7)
     attended = make("linrec")(q, k, v, causal=causal, need_weights=True)
@@ -176,7 +176,7 @@ def test_the_output_of_linrec_is_its_weights_times_the_values(causal):
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_linrec_has_gradients_where_a_column_of_keys_is_zero(need_weights):
+def test_linrec_has_finite_gradients_where_a_column_of_keys_is_zero(need_weights):
     q, k, v = sequences(3)
     k = torch.zeros_like(k).requires_grad_()
     output = make("linrec")(q, k, v, causal=True, need_weights=need_weights).output
@@ -200,7 +200,7 @@ def hstu_kernel():
     return kernel
 
 
-def test_hstu_knows_the_times_of_the_history_up_to_the_query_and_no_more(hstu_kernel):
+def test_hstu_uses_no_times_after_the_query(hstu_kernel):
     qkv, times = sequences(5), torch.tensor([[0, 9, 99, 500, 3 * DAY]]).repeat(3, 1)
     before = hstu_kernel(*qkv, causal=True, times=times).output
     times[:, 3:] += 40 * DAY
@@ -209,33 +209,33 @@ def test_hstu_knows_the_times_of_the_history_up_to_the_query_and_no_more(hstu_ke
     assert not torch.allclose(after[:, :, 3:], before[:, :, 3:])
 
 
-def test_hstu_sees_gaps_and_no_dates(hstu_kernel):
+def test_hstu_depends_on_time_gaps_and_not_on_dates(hstu_kernel):
     qkv, times = sequences(5), torch.tensor([[0, 9, 99, 500, 3 * DAY]]).repeat(3, 1)
-    now = hstu_kernel(*qkv, times=times).output
-    torch.testing.assert_close(hstu_kernel(*qkv, times=times + 20_000 * DAY).output, now, rtol=0, atol=0)
+    before = hstu_kernel(*qkv, times=times).output
+    torch.testing.assert_close(hstu_kernel(*qkv, times=times + 20_000 * DAY).output, before, rtol=0, atol=0)
 
 
-def test_hstu_without_times_is_hstu_whose_time_bias_is_zero(hstu_kernel):
+def test_hstu_without_times_equals_a_time_bias_of_zero(hstu_kernel):
     qkv, times = sequences(5), torch.tensor([[0, 9, 99, 500, 3 * DAY]]).repeat(3, 1)
     without = hstu_kernel(*qkv, causal=True).output
     torch.nn.init.zeros_(hstu_kernel.time_bias)
     torch.testing.assert_close(hstu_kernel(*qkv, causal=True, times=times).output, without)
 
 
-def test_gaps_in_time_are_bucketed_by_their_logarithm():
+def test_time_gaps_have_logarithmic_buckets():
     gaps = torch.tensor([0, 1, -1, 60, -60, DAY, 2**62])
     # log(60) / 0.301 = 13.6, log(86400) / 0.301 = 37.8, log(2 ** 62) / 0.301 = 142.8
     assert hstu.time_buckets(gaps, n_buckets=128).tolist() == [0, 0, 0, 13, 13, 37, 127]
 
 
-def test_hstu_has_one_position_bias_for_a_distance_at_any_length(hstu_kernel):
+def test_the_position_bias_of_hstu_does_not_depend_on_the_length(hstu_kernel):
     q, k, v = sequences(6)
     long = hstu_kernel(q, k, v, causal=True).output
     short = hstu_kernel(q[:, :, :4], k[:, :, :4], v[:, :, :4], causal=True).output
     torch.testing.assert_close(short, long[:, :, :4])
 
 
-def test_shares_of_hstu_do_not_compete(hstu_kernel):
+def test_keys_of_hstu_do_not_compete(hstu_kernel):
     q, k, v = sequences(5)
     before = hstu_kernel(q, k, v, need_weights=True).weights
     k[:, :, 2] += 1
@@ -243,8 +243,10 @@ def test_shares_of_hstu_do_not_compete(hstu_kernel):
     torch.testing.assert_close(after[..., [0, 1, 3, 4]], before[..., [0, 1, 3, 4]])
 
 
-def test_hstu_refuses_a_history_longer_than_its_biases(hstu_kernel):
-    with pytest.raises(ValueError, match=r"up to max_length = 6 events, got 7 queries and 7 keys; cut the history"):
+def test_hstu_rejects_more_keys_than_max_length(hstu_kernel):
+    with pytest.raises(
+        ValueError, match=r"at most max_length = 6 of them, got 7 queries and 7 keys; shorten the history"
+    ):
         hstu_kernel(*sequences(7))
 
 
@@ -254,7 +256,7 @@ def block(hstu_kernel):
     return HSTUBlock(H * C, heads=H, kernel=hstu_kernel, dropout=0.5).eval()
 
 
-def test_the_block_gates_what_it_attended_to(block):
+def test_the_hstu_block_gates_the_attention_output(block):
     x = torch.randn(2, 5, H * C)
     u, v, q, k = torch.nn.functional.silu(block.project_in(block.norm_in(x))).chunk(4, dim=-1)
     q, k, v = (part.unflatten(-1, (H, C)).transpose(1, 2) for part in (q, k, v))
@@ -263,18 +265,18 @@ def test_the_block_gates_what_it_attended_to(block):
     torch.testing.assert_close(block(x, causal=True), expected)
 
 
-def test_the_block_keeps_to_causality_padding_and_times(block):
+def test_the_hstu_block_respects_causality_padding_and_times(block):
     x, times = torch.randn(2, 5, H * C), torch.arange(0, 500, 100).repeat(2, 1)
     before = block(x, causal=True, times=times)
-    assert not torch.allclose(block(x, causal=True), before), "times must tell"
+    assert not torch.allclose(block(x, causal=True), before), "times must have an effect"
     x[:, 3:] += 1
     torch.testing.assert_close(block(x, causal=True, times=times)[:, :3], before[:, :3])
     padded = block(x, causal=False, allowed=padded_to([3, 3], 5))
     torch.testing.assert_close(padded[:, :3], block(x[:, :3], causal=False))
 
 
-def test_the_block_refuses_a_kernel_built_for_other_heads(hstu_kernel):
-    with pytest.raises(ValueError, match=r"got 2 heads of 4 channels in a block of dim=8 and heads=4"):
+def test_the_hstu_block_rejects_a_kernel_of_other_heads(hstu_kernel):
+    with pytest.raises(ValueError, match=r"got 2 heads of 4 channels in a block with dim=8 and heads=4"):
         HSTUBlock(8, heads=4, kernel=hstu_kernel, dropout=0.0)
 
 
@@ -282,11 +284,11 @@ def test_the_block_refuses_a_kernel_built_for_other_heads(hstu_kernel):
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_slots_take_their_share_beside_the_history(need_weights):
+def test_slots_get_weight_in_addition_to_the_history(need_weights):
     kernel = make("memory", n_slots=6)
     q, k, v = sequences(4)
     attended = kernel(torch.zeros_like(q), k, v, allowed=padded_to([4, 2, 0], 4), need_weights=need_weights)
-    slots = kernel.slot_values.sum(-2)  # a query of zeros weighs 6 slots and n events alike
+    slots = kernel.slot_values.sum(-2)  # a query of zeros gives 6 slots and n events equal weights
     torch.testing.assert_close(attended.output[0, :, 0], (slots + v[0].sum(-2)) / 10)
     torch.testing.assert_close(attended.output[1, :, 0], (slots + v[1, :, :2].sum(-2)) / 8)
     assert (attended.output[2] == 0).all()
@@ -295,7 +297,7 @@ def test_slots_take_their_share_beside_the_history(need_weights):
         torch.testing.assert_close(attended.weights.sum(-1)[:, 0, 0], torch.tensor([4 / 10, 2 / 8, 0]))
 
 
-def test_slots_serve_queries_from_elsewhere():
+def test_memory_attention_works_with_fewer_queries_than_keys():
     kernel = make("memory", n_slots=2)
     q, k, v = sequences(5)
     with_weights = kernel(q[:, :, :2], k, v, need_weights=True)
@@ -303,7 +305,7 @@ def test_slots_serve_queries_from_elsewhere():
     torch.testing.assert_close(kernel(q[:, :, :2], k, v).output, with_weights.output)
 
 
-def test_slots_learn():
+def test_slots_get_a_gradient():
     kernel = make("memory", n_slots=2)
     kernel(*sequences(4), causal=True).output.square().sum().backward()
     assert all((slots.grad != 0).any() for slots in kernel.parameters())
@@ -313,14 +315,14 @@ def test_slots_learn():
 
 
 def compress(items, *, block, lengths, query=None):
-    layer = CompressedHistory(items.shape[-1], block=block)
+    layer = HistoryCompressor(items.shape[-1], block=block)
     if query is not None:
         layer.query.data = query
     memory, allowed = layer(items, lengths=torch.tensor(lengths))
     return memory.detach(), allowed
 
 
-def test_each_block_of_older_events_becomes_their_mean_at_the_start():
+def test_each_block_is_initially_compressed_to_its_mean():
     items = torch.arange(1.0, 6.0)[None, :, None].repeat(4, 1, 2)
     memory, allowed = compress(items, block=2, lengths=[5, 3, 1, 0])
     expected = [[(1 + 2) / 2, (3 + 4) / 2, 5], [(1 + 2) / 2, 3, 0], [1, 0, 0], [0, 0, 0]]
@@ -338,18 +340,20 @@ def test_a_block_is_pooled_with_the_learned_query(length):
     for b, n in enumerate(lengths):
         for start in range(0, n, 25):
             block = items[b, start : min(n, start + 25)].double().numpy()
-            odds = np.exp(block @ query.double().numpy() / np.sqrt(3))
-            np.testing.assert_allclose(memory[b, start // 25].numpy(), odds / odds.sum() @ block, atol=1e-6)
+            exponentials = np.exp(block @ query.double().numpy() / np.sqrt(3))
+            np.testing.assert_allclose(
+                memory[b, start // 25].numpy(), exponentials / exponentials.sum() @ block, atol=1e-6
+            )
 
 
-def test_events_that_join_later_leave_earlier_vectors_as_they_were():
+def test_new_events_do_not_change_the_vectors_of_earlier_blocks():
     items, query = torch.randn(1, 9, 3), torch.ones(3)
     before, _ = compress(items[:, :6], block=3, lengths=[6], query=query)
     after, _ = compress(items, block=3, lengths=[8], query=query)
     torch.testing.assert_close(after[:, :2], before)
 
 
-def test_padding_never_reaches_the_compressed_memory():
+def test_padding_does_not_change_the_compressed_memory():
     items = torch.randn(2, 7, 3)
     before, _ = compress(items, block=3, lengths=[4, 0], query=torch.ones(3))
     items[0, 4:], items[1] = 1e6, -1e6
@@ -357,37 +361,37 @@ def test_padding_never_reaches_the_compressed_memory():
     assert (after == before).all()
 
 
-def test_no_older_history_is_no_memory():
+def test_no_events_give_an_empty_memory():
     memory, allowed = compress(torch.randn(2, 0, 3), block=25, lengths=[0, 0])
     assert memory.shape == (2, 0, 3)
     assert allowed.shape == (2, 0)
 
 
-def test_compressing_learns_and_costs_memory_in_step_with_the_length():
-    layer = CompressedHistory(8, block=25)
-    found = []
+def test_compression_has_gradients_and_linear_memory():
+    layer = HistoryCompressor(8, block=25)
+    sizes = []
     for length in (1000, 2000):
-        with Largest() as seen:
+        with Largest() as record:
             memory, _ = layer(torch.randn(2, length, 8), lengths=torch.tensor([length, 9]))
-        found.append(seen.numel)
-    assert found[1] <= 2.01 * found[0]
+        sizes.append(record.numel)
+    assert sizes[1] <= 2.01 * sizes[0]
     memory.square().sum().backward()
     assert (layer.query.grad != 0).all()
 
 
-# --- blocks and places
+# --- blocks and positions
 
 
-def test_blocks_are_filled_up_and_bands_add_their_neighbours():
+def test_blocks_are_padded_and_bands_include_their_neighbours():
     x = torch.arange(1, 6)[:, None]
     assert to_blocks(x, 2).squeeze(-1).tolist() == [[1, 2], [3, 4], [5, 0]]
     assert to_bands(x, 2, after=0).squeeze(-1).tolist() == [[0, 0, 1, 2], [1, 2, 3, 4], [3, 4, 5, 0]]
     assert to_bands(x, 2, after=1).squeeze(-1).tolist()[1:] == [[1, 2, 3, 4, 5, 0], [3, 4, 5, 0, 0, 0]]
 
 
-def test_rotated_products_depend_on_the_distance_only():
+def test_rotated_products_depend_on_the_distance_alone():
     rotary = RotaryPositions(8)
-    q, k = (x[:, :, None].expand(-1, -1, 30, -1) for x in torch.randn(2, 2, 3, 8))  # one vector at all places
+    q, k = (x[:, :, None].expand(-1, -1, 30, -1) for x in torch.randn(2, 2, 3, 8))  # one vector at all positions
     rotated_q, rotated_k = rotary(q, k)
     products = rotated_q @ rotated_k.mT
     for distance in (-29, -7, 0, 1, 12):
@@ -396,25 +400,25 @@ def test_rotated_products_depend_on_the_distance_only():
     assert not torch.allclose(products[..., 0, 0], products[..., 0, 5])
 
 
-def test_rotation_keeps_lengths_and_leaves_the_first_place_alone():
+def test_rotation_preserves_norms_and_the_first_position():
     x = torch.randn(2, 3, 10, 6)
     rotated = RotaryPositions(6).rotate(x)
     torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(rotated[:, :, 0], x[:, :, 0])
 
 
-def test_the_first_pair_of_channels_turns_by_one_radian_a_place():
+def test_the_first_pair_of_channels_rotates_by_one_radian_per_position():
     rotated = RotaryPositions(2).rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2))
     angles = torch.arange(4.0)
     torch.testing.assert_close(rotated[0, 0], torch.stack([angles.cos(), angles.sin()], dim=-1))
 
 
-def test_channels_that_make_no_pairs_are_refused():
-    with pytest.raises(ValueError, match=r"must be even to be rotated in pairs, got 3; change heads"):
+def test_an_odd_number_of_channels_is_rejected():
+    with pytest.raises(ValueError, match=r"need an even number of channels per head, got 3; change dim or heads"):
         RotaryPositions(3)
 
 
-def test_values_by_distance_are_laid_out_query_by_key():
+def test_values_by_distance_expand_to_a_matrix_of_queries_and_keys():
     values = torch.tensor([-2, -1, 0, 1, 2])
     assert by_distance(values, 3).tolist() == [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]]
     assert by_distance(values, 2).tolist() == [[0, 1], [-1, 0]]
@@ -423,13 +427,13 @@ def test_values_by_distance_are_laid_out_query_by_key():
 
 def test_distances_are_bucketed_as_in_t5():
     offsets = torch.tensor([0, -1, -7, -8, -11, -12, -127, -500, 1, 7, 8, 127])
-    # eight near distances alone, then log(distance / 8) / log(128 / 8) * 8 more; later keys from 16 on
+    # one bucket for each of eight near distances, then log(distance / 8) / log(128 / 8) * 8 more; later keys from 16
     expected = [0, 1, 7, 8, 8, 9, 15, 15, 17, 23, 24, 31]
     assert distance_buckets(offsets, max_distance=128).tolist() == expected
 
 
 @pytest.mark.parametrize("max_length", [1, 5, 8, 9, 200])
-def test_relative_biases_belong_to_heads_and_distances(max_length):
+def test_relative_biases_depend_on_head_and_distance(max_length):
     layer = RelativeBias(H, max_length)
     torch.nn.init.normal_(layer.bias)
     biases = layer(max_length)

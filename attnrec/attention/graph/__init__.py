@@ -1,30 +1,40 @@
-"""Attention over the edges of a graph: GAT and GATv2, without a tensor of edges x heads x channels."""
+"""Attention over the edges of a graph: GAT and GATv2 without a tensor of edges x heads x channels.
+
+A layer whose name begins with `pyg_` is torch-geometric's own.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from attnrec.attention.graph.forms import Graph, Segments, Table
+from attnrec.attention.graph.edges import Graph, PaddedNeighbours, SortedEdges
 from attnrec.attention.graph.gat import GAT
 from attnrec.attention.graph.gatv2 import GATv2
 from attnrec.attention.graph.layer import GraphLayer, GraphSettings, GraphShape
+from attnrec.attention.graph.pyg import PyGGAT, PyGGATv2, PyGTransformer
 
-GRAPH_LAYERS: dict[str, type[GraphLayer]] = {"gat": GAT, "gatv2": GATv2}
-"""Name in the TOML -> layer. A new layer is one file and one line here."""
+GRAPH_LAYERS: dict[str, type[GraphLayer]] = {
+    "gat": GAT,
+    "gatv2": GATv2,
+    "pyg_gat": PyGGAT,
+    "pyg_gatv2": PyGGATv2,
+    "pyg_transformer": PyGTransformer,
+}
+"""Name in the TOML -> layer. To add a layer, write one file and add one line here."""
 
 
 def build_graph_layer(kind: str, shape: GraphShape, settings: Mapping[str, Any] | None = None) -> GraphLayer:
-    """Make a layer by its name in the TOML.
+    """Build a graph layer by its name in the TOML.
 
     Args:
         kind: a name in `GRAPH_LAYERS`.
-        shape: what it is built for.
-        settings: of `GraphSettings`, such as {"dropout": 0.1}.
+        shape: the sizes it is built for.
+        settings: fields of `GraphSettings`, such as {"dropout": 0.1}.
 
     Raises:
-        ValueError: for an unknown layer (the known ones are listed) or an unknown or wrong setting.
+        ValueError: for an unknown layer, an unknown or invalid setting, or one that the layer does not support.
     """
     if kind not in GRAPH_LAYERS:
-        raise ValueError(f"graph layer must be one of {', '.join(sorted(GRAPH_LAYERS))}, got {kind!r}")
+        raise ValueError(f"layer must be one of {', '.join(sorted(GRAPH_LAYERS))}, got {kind!r}")
     return GRAPH_LAYERS[kind](shape, GraphSettings.from_dict(settings or {}))
 
 
@@ -36,7 +46,7 @@ __all__ = [
     "GraphLayer",
     "GraphSettings",
     "GraphShape",
-    "Segments",
-    "Table",
+    "PaddedNeighbours",
+    "SortedEdges",
     "build_graph_layer",
 ]

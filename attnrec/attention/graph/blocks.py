@@ -1,4 +1,4 @@
-"""Going through the edges a block at a time, so that no more than a block of them ever has channels.
+"""Iteration over edges in blocks, so that only one block of edges has channels in memory.
 
 Shapes: E edges, M edges of a block, S sources, N targets, H heads, C channels per head, D = H * C.
 """
@@ -8,32 +8,32 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from attnrec.attention.graph.forms import Segments
+from attnrec.attention.graph.edges import SortedEdges
 
-BLOCK = {"cpu": 2**20, "cuda": 2**25}  # numbers at a time; on a CPU 2^18 to 2^21 took the same within 15 %
+BLOCK = {"cpu": 2**20, "cuda": 2**25}  # elements per block; on a CPU 2^18 to 2^21 took the same within 15 %
 
 
-def gathered(sources: Tensor, targets: Tensor, graph: Segments) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Which edges a block has, and its rows of sources (S, D) and targets (N, D): two of (M, D), free to be written to.
+def edge_blocks(sources: Tensor, targets: Tensor, graph: SortedEdges) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield each block's slice of the edges and its gathered rows of sources (S, D) and targets (N, D), both (M, D).
 
-    Blocks are cut wherever they are full, so that a target of any degree fits. They share their memory: allocating
-    it anew would cost page faults.
+    Blocks end wherever they are full, so a target may have any degree. The yielded tensors may be written to; all
+    blocks share their memory, because a new allocation for each would cost page faults.
     """
-    n_edges, step = len(graph.sources), rows_of_block(sources)
-    at_sources, at_targets = sources.new_empty(2, min(step, n_edges), sources.shape[1])
+    n_edges, step = len(graph.sources), rows_per_block(sources)
+    source_buffer, target_buffer = sources.new_empty(2, min(step, n_edges), sources.shape[1])
     for start in range(0, n_edges, step):
-        rows = slice(start, min(n_edges, start + step))
-        filled = slice(rows.stop - start)
-        torch.index_select(sources, 0, graph.sources[rows], out=at_sources[filled])
-        torch.index_select(targets, 0, graph.targets[rows], out=at_targets[filled])
-        yield rows, at_sources[filled], at_targets[filled]
+        edges = slice(start, min(n_edges, start + step))
+        used = slice(edges.stop - start)
+        torch.index_select(sources, 0, graph.sources[edges], out=source_buffer[used])
+        torch.index_select(targets, 0, graph.targets[edges], out=target_buffer[used])
+        yield edges, source_buffer[used], target_buffer[used]
 
 
-def rows_of_block(like: Tensor) -> int:
-    """How many rows as wide as those of (., D) make a block."""
+def rows_per_block(like: Tensor) -> int:
+    """Return how many rows of width D, as those of `like` (., D), make a block."""
     return max(1, BLOCK.get(like.device.type, BLOCK["cpu"]) // like.shape[1])
 
 
-def channels_of_heads(heads: int, like: Tensor) -> Tensor:
-    """Ones where a channel belongs to a head, (H, D): products with it spread heads over channels, or sum them up."""
+def head_indicator(heads: int, like: Tensor) -> Tensor:
+    """Return (H, D), 1 where a channel belongs to a head: products with it copy heads to channels or sum channels."""
     return torch.eye(heads, dtype=like.dtype, device=like.device).repeat_interleave(like.shape[1] // heads, 1)

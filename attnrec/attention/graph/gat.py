@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.graph.forms import Segments
-from attnrec.attention.graph.layer import GraphLayer, GraphSettings, GraphShape
+from attnrec.attention.graph.additive import AdditiveGraphLayer
+from attnrec.attention.graph.edges import SortedEdges
+from attnrec.attention.graph.layer import GraphSettings, GraphShape
 from attnrec.layers import Linear
 
 
-class GAT(GraphLayer):
-    """Energies from a vector `a` per head for sources, targets and edges, (H, C) each."""
+class GAT(AdditiveGraphLayer):
+    """Attention logits from one vector per head for sources, targets and edges, (H, C) each."""
 
     paper = "Velickovic et al. 2018, arXiv:1710.10903"
     biased_projections = False
@@ -26,24 +27,24 @@ class GAT(GraphLayer):
         self.attention_target = self._vectors()
         self.attention_edges = self._vectors() if shape.edge_dim else None
 
-    def energies(self, x_source: Tensor, x_target: Tensor, values: Tensor, graph: Segments) -> Tensor:
-        """See `GraphLayer`. Vectors and projections are multiplied first: targets need no channels either."""
-        by_source = _folded(self.project_source, self.attention_source)
-        by_target = _folded(self.project_target or self.project_source, self.attention_target)
+    def logits(self, x_source: Tensor, x_target: Tensor, values: Tensor, graph: SortedEdges) -> Tensor:
+        """See `AdditiveGraphLayer`. Vectors and projections are multiplied first, so targets need no channels."""
+        source_weight = _fold(self.project_source, self.attention_source)
+        target_weight = _fold(self.project_target or self.project_source, self.attention_target)
         if x_target is x_source:  # one pass over the nodes, and over their gradient
-            of_sources, of_targets = F.linear(x_source, torch.cat([by_source, by_target])).chunk(2, 1)
+            source_terms, target_terms = F.linear(x_source, torch.cat([source_weight, target_weight])).chunk(2, 1)
         else:
-            of_sources, of_targets = F.linear(x_source, by_source), F.linear(x_target, by_target)
-        energies = of_sources.index_select(0, graph.sources).add_(graph.at_targets(of_targets))
-        if graph.edges is not None and self.project_edges is not None and self.attention_edges is not None:
-            by_edge = _folded(self.project_edges, self.attention_edges)
-            energies.add_(F.linear(graph.edges.to(values.dtype), by_edge))
-        return F.leaky_relu_(energies, self.settings.negative_slope)
+            source_terms, target_terms = F.linear(x_source, source_weight), F.linear(x_target, target_weight)
+        logits = source_terms.index_select(0, graph.sources).add_(graph.to_edges(target_terms))
+        if graph.edge_features is not None and self.project_edges is not None and self.attention_edges is not None:
+            edge_weight = _fold(self.project_edges, self.attention_edges)
+            logits.add_(F.linear(graph.edge_features.to(values.dtype), edge_weight))
+        return F.leaky_relu_(logits, self.settings.negative_slope)
 
     def _vectors(self) -> nn.Parameter:
         return nn.Parameter(nn.init.xavier_uniform_(torch.empty(self.shape.heads, self.shape.channels)))
 
 
-def _folded(projection: Linear, attention: Tensor) -> Tensor:
-    """a' W of each head, (H, in)."""
+def _fold(projection: Linear, attention: Tensor) -> Tensor:
+    """Return a' W of each head, (H, in)."""
     return (projection.weight.unflatten(0, attention.shape) * attention[..., None]).sum(1)

@@ -1,32 +1,29 @@
-"""What the graph attention layers share: projections, shares of each target's edges, the sum of the heads.
+"""The interface of graph attention layers: shape, settings, input checks.
 
 Shapes: S sources, N targets, E edges, F edge features, H heads, C channels per head.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.graph.forms import Graph, Segments
-from attnrec.attention.graph.segment_softmax import segment_softmax
-from attnrec.attention.graph.weighted_sum import weighted_sum
-from attnrec.attention.kernel import Attended, WeightsAre
+from attnrec.attention.graph.edges import Graph, SortedEdges
+from attnrec.attention.kernel import Attended, WeightsKind
 from attnrec.config import Config
-from attnrec.layers import Dropout, Linear
 
 
 @dataclass(frozen=True)
 class GraphShape:
-    """What a layer is built for.
+    """The sizes a layer is built for.
 
     Attributes:
-        source_dim, target_dim: widths of the two matrices.
+        source_dim, target_dim: widths of the source and target matrices.
         heads, channels: H and C.
-        edge_dim: F; 0 where nothing is known of the edges.
+        edge_dim: F; 0 for a graph without edge features.
     """
 
     source_dim: int
@@ -37,15 +34,19 @@ class GraphShape:
 
 
 class GraphSettings(Config):
-    """What a person may set.
+    """Settings of a graph layer, named as in torch-geometric.
 
-    `heads_are`: side by side, H * C wide, or averaged, C wide. `shared`: sources and targets are projected by one
-    matrix, as where they are nodes of one kind. `negative_slope`: of the leaky ReLU. `dropout`: of weights. `bias`: of
-    the output, and in GATv2 of projections. `residual`: the target, projected, is added to the output.
+    Attributes:
+        concat: concatenate the heads to width H * C; False averages them to width C.
+        share_weights: project sources and targets with the same matrix, for nodes of one type.
+        negative_slope: of the leaky ReLU.
+        dropout: rate on the attention weights, 0 to 1.
+        bias: add a bias to the output, in GATv2 also to the projections.
+        residual: add the projected target to the output.
     """
 
-    heads_are: Literal["concatenated", "averaged"] = "concatenated"
-    shared: bool = False
+    concat: bool = True
+    share_weights: bool = False
     negative_slope: float = Field(default=0.2, ge=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     bias: bool = True
@@ -53,39 +54,37 @@ class GraphSettings(Config):
 
 
 class GraphLayer(nn.Module, ABC):
-    """Each target becomes a sum of its sources, projected and weighted by attention over its edges.
+    """Each target becomes the sum of its projected sources, weighted by attention over its edges.
 
-    No edge is added: a target attends to itself only where the graph says so (see `Segments.with_self_loops`). Weights
-    are dropped after they are made, all in one draw, so that what is drawn does not depend on how the edges are gone
-    through. Float32 under autocast.
+    No edge is added: a target attends to itself only if the graph says so (see `SortedEdges.add_self_loops`). Runs in
+    float32 under autocast.
+
+    Attributes:
+        paper: reference of the method.
+        weights_kind: see `kernel.AttentionKernel`.
+        can_share_weights: whether `share_weights = true` is supported.
+        out_dim: width of the output.
     """
 
     paper: ClassVar[str]
-    weights_are: ClassVar[WeightsAre] = "shares"
-    biased_projections: ClassVar[bool]
+    weights_kind: ClassVar[WeightsKind] = "normalised"
+    can_share_weights: ClassVar[bool] = True
 
     def __init__(self, shape: GraphShape, settings: GraphSettings | None = None) -> None:
         super().__init__()
         self.shape, self.settings = shape, settings or GraphSettings()
-        if self.settings.shared and shape.source_dim != shape.target_dim:
+        if self.settings.share_weights and shape.source_dim != shape.target_dim:
             raise ValueError(
-                f"one matrix can project sources and targets only if they are equally wide, got {shape.source_dim} and "
-                f"{shape.target_dim}; set shared = false"
+                "share_weights needs sources and targets of the same width, got "
+                f"{shape.source_dim} and {shape.target_dim}; set share_weights = false"
             )
-        width, bias = shape.heads * shape.channels, self.biased_projections and self.settings.bias
-        self.out_dim = width if self.settings.heads_are == "concatenated" else shape.channels
-        self.project_source = Linear(shape.source_dim, width, bias=bias)
-        self.project_target = None if self.settings.shared else Linear(shape.target_dim, width, bias=bias)
-        self.project_edges = Linear(shape.edge_dim, width, bias=False) if shape.edge_dim else None
-        self.residual = Linear(shape.target_dim, self.out_dim, bias=False) if self.settings.residual else None
-        self.bias = nn.Parameter(torch.zeros(self.out_dim)) if self.settings.bias else None
-        self.dropout = Dropout(self.settings.dropout)
-        for name, parameter in self.named_parameters():
-            (nn.init.zeros_ if name.endswith("bias") else nn.init.xavier_uniform_)(parameter)
+        self.out_dim = shape.heads * shape.channels if self.settings.concat else shape.channels
 
     @abstractmethod
-    def energies(self, x_source: Tensor, x_target: Tensor, values: Tensor, graph: Segments) -> Tensor:
-        """What the shares are a softmax of, (E, H), from both matrices and the projected sources (S, H * C)."""
+    def attend(
+        self, x_source: Tensor, x_target: Tensor, graph: SortedEdges, *, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the output (N, out_dim) and, if needed, the weights before dropout in edge order, (E, H)."""
 
     def forward(
         self, x_source: Tensor, x_target: Tensor | None = None, *, graph: Graph, need_weights: bool = False
@@ -94,52 +93,44 @@ class GraphLayer(nn.Module, ABC):
 
         Args:
             x_source: (S, source_dim).
-            x_target: (N, target_dim); None where the targets are the sources.
-            graph: the edges, in either form.
+            x_target: (N, target_dim); None if the targets are the sources.
+            graph: the edges, in either format.
             need_weights: also return the weights.
 
         Returns:
-            output: (N, H * C), or (N, C) where heads are averaged; for a target without edges the bias and residual
-            alone. weights: before dropout, (E, H) in the order of the edges, or (N, K, H) for a table.
+            output: (N, H * C), or (N, C) with `concat = false`; bias and residual only for a target without edges.
+            weights: before dropout, (E, H) in edge order, or (N, K, H) for `PaddedNeighbours`.
 
         Raises:
-            ValueError: where graph, matrices and shape do not fit each other.
+            ValueError: if the sizes of graph, matrices and shape do not match.
         """
         x_target = x_source if x_target is None else x_target
-        segments = graph.as_segments
-        self._check(x_source, x_target, segments)
+        edges = graph.as_sorted_edges
+        self._check(x_source, x_target, edges)
         with torch.autocast(x_source.device.type, enabled=False):
             x_source, x_target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (x_source, x_target))
-            values = self.project_source(x_source)
-            weights = segment_softmax(self.energies(x_source, x_target, values, segments), segments)
-            output = weighted_sum(values, self.dropout(weights), segments)
-            if self.settings.heads_are == "averaged":
-                output = output.unflatten(1, (self.shape.heads, -1)).mean(1)
-            if self.residual is not None:
-                output += self.residual(x_target)
-            if self.bias is not None:
-                output += self.bias
-        return Attended(output, graph.aligned(weights) if need_weights else None)
+            output, weights = self.attend(x_source, x_target, edges, need_weights=need_weights)
+        return Attended(output, graph.align(weights) if need_weights and weights is not None else None)
 
-    def _check(self, x_source: Tensor, x_target: Tensor, graph: Segments) -> None:
+    def _check(self, x_source: Tensor, x_target: Tensor, graph: SortedEdges) -> None:
         widths, shape = (x_source.shape[1], x_target.shape[1]), self.shape
         if widths != (shape.source_dim, shape.target_dim):
             raise ValueError(
                 f"sources and targets must be {shape.source_dim} and {shape.target_dim} wide, got {widths}; "
-                "build the layer for them"
+                "build the layer for these widths"
             )
         if graph.n_targets != len(x_target):
             raise ValueError(
-                f"the graph must have a segment or row for each target, got {graph.n_targets} for {len(x_target)}; "
-                "give the matrix that its targets are rows of"
+                f"the graph must have one segment or row per target, got {graph.n_targets} for {len(x_target)}; "
+                "pass the matrix of the graph's targets"
             )
         first, last = (int(row) for row in graph.sources.aminmax()) if len(graph.sources) else (0, -1)
         if first < 0 or last >= len(x_source):
             raise ValueError(
-                f"sources must be rows of the matrix, got rows {first} to {last} of {len(x_source)}; "
-                "give the matrix that they are rows of"
+                f"the graph's sources must be rows of x_source, got rows {first} to {last} of {len(x_source)}; "
+                "pass the matrix of the graph's sources"
             )
-        edge_dim = 0 if graph.edges is None else graph.edges.shape[1]
+        edge_dim = 0 if graph.edge_features is None else graph.edge_features.shape[1]
         if edge_dim != shape.edge_dim:
             raise ValueError(
                 f"the graph must have the {shape.edge_dim} edge features that the layer was built for, got {edge_dim}; "

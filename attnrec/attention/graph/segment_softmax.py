@@ -1,4 +1,4 @@
-"""Softmax over the edges of each target, however many they are, and its logarithmic sum; gradients once only.
+"""Softmax and log-sum-exp over the edges of each target, differentiable once.
 
 Shapes: E edges sorted by target, N targets, H heads.
 """
@@ -9,55 +9,55 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnrec.attention.graph.forms import Segments
+from attnrec.attention.graph.edges import SortedEdges
 
 
-def segment_softmax(energies: Tensor, graph: Segments) -> Tensor:
-    """Energies (E, H) -> shares (E, H): >= 0, over the edges of a target they sum to 1."""
-    return _SegmentSoftmax.apply(energies, graph)
+def segment_softmax(logits: Tensor, graph: SortedEdges) -> Tensor:
+    """Return the softmax of logits (E, H) over the edges of each target, (E, H)."""
+    return _SegmentSoftmax.apply(logits, graph)
 
 
-def segment_logsumexp(energies: Tensor, graph: Segments) -> Tensor:
-    """Energies (E, H) -> logarithms of what the softmax divides by, (N, H); 0 for targets without edges."""
-    return _SegmentLogSumExp.apply(energies, graph)
+def segment_logsumexp(logits: Tensor, graph: SortedEdges) -> Tensor:
+    """Return the log-sum-exp of logits (E, H) over the edges of each target, (N, H); 0 for a target without edges."""
+    return _SegmentLogSumExp.apply(logits, graph)
 
 
 class _SegmentSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, energies: Tensor, graph: Segments) -> Tensor:
-        """Only the shares are kept."""
-        largest = graph.at_targets(graph.reduce(energies, "max"))
-        shares = torch.sub(energies, largest, out=largest).exp_()
-        shares /= graph.at_targets(graph.reduce(shares, "sum"))
-        ctx.save_for_backward(shares)
+    def forward(ctx: Any, logits: Tensor, graph: SortedEdges) -> Tensor:
+        """Save the weights alone for the backward pass."""
+        largest = graph.to_edges(graph.reduce(logits, "max"))
+        weights = torch.sub(logits, largest, out=largest).exp_()
+        weights /= graph.to_edges(graph.reduce(weights, "sum"))
+        ctx.save_for_backward(weights)
         ctx.graph = graph
-        return shares
+        return weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_shares: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """The Jacobian of one target's shares s is diag(s) - s s'."""
-        (shares,) = ctx.saved_tensors
-        d_energies = shares * d_shares
-        mean = ctx.graph.at_targets(ctx.graph.reduce(d_energies, "sum"))
-        return d_energies.sub_(mean.mul_(shares)), None
+    def backward(ctx: Any, d_weights: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The Jacobian for the weights w of one target is diag(w) - w w'."""
+        (weights,) = ctx.saved_tensors
+        d_logits = weights * d_weights
+        mean = ctx.graph.to_edges(ctx.graph.reduce(d_logits, "sum"))
+        return d_logits.sub_(mean.mul_(weights)), None
 
 
 class _SegmentLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, energies: Tensor, graph: Segments) -> Tensor:
-        """The largest energy is taken out, so that no exponential overflows."""
-        largest = graph.reduce(energies, "max")
-        sums = graph.reduce((energies - graph.at_targets(largest)).exp_(), "sum")
-        found = torch.where(sums > 0, largest + sums.log(), 0)
-        ctx.save_for_backward(energies, found)
+    def forward(ctx: Any, logits: Tensor, graph: SortedEdges) -> Tensor:
+        """Subtract the largest logit first, so that no exponential overflows."""
+        largest = graph.reduce(logits, "max")
+        sums = graph.reduce((logits - graph.to_edges(largest)).exp_(), "sum")
+        log_sums = torch.where(sums > 0, largest + sums.log(), 0)
+        ctx.save_for_backward(logits, log_sums)
         ctx.graph = graph
-        return found
+        return log_sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_found: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """The shares, times the gradient at their target."""
-        energies, found = ctx.saved_tensors
-        shares = (energies - ctx.graph.at_targets(found)).exp_()
-        return shares.mul_(ctx.graph.at_targets(d_found)), None
+    def backward(ctx: Any, d_log_sums: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The softmax weights times the gradient at their target."""
+        logits, log_sums = ctx.saved_tensors
+        weights = (logits - ctx.graph.to_edges(log_sums)).exp_()
+        return weights.mul_(ctx.graph.to_edges(d_log_sums)), None

@@ -1,7 +1,7 @@
-"""Sums of weight times source over the edges of each target, without a tensor of edges x channels.
+"""Weighted sums of sources over the edges of each target, without a tensor of edges x channels.
 
-Gathering, multiplying and adding are one pass over the edges (torch's embedding_bag); the gradients go through the
-edges in blocks. Gradients once only.
+The forward pass gathers, multiplies and adds in one pass over the edges (torch's embedding_bag); the backward pass
+goes through the edges in blocks. Differentiable once.
 Shapes: E edges sorted by target, M edges of a block, S sources, N targets, H heads, C channels per head, D = H * C.
 """
 
@@ -12,22 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnrec.attention.graph.blocks import channels_of_heads, gathered
-from attnrec.attention.graph.forms import Segments
+from attnrec.attention.graph.blocks import edge_blocks, head_indicator
+from attnrec.attention.graph.edges import SortedEdges
 
 
-def weighted_sum(values: Tensor, weights: Tensor, graph: Segments) -> Tensor:
-    """What each target gets when its edges have weights (E, H) and the sources values (S, D): (N, D).
+def weighted_sum(values: Tensor, weights: Tensor, graph: SortedEdges) -> Tensor:
+    """Sum the source values (S, D), weighted by (E, H), over the edges of each target: (N, D).
 
-    A target without edges gets zeros. The caller has seen to it that the graph's sources are rows of `values`.
+    A target without edges gets zeros. The graph's sources must be valid rows of `values`; this is not checked here.
     """
     return _WeightedSum.apply(values, weights, graph)
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weights: Tensor, graph: Segments) -> Tensor:
-        """Head by head: the kernel takes one weight per edge, and each of its arguments in one piece."""
+    def forward(ctx: Any, values: Tensor, weights: Tensor, graph: SortedEdges) -> Tensor:
+        """Sum head by head, because embedding_bag takes one weight per edge and contiguous arguments."""
         ctx.save_for_backward(values, weights)
         ctx.graph = graph
         heads = weights.shape[1]
@@ -47,11 +47,11 @@ class _WeightedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_sums: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, weights = ctx.saved_tensors
-        graph: Segments = ctx.graph
+        graph: SortedEdges = ctx.graph
         d_values, d_weights = torch.zeros_like(values), torch.empty_like(weights)
-        heads = channels_of_heads(weights.shape[1], values)
-        for rows, source, d_target in gathered(values, d_sums, graph):
-            torch.mm(source.mul_(d_target), heads.mT, out=d_weights[rows])
-            d_source = torch.mm(weights[rows], heads, out=source).mul_(d_target)
-            d_values.index_add_(0, graph.sources[rows], d_source)
+        heads = head_indicator(weights.shape[1], values)
+        for edges, source, d_target in edge_blocks(values, d_sums, graph):
+            torch.mm(source.mul_(d_target), heads.mT, out=d_weights[edges])
+            d_source = torch.mm(weights[edges], heads, out=source).mul_(d_target)
+            d_values.index_add_(0, graph.sources[edges], d_source)
         return d_values, d_weights, None

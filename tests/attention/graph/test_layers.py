@@ -1,57 +1,78 @@
-"""The contract of the graph layers, for every layer in GRAPH_LAYERS and both forms of a graph."""
+"""Contract tests of the graph layers, for every layer in GRAPH_LAYERS and both graph formats."""
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnrec.attention.graph import GRAPH_LAYERS, GraphShape, Segments, Table, blocks, build_graph_layer
+from attnrec.attention.graph import GRAPH_LAYERS, GraphShape, PaddedNeighbours, SortedEdges, blocks, build_graph_layer
 from attnrec.layers import Dropout
 
 S, N, H, C = 9, 7, 2, 3
 SHAPE = GraphShape(source_dim=4, target_dim=5, heads=H, channels=C)
 EDGES = [(0, 0), (1, 0), (2, 0), (1, 0), (3, 1), (0, 2), (4, 3), (4, 3), (5, 5)] + [(k % S, 6) for k in range(20)]
-"""(source, target): target 0 has an edge twice, 1 and 2 have one, 3 one edge twice, 4 none, 6 is a hub."""
+"""(source, target): target 0 has a duplicate edge, 1 and 2 have one edge, 3 one edge twice, 4 none, 6 is a hub."""
+
+NATIVE = ["gat", "gatv2"]
+"""Layers that have a torch-geometric layer of the same name with the prefix `pyg_`."""
+
+VALUES = {
+    "gat": "project_source",
+    "gatv2": "project_source",
+    "pyg_gat": "conv.lin_src",
+    "pyg_gatv2": "conv.lin_l",
+    "pyg_transformer": "conv.lin_value",
+}
+"""Name in GRAPH_LAYERS -> the module that projects sources to values."""
+
+SCORING = {
+    "gat": "attention",
+    "gatv2": "attention",
+    "pyg_gat": "conv.att",
+    "pyg_gatv2": "conv.att",
+    "pyg_transformer": "conv.lin_query",
+}
+"""Name in GRAPH_LAYERS -> the prefix of the parameters without which all attention logits are equal."""
 
 
 @dataclass
-class World:
+class Inputs:
     x_source: torch.Tensor
     x_target: torch.Tensor
-    graph: Segments
+    graph: SortedEdges
 
     @property
     def leaves(self) -> list[torch.Tensor]:
-        edges = self.graph.edges
-        return [self.x_source, self.x_target] + ([] if edges is None else [edges])
+        features = self.graph.edge_features
+        return [self.x_source, self.x_target] + ([] if features is None else [features])
 
 
-def world(edge_dim=0, *, dtype=torch.float32) -> World:
+def make_inputs(edge_dim=0, *, dtype=torch.float32) -> Inputs:
     random = torch.Generator().manual_seed(3)
     sources, targets = torch.tensor(EDGES).T
     x_source, x_target = torch.randn(S, 4, generator=random), torch.randn(N, 5, generator=random)
-    edges = torch.randn(len(EDGES), edge_dim, generator=random)
-    x_source, x_target, edges = (x.to(dtype).requires_grad_() for x in (x_source, x_target, edges))
-    offsets = torch.nn.functional.pad(torch.bincount(targets, minlength=N).cumsum(0), (1, 0))
-    return World(x_source, x_target, Segments(sources, targets, offsets, edges if edge_dim else None))
+    features = torch.randn(len(EDGES), edge_dim, generator=random)
+    x_source, x_target, features = (x.to(dtype).requires_grad_() for x in (x_source, x_target, features))
+    offsets = F.pad(torch.bincount(targets, minlength=N).cumsum(0), (1, 0))
+    return Inputs(x_source, x_target, SortedEdges(sources, targets, offsets, features if edge_dim else None))
 
 
-def table_of(graph: Segments, *, width: int) -> Table:
-    """The same edges in `width` places, with nonsense in those that are empty."""
+def padded(graph: SortedEdges, *, width: int) -> PaddedNeighbours:
+    """The same edges, padded to `width` with invalid rows and NaN features."""
     neighbours, real = torch.full((N, width), -7), torch.zeros(N, width, dtype=torch.bool)
-    edges = None if graph.edges is None else torch.full((N, width, graph.edges.shape[1]), torch.nan)
-    places = torch.arange(len(graph.sources)) - graph.offsets[graph.targets]
-    neighbours[graph.targets, places], real[graph.targets, places] = graph.sources, True
-    if edges is not None:
-        edges[graph.targets, places] = graph.edges
-    return Table(neighbours, real, edges)
+    features = None if graph.edge_features is None else torch.full((N, width, graph.edge_features.shape[1]), torch.nan)
+    columns = torch.arange(len(graph.sources)) - graph.offsets[graph.targets]
+    neighbours[graph.targets, columns], real[graph.targets, columns] = graph.sources, True
+    if features is not None:
+        features[graph.targets, columns] = graph.edge_features
+    return PaddedNeighbours(neighbours, real, features)
 
 
-def make(name, shape=SHAPE, **settings):
-    """A layer with what it learns away from where it starts."""
+def make_layer(name, shape=SHAPE, **settings):
+    """A layer whose parameters differ from their initial values."""
     torch.manual_seed(0)
     layer = build_graph_layer(name, shape, settings)
     with torch.no_grad():
@@ -61,12 +82,17 @@ def make(name, shape=SHAPE, **settings):
 
 
 def gradients(output, leaves):
-    """Of a sum of the output in which every number has another factor."""
+    """Gradients of a weighted sum of the output, each element with another weight."""
     return torch.autograd.grad((output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum(), leaves)
 
 
 @pytest.fixture(params=GRAPH_LAYERS)
 def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=NATIVE)
+def native(request) -> str:
     return request.param
 
 
@@ -77,11 +103,11 @@ def edge_dim(request) -> int:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Blocks of 8 edges, so that the hub's 20 lie in four of them."""
+    """Blocks of 8 edges, so that the hub's 20 edges span four of them."""
     monkeypatch.setitem(blocks.BLOCK, "cpu", 8 * H * C)
 
 
-# --- references: each layer again, in float64 and one target at a time
+# --- references: each native layer again, in float64 and one target at a time
 
 
 def learned(layer, name):
@@ -92,75 +118,79 @@ def leaky(x):
     return np.where(x > 0, x, 0.2 * x)
 
 
-def gat_energy(layer, values, target, features):
+def gat_logits(layer, values, target, features):
     target = target @ learned(layer, "project_target.weight").T
-    energy = values.reshape(-1, H, C) * learned(layer, "attention_source")
-    energy = energy + target.reshape(H, C) * learned(layer, "attention_target")
+    logits = values.reshape(-1, H, C) * learned(layer, "attention_source")
+    logits = logits + target.reshape(H, C) * learned(layer, "attention_target")
     if features is not None:
         projected = features @ learned(layer, "project_edges.weight").T
-        energy = energy + projected.reshape(-1, H, C) * learned(layer, "attention_edges")
-    return leaky(energy.sum(-1))
+        logits = logits + projected.reshape(-1, H, C) * learned(layer, "attention_edges")
+    return leaky(logits.sum(-1))
 
 
-def gatv2_energy(layer, values, target, features):
+def gatv2_logits(layer, values, target, features):
     hidden = values + target @ learned(layer, "project_target.weight").T + learned(layer, "project_target.bias")
     if features is not None:
         hidden = hidden + features @ learned(layer, "project_edges.weight").T
     return (leaky(hidden.reshape(-1, H, C)) * learned(layer, "attention")).sum(-1)
 
 
-ENERGIES = {"gat": gat_energy, "gatv2": gatv2_energy}
-"""Name in GRAPH_LAYERS -> energy(layer, projected sources, one target, features of its edges), (edges, H)."""
+LOGITS = {"gat": gat_logits, "gatv2": gatv2_logits}
+"""Name -> logits(layer, projected sources, one target, features of its edges), (edges, H)."""
 
 
-def reference(name, layer, given):
-    x_source, x_target = (x.detach().double().numpy() for x in (given.x_source, given.x_target))
-    features = None if given.graph.edges is None else given.graph.edges.detach().double().numpy()
+def reference(name, layer, inputs):
+    x_source, x_target = (x.detach().double().numpy() for x in (inputs.x_source, inputs.x_target))
+    features = inputs.graph.edge_features
+    features = None if features is None else features.detach().double().numpy()
     values = x_source @ learned(layer, "project_source.weight").T
     values = values + (learned(layer, "project_source.bias") if name == "gatv2" else 0)
     output, weights = np.zeros((N, H, C)), np.zeros((len(EDGES), H))
     for target in range(N):
-        here = [place for place, edge in enumerate(EDGES) if edge[1] == target]
-        if here:
-            pooled = values[[EDGES[place][0] for place in here]]
-            of_edges = None if features is None else features[here]
-            odds = np.exp(ENERGIES[name](layer, pooled, x_target[target], of_edges))
-            weights[here] = odds / odds.sum(0)
-            output[target] = (weights[here][..., None] * pooled.reshape(-1, H, C)).sum(0)
+        edges = [number for number, edge in enumerate(EDGES) if edge[1] == target]
+        if edges:
+            of_sources = values[[EDGES[number][0] for number in edges]]
+            of_edges = None if features is None else features[edges]
+            exponentials = np.exp(LOGITS[name](layer, of_sources, x_target[target], of_edges))
+            weights[edges] = exponentials / exponentials.sum(0)
+            output[target] = (weights[edges][..., None] * of_sources.reshape(-1, H, C)).sum(0)
     return output.reshape(N, -1) + learned(layer, "bias"), weights
 
 
-def test_output_and_weights_equal_a_float64_reference(name, edge_dim):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
-    attended = layer(given.x_source, given.x_target, graph=given.graph, need_weights=True)
-    output, weights = reference(name, layer, given)
+def test_output_and_weights_equal_a_float64_reference(native, edge_dim):
+    inputs, layer = make_inputs(edge_dim), make_layer(native, replace(SHAPE, edge_dim=edge_dim))
+    attended = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True)
+    output, weights = reference(native, layer, inputs)
     np.testing.assert_allclose(attended.output.detach().numpy(), output, atol=1e-6)
     np.testing.assert_allclose(attended.weights.detach().numpy(), weights, atol=1e-6)
 
 
-def test_gradients_of_output_and_weights_are_those_of_finite_differences(name, edge_dim):
-    given, layer = world(edge_dim, dtype=torch.float64), make(name, replace(SHAPE, edge_dim=edge_dim)).double()
+def test_gradients_of_output_and_weights_equal_finite_differences(name, edge_dim):
+    inputs = make_inputs(edge_dim, dtype=torch.float64)
+    layer = make_layer(name, replace(SHAPE, edge_dim=edge_dim)).double()
 
-    def attend(x_source, x_target, *edges):
-        graph = replace(given.graph, edges=edges[0] if edges else None)
+    def attend(x_source, x_target, *features):
+        graph = replace(inputs.graph, edge_features=features[0] if features else None)
         attended = layer(x_source, x_target, graph=graph, need_weights=True)
         return attended.output, attended.weights, *(parameter.sum() for parameter in layer.parameters())
 
-    assert torch.autograd.gradcheck(attend, given.leaves)
+    assert torch.autograd.gradcheck(attend, inputs.leaves)
     parameters = dict(layer.named_parameters())
     for parameter_name, parameter in parameters.items():
 
         def attend_with(changed, parameter_name=parameter_name):
-            call = (given.x_source.detach(), given.x_target.detach()), {"graph": given.graph, "need_weights": True}
-            attended = torch.func.functional_call(layer, parameters | {parameter_name: changed}, *call)
+            arguments = (inputs.x_source.detach(), inputs.x_target.detach())
+            options = {"graph": inputs.graph, "need_weights": True}
+            replaced = parameters | {parameter_name: changed}
+            attended = torch.func.functional_call(layer, replaced, arguments, options)
             return attended.output, attended.weights
 
         assert torch.autograd.gradcheck(attend_with, parameter.detach().requires_grad_()), parameter_name
 
 
-# --- PyG's layers, with the same weights
+# --- native layers equal torch-geometric's with the same weights
 
-THEIR_NAMES = {
+PYG_NAMES = {
     "project_source": {"gat": "lin_src", "gatv2": "lin_l"},
     "project_target": {"gat": "lin_dst", "gatv2": "lin_r"},
     "project_edges": "lin_edge",
@@ -172,298 +202,297 @@ THEIR_NAMES = {
 }
 
 
-def peer(name, layer, *, self_loops=False):
-    """PyG's layer that computes the same, and its parameters in the order of ours."""
-    with warnings.catch_warnings():  # it uses torch.jit, and typing, in deprecated ways
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from torch_geometric.nn import GATConv, GATv2Conv
-
-        shape, settings = layer.shape, layer.settings
-        asked = {
-            "heads": shape.heads,
-            "concat": settings.heads_are == "concatenated",
-            "edge_dim": shape.edge_dim or None,
-        }
-        asked |= {"negative_slope": settings.negative_slope, "bias": settings.bias, "residual": settings.residual}
-        asked |= {"add_self_loops": self_loops} | ({"share_weights": settings.shared} if name == "gatv2" else {})
-        one_kind = name == "gat" and settings.shared
-        width = shape.source_dim if one_kind else (shape.source_dim, shape.target_dim)
-        theirs = {"gat": GATConv, "gatv2": GATv2Conv}[name](width, shape.channels, **asked)
-    parameters = []
+def pyg_peer(native, layer, *, self_loops=False):
+    """The torch-geometric layer with the weights of `layer`, and its parameters in the same order."""
+    conv = build_graph_layer(f"pyg_{native}", layer.shape, layer.settings.model_dump()).conv
+    conv.add_self_loops = self_loops
+    one_projection, parameters = native == "gat" and layer.settings.share_weights, []
     for parameter_name, parameter in layer.named_parameters():
         part, _, rest = parameter_name.partition(".")
-        their_name = THEIR_NAMES.get(part, part)
-        their_name = their_name if isinstance(their_name, str) else their_name[name]
-        their_name = "lin" if one_kind and part == "project_source" else their_name
-        parameters.append(theirs.get_parameter(".".join(filter(None, [their_name, rest]))))
+        pyg_name = PYG_NAMES.get(part, part)
+        pyg_name = pyg_name if isinstance(pyg_name, str) else pyg_name[native]
+        pyg_name = "lin" if one_projection and part == "project_source" else pyg_name
+        parameters.append(conv.get_parameter(".".join(filter(None, [pyg_name, rest]))))
         parameters[-1].data.copy_(parameter.data.view_as(parameters[-1]))
-    return theirs, parameters
+    return conv, parameters
 
 
-EVERY_SETTING = [
+SETTINGS = [
     {},
-    {"heads_are": "averaged", "residual": True, "negative_slope": 0.05},
+    {"concat": False, "residual": True, "negative_slope": 0.05},
     {"bias": False, "residual": True},
 ]
 
 
-def assert_equal_to_peer(name, layer, given, graph, *, x_target=None, aligned=lambda weights: weights):
-    """Value, weights and every gradient; `graph` is the world's in any form, x_target None the world's."""
-    theirs, parameters = peer(name, layer)
-    edge_index = torch.stack([given.graph.sources, given.graph.targets])
-    x_target = given.x_target if x_target is None else x_target
-    expected, (_, weights) = theirs(
-        (given.x_source, x_target), edge_index, given.graph.edges, return_attention_weights=True
+def assert_equal_to_pyg(native, layer, inputs, graph, *, flatten=lambda weights: weights):
+    """Compare output, weights and every gradient; `graph` holds the edges of the inputs in either format."""
+    conv, parameters = pyg_peer(native, layer)
+    edge_index = torch.stack([inputs.graph.sources, inputs.graph.targets])
+    expected, (_, weights) = conv(
+        (inputs.x_source, inputs.x_target), edge_index, inputs.graph.edge_features, return_attention_weights=True
     )
-    attended = layer(given.x_source, x_target, graph=graph, need_weights=True)
+    attended = layer(inputs.x_source, inputs.x_target, graph=graph, need_weights=True)
     torch.testing.assert_close(attended.output, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(aligned(attended.weights), weights, atol=1e-5, rtol=1e-5)
-    inputs = [x for x in given.leaves if x is not given.x_target or x_target is given.x_target]
-    ours = gradients(attended.output, inputs + list(layer.parameters()))
-    for found, wanted in zip(ours, gradients(expected, inputs + parameters), strict=True):
-        torch.testing.assert_close(found, wanted.view_as(found), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flatten(attended.weights), weights, atol=1e-5, rtol=1e-5)
+    actual = gradients(attended.output, inputs.leaves + list(layer.parameters()))
+    for gradient, reference_gradient in zip(actual, gradients(expected, inputs.leaves + parameters), strict=True):
+        torch.testing.assert_close(gradient, reference_gradient.view_as(gradient), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", EVERY_SETTING, ids=str)
-def test_segments_equal_pyg_in_value_and_every_gradient(name, edge_dim, settings):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim), **settings)
-    assert_equal_to_peer(name, layer, given, given.graph)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_sorted_edges_equal_pyg_in_value_and_every_gradient(native, edge_dim, settings):
+    inputs, layer = make_inputs(edge_dim), make_layer(native, replace(SHAPE, edge_dim=edge_dim), **settings)
+    assert_equal_to_pyg(native, layer, inputs, inputs.graph)
 
 
 @pytest.mark.parametrize("width", [20, 23])
-def test_a_table_as_wide_as_the_largest_degree_equals_pyg_in_value_and_every_gradient(name, edge_dim, width):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
-    table = table_of(given.graph, width=width)
-    assert_equal_to_peer(name, layer, given, table, aligned=lambda weights: weights[table.real])
+def test_padded_neighbours_equal_pyg_in_value_and_every_gradient(native, edge_dim, width):
+    inputs, layer = make_inputs(edge_dim), make_layer(native, replace(SHAPE, edge_dim=edge_dim))
+    table = padded(inputs.graph, width=width)
+    assert_equal_to_pyg(native, layer, inputs, table, flatten=lambda weights: weights[table.real])
 
 
-def test_nodes_of_one_kind_share_a_projection_as_in_pyg(name):
-    given = world()
-    layer = make(name, GraphShape(source_dim=4, target_dim=4, heads=H, channels=C), shared=True)
-    theirs, parameters = peer(name, layer)
-    graph = Segments.from_edges(given.graph.sources, given.graph.targets, n_targets=S)
-    expected = theirs(given.x_source, torch.stack([graph.sources, graph.targets]))
-    output = layer(given.x_source, graph=graph).output
+def test_shared_projections_equal_pyg(native):
+    inputs = make_inputs()
+    layer = make_layer(native, GraphShape(source_dim=4, target_dim=4, heads=H, channels=C), share_weights=True)
+    conv, parameters = pyg_peer(native, layer)
+    graph = SortedEdges.from_edges(inputs.graph.sources, inputs.graph.targets, n_targets=S)
+    expected = conv((inputs.x_source, inputs.x_source), torch.stack([graph.sources, graph.targets]))
+    output = layer(inputs.x_source, graph=graph).output
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(layer(given.x_source, given.x_source.clone(), graph=graph).output, output)
-    ours = gradients(output, [given.x_source, *layer.parameters()])
-    for found, wanted in zip(ours, gradients(expected, [given.x_source, *parameters]), strict=True):
-        torch.testing.assert_close(found, wanted.view_as(found), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer(inputs.x_source, inputs.x_source.clone(), graph=graph).output, output)
+    actual = gradients(output, [inputs.x_source, *layer.parameters()])
+    for gradient, reference_gradient in zip(actual, gradients(expected, [inputs.x_source, *parameters]), strict=True):
+        torch.testing.assert_close(gradient, reference_gradient.view_as(gradient), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_random_graphs_equal_pyg(name, seed):
+def test_random_graphs_equal_pyg(native, seed):
     random = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, N - 1, (300,), generator=random)
-    sources = (torch.randint(0, S**3, (300,), generator=random) ** (1 / 3)).long()  # some far more often than others
-    given = world()
-    given.graph = Segments.from_edges(sources, targets, n_targets=N, edges=torch.randn(300, 2, requires_grad=True))
-    assert_equal_to_peer(name, make(name, replace(SHAPE, edge_dim=2)), given, given.graph)
+    sources = (torch.randint(0, S**3, (300,), generator=random) ** (1 / 3)).long()  # a skewed distribution
+    features = torch.randn(300, 2, requires_grad=True)
+    inputs = make_inputs()
+    inputs.graph = SortedEdges.from_edges(sources, targets, n_targets=N, edge_features=features)
+    assert_equal_to_pyg(native, make_layer(native, replace(SHAPE, edge_dim=2)), inputs, inputs.graph)
 
 
-def test_self_loops_are_added_only_where_the_graph_is_asked_and_then_as_pyg_does(name, edge_dim):
-    given = world(edge_dim)
-    layer = make(name, GraphShape(source_dim=4, target_dim=4, heads=H, channels=C, edge_dim=edge_dim))
-    theirs, _ = peer(name, layer, self_loops=True)
-    x_target = given.x_source[:N] + 1
-    edge_index = torch.stack([given.graph.sources, given.graph.targets])
-    expected = theirs((given.x_source, x_target), edge_index, given.graph.edges)
-    looped = given.graph.with_self_loops()
+def test_self_loops_equal_pyg_and_are_added_by_the_graph_alone(native, edge_dim):
+    inputs = make_inputs(edge_dim)
+    layer = make_layer(native, GraphShape(source_dim=4, target_dim=4, heads=H, channels=C, edge_dim=edge_dim))
+    conv, _ = pyg_peer(native, layer, self_loops=True)
+    x_target = inputs.x_source[:N] + 1
+    edge_index = torch.stack([inputs.graph.sources, inputs.graph.targets])
+    expected = conv((inputs.x_source, x_target), edge_index, inputs.graph.edge_features)
+    looped = inputs.graph.add_self_loops()
     assert len(looped.sources) == len(EDGES) - sum(source == target for source, target in EDGES) + N
-    torch.testing.assert_close(layer(given.x_source, x_target, graph=looped).output, expected, atol=1e-5, rtol=1e-5)
-    without = layer(given.x_source, x_target, graph=given.graph).output
+    torch.testing.assert_close(layer(inputs.x_source, x_target, graph=looped).output, expected, atol=1e-5, rtol=1e-5)
+    without = layer(inputs.x_source, x_target, graph=inputs.graph).output
     torch.testing.assert_close(without[4], layer.bias, msg="target 4 has no edge, and gets none")
 
 
-# --- what weights are
+# --- weights
 
 
-def test_weights_are_shares_of_each_targets_edges(name):
-    given, layer = world(), make(name)
-    weights = layer(given.x_source, given.x_target, graph=given.graph, need_weights=True).weights
-    assert layer.weights_are == "shares"
+def test_weights_sum_to_1_over_the_edges_of_each_target(name):
+    inputs, layer = make_inputs(), make_layer(name)
+    weights = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True).weights
+    assert layer.weights_kind == "normalised"
     assert weights.shape == (len(EDGES), H)
     assert (weights >= 0).all()
-    sums = torch.zeros(N, H).index_add(0, given.graph.targets, weights)
-    torch.testing.assert_close(sums, torch.ones(N, H) * (given.graph.offsets.diff() > 0)[:, None])
+    sums = torch.zeros(N, H).index_add(0, inputs.graph.targets, weights)
+    torch.testing.assert_close(sums, torch.ones(N, H) * (inputs.graph.offsets.diff() > 0)[:, None])
 
 
-def test_weights_of_a_table_lie_where_its_neighbours_do(name):
-    given, layer = world(), make(name)
-    table = table_of(given.graph, width=21)
-    weights = layer(given.x_source, given.x_target, graph=table, need_weights=True).weights
-    in_order = layer(given.x_source, given.x_target, graph=given.graph, need_weights=True).weights
+def test_weights_of_padded_neighbours_have_their_layout(name):
+    inputs, layer = make_inputs(), make_layer(name)
+    table = padded(inputs.graph, width=21)
+    weights = layer(inputs.x_source, inputs.x_target, graph=table, need_weights=True).weights
+    in_order = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True).weights
     assert weights.shape == (N, 21, H)
     torch.testing.assert_close(weights[table.real], in_order)
     assert (weights[~table.real] == 0).all()
 
 
-def test_weights_are_none_unless_asked_for(name):
-    given, layer = world(), make(name)
-    assert layer(given.x_source, given.x_target, graph=given.graph).weights is None
-    assert layer(given.x_source, given.x_target, graph=table_of(given.graph, width=20)).weights is None
+def test_weights_are_none_unless_requested(name):
+    inputs, layer = make_inputs(), make_layer(name)
+    assert layer(inputs.x_source, inputs.x_target, graph=inputs.graph).weights is None
+    assert layer(inputs.x_source, inputs.x_target, graph=padded(inputs.graph, width=20)).weights is None
 
 
-def test_equal_energies_give_equal_shares_and_an_edge_that_stands_twice_counts_twice(name):
-    given, layer = world(), make(name, bias=False)
+def test_equal_logits_give_equal_weights_and_duplicate_edges_count_twice(name):
+    inputs, layer = make_inputs(), make_layer(name, bias=False)
     with torch.no_grad():
         for parameter_name, parameter in layer.named_parameters():
-            if parameter_name.startswith("attention"):
+            if parameter_name.startswith(SCORING[name]):
                 parameter.zero_()
-    output = layer(given.x_source, given.x_target, graph=given.graph).output
-    values = layer.project_source(given.x_source)
+    output = layer(inputs.x_source, inputs.x_target, graph=inputs.graph).output
+    values = layer.get_submodule(VALUES[name])(inputs.x_source)
     torch.testing.assert_close(output[0], (values[0] + 2 * values[1] + values[2]) / 4)
     torch.testing.assert_close(output[3], values[4], msg="(v4 + v4) / 2")
 
 
-def test_the_order_of_a_targets_edges_changes_nothing_but_the_order_of_weights(name, edge_dim):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
+def test_the_order_of_edges_only_changes_the_order_of_weights(name, edge_dim):
+    inputs, layer = make_inputs(edge_dim), make_layer(name, replace(SHAPE, edge_dim=edge_dim))
     mixed = torch.randperm(len(EDGES), generator=torch.Generator().manual_seed(1))
-    mixed = mixed[given.graph.targets[mixed].argsort(stable=True)]
-    edges = None if given.graph.edges is None else given.graph.edges[mixed]
-    other = replace(given.graph, sources=given.graph.sources[mixed], edges=edges)
-    assert not torch.equal(other.sources, given.graph.sources)
-    before = layer(given.x_source, given.x_target, graph=given.graph, need_weights=True)
-    after = layer(given.x_source, given.x_target, graph=other, need_weights=True)
+    mixed = mixed[inputs.graph.targets[mixed].argsort(stable=True)]
+    features = None if inputs.graph.edge_features is None else inputs.graph.edge_features[mixed]
+    other = replace(inputs.graph, sources=inputs.graph.sources[mixed], edge_features=features)
+    assert not torch.equal(other.sources, inputs.graph.sources)
+    before = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True)
+    after = layer(inputs.x_source, inputs.x_target, graph=other, need_weights=True)
     torch.testing.assert_close(after.output, before.output)
     torch.testing.assert_close(after.weights, before.weights[mixed])
 
 
-def test_gat_ranks_sources_the_same_for_every_target_and_gatv2_does_not(name):
-    given, layer = world(), make(name)
-    everyone = Segments.from_edges(torch.arange(S).repeat(N), torch.arange(N).repeat_interleave(S), n_targets=N)
-    weights = layer(given.x_source, 3 * given.x_target, graph=everyone, need_weights=True).weights
+def test_only_gat_ranks_sources_the_same_for_every_target(name):
+    inputs, layer = make_inputs(), make_layer(name)
+    complete = SortedEdges.from_edges(torch.arange(S).repeat(N), torch.arange(N).repeat_interleave(S), n_targets=N)
+    weights = layer(inputs.x_source, 3 * inputs.x_target, graph=complete, need_weights=True).weights
     orders = {tuple(order) for order in weights.view(N, S, H)[..., 0].argsort(1).tolist()}
-    assert (len(orders) == 1) == (name == "gat")
+    assert (len(orders) == 1) == (name in ("gat", "pyg_gat"))
 
 
 # --- dropout
 
 
-def test_dropped_weights_make_the_output_and_whole_ones_are_returned(name):
-    given, layer = world(), make(name, dropout=0.5, bias=False).train()
+def test_dropout_applies_to_the_output_and_not_to_the_returned_weights(name):
+    inputs, layer = make_inputs(), make_layer(name, dropout=0.5, bias=False).train()
     torch.manual_seed(5)
-    attended = layer(given.x_source, given.x_target, graph=given.graph, need_weights=True)
-    whole = layer.eval()(given.x_source, given.x_target, graph=given.graph, need_weights=True)
-    torch.testing.assert_close(attended.weights, whole.weights)
+    attended = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True)
+    full = layer.eval()(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True)
+    torch.testing.assert_close(attended.weights, full.weights)
     torch.manual_seed(5)
-    dropped = Dropout(0.5)(whole.weights)
+    dropped = (Dropout(0.5) if name in NATIVE else torch.nn.Dropout(0.5))(full.weights)
     assert 0 < (dropped == 0).sum() < dropped.numel()
-    values = layer.project_source(given.x_source).view(S, H, C)
-    expected = torch.zeros(N, H, C).index_add(0, given.graph.targets, dropped[..., None] * values[given.graph.sources])
+    values = layer.get_submodule(VALUES[name])(inputs.x_source).view(S, H, C)
+    expected = torch.zeros(N, H, C).index_add(
+        0, inputs.graph.targets, dropped[..., None] * values[inputs.graph.sources]
+    )
     torch.testing.assert_close(attended.output, expected.flatten(1))
 
 
-def test_what_is_dropped_depends_on_the_seed_and_not_on_the_blocks(name, monkeypatch):
-    given, layer = world(), make(name, dropout=0.5).train()
+def test_dropout_depends_on_the_seed_and_not_on_the_block_size(native, monkeypatch):
+    inputs, layer = make_inputs(), make_layer(native, dropout=0.5).train()
 
-    def drawn(seed, edges_per_block, graph=given.graph):
+    def drawn(seed, edges_per_block, graph=inputs.graph):
         monkeypatch.setitem(blocks.BLOCK, "cpu", edges_per_block * H * C)
         torch.manual_seed(seed)
-        output = layer(given.x_source, given.x_target, graph=graph).output
-        return output, *gradients(output, [given.x_source, given.x_target, *layer.parameters()])
+        output = layer(inputs.x_source, inputs.x_target, graph=graph).output
+        return output, *gradients(output, [inputs.x_source, inputs.x_target, *layer.parameters()])
 
     first = drawn(0, 1)
-    for again in (drawn(0, 7), drawn(0, 1000), drawn(0, 7, table_of(given.graph, width=20))):
+    for again in (drawn(0, 7), drawn(0, 1000), drawn(0, 7, padded(inputs.graph, width=20))):
         torch.testing.assert_close(again, first)
     assert not torch.allclose(drawn(1, 1)[0], first[0])
 
 
-# --- the edges of the domain
+# --- edge cases
 
 
-def test_a_target_without_edges_gets_bias_and_residual_alone(name):
-    given, layer = world(), make(name, residual=True)
-    output = layer(given.x_source, given.x_target, graph=given.graph).output
-    torch.testing.assert_close(output[4], layer.bias + layer.residual(given.x_target[4]))
-    bare = make(name, bias=False)(given.x_source, given.x_target, graph=given.graph).output
+def test_a_target_without_edges_gets_only_bias_and_residual(name):
+    inputs, layer = make_inputs(), make_layer(name, residual=True)
+    output = layer(inputs.x_source, inputs.x_target, graph=inputs.graph).output
+    if name in NATIVE:
+        expected = layer.bias + layer.residual(inputs.x_target[4])
+    elif name == "pyg_transformer":
+        expected = layer.conv.lin_skip(inputs.x_target[4])
+    else:
+        expected = layer.conv.bias + layer.conv.res(inputs.x_target[4])
+    torch.testing.assert_close(output[4], expected)
+    bare = make_layer(name, bias=False)(inputs.x_source, inputs.x_target, graph=inputs.graph).output
     assert (bare[4] == 0).all()
     assert (bare[3] != 0).all()
 
 
 @pytest.mark.parametrize("n_sources", [S, 0])
-@pytest.mark.parametrize("form", ["segments", "table", "table of no places"])
+@pytest.mark.parametrize("form", ["sorted edges", "table", "empty table"])
 def test_a_graph_without_edges_gives_zeros_and_gradients_of_zero(name, edge_dim, form, n_sources):
-    layer = make(name, replace(SHAPE, edge_dim=edge_dim), bias=False)
-    nobody, width = torch.zeros(0, dtype=torch.int64), 0 if form == "table of no places" else 3
+    layer = make_layer(name, replace(SHAPE, edge_dim=edge_dim), bias=False)
+    no_edges, width = torch.zeros(0, dtype=torch.int64), 0 if form == "empty table" else 3
     edges = torch.zeros(N, width, edge_dim) if edge_dim else None
-    graph = Table(torch.full((N, width), 99), torch.zeros(N, width, dtype=torch.bool), edges)
-    if form == "segments":
+    graph = PaddedNeighbours(torch.full((N, width), 99), torch.zeros(N, width, dtype=torch.bool), edges)
+    if form == "sorted edges":
         edges = torch.zeros(0, edge_dim) if edge_dim else None
-        graph = Segments(nobody, nobody, torch.zeros(N + 1, dtype=torch.int64), edges)
+        graph = SortedEdges(no_edges, no_edges, torch.zeros(N + 1, dtype=torch.int64), edges)
     x_source, x_target = torch.randn(n_sources, 4, requires_grad=True), torch.randn(N, 5, requires_grad=True)
     attended = layer(x_source, x_target, graph=graph, need_weights=True)
     assert (attended.output == 0).all()
     assert attended.output.shape == (N, H * C)
-    assert attended.weights.shape == ((0, H) if form == "segments" else (N, width, H))
-    found = torch.autograd.grad(attended.output.sum(), [x_source, x_target, *layer.parameters()], allow_unused=True)
-    assert all((gradient == 0).all() for gradient in found if gradient is not None)
+    assert attended.weights.shape == ((0, H) if form == "sorted edges" else (N, width, H))
+    all_gradients = torch.autograd.grad(
+        attended.output.sum(), [x_source, x_target, *layer.parameters()], allow_unused=True
+    )
+    assert all((gradient == 0).all() for gradient in all_gradients if gradient is not None)
 
 
-def test_a_graph_of_one_node_and_of_none(name):
-    layer = make(name, GraphShape(source_dim=4, target_dim=4, heads=H, channels=C), bias=False)
+def test_graphs_with_one_node_and_with_none(name):
+    layer = make_layer(name, GraphShape(source_dim=4, target_dim=4, heads=H, channels=C), bias=False)
     x, itself = torch.randn(1, 4), torch.zeros(1, dtype=torch.int64)
-    attended = layer(x, graph=Segments.from_edges(itself, itself, n_targets=1), need_weights=True)
-    torch.testing.assert_close(attended.output, layer.project_source(x))
+    attended = layer(x, graph=SortedEdges.from_edges(itself, itself, n_targets=1), need_weights=True)
+    torch.testing.assert_close(attended.output, layer.get_submodule(VALUES[name])(x))
     assert (attended.weights == 1).all()
-    nobody = torch.zeros(0, dtype=torch.int64)
-    assert layer(x[:0], graph=Segments.from_edges(nobody, nobody, n_targets=0)).output.shape == (0, H * C)
+    no_edges = torch.zeros(0, dtype=torch.int64)
+    assert layer(x[:0], graph=SortedEdges.from_edges(no_edges, no_edges, n_targets=0)).output.shape == (0, H * C)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e-30, 0])
 def test_gradients_are_finite_at_extreme_inputs(name, edge_dim, size):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
-    x_source, x_target = (size * x.detach() for x in (given.x_source, given.x_target))
-    graph = replace(given.graph, edges=None if given.graph.edges is None else size * given.graph.edges.detach())
+    inputs, layer = make_inputs(edge_dim), make_layer(name, replace(SHAPE, edge_dim=edge_dim))
+    x_source, x_target = (size * x.detach() for x in (inputs.x_source, inputs.x_target))
+    graph = replace(
+        inputs.graph,
+        edge_features=None if inputs.graph.edge_features is None else size * inputs.graph.edge_features.detach(),
+    )
     leaves = [x_source.requires_grad_(), x_target.requires_grad_(), *layer.parameters()]
     output = layer(x_source, x_target, graph=graph).output
-    assert all(found.isfinite().all() for found in [output, *gradients(output, leaves)])
+    assert all(x.isfinite().all() for x in [output, *gradients(output, leaves)])
 
 
-def test_gradients_come_for_what_asks_for_them_alone(name, edge_dim):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
-    everything = [*given.leaves, *layer.parameters()]
-    full = gradients(layer(given.x_source, given.x_target, graph=given.graph).output, everything)
-    for asked, wanted in zip(everything, full, strict=True):
+def test_gradients_are_computed_for_any_single_leaf(name, edge_dim):
+    inputs, layer = make_inputs(edge_dim), make_layer(name, replace(SHAPE, edge_dim=edge_dim))
+    everything = [*inputs.leaves, *layer.parameters()]
+    full = gradients(layer(inputs.x_source, inputs.x_target, graph=inputs.graph).output, everything)
+    for selected, expected in zip(everything, full, strict=True):
         for leaf in everything:
-            leaf.requires_grad_(leaf is asked)
-        output = layer(given.x_source, given.x_target, graph=given.graph).output
-        torch.testing.assert_close(gradients(output, [asked])[0], wanted)
+            leaf.requires_grad_(leaf is selected)
+        output = layer(inputs.x_source, inputs.x_target, graph=inputs.graph).output
+        torch.testing.assert_close(gradients(output, [selected])[0], expected)
 
 
-def test_a_hub_of_many_edges_keeps_four_digits_as_in_pyg(name, monkeypatch):
+def test_a_hub_of_50_000_edges_keeps_four_digits_as_in_pyg(native, monkeypatch):
     monkeypatch.setitem(blocks.BLOCK, "cpu", 2**16)
-    given, layer, n_edges = world(), make(name), 50_000
+    inputs, layer, n_edges = make_inputs(), make_layer(native), 50_000
     sources = torch.randint(0, S, (n_edges,), generator=torch.Generator().manual_seed(0))
-    given.graph = Segments.from_edges(sources, torch.zeros_like(sources), n_targets=N)
-    theirs, parameters = peer(name, layer)
-    expected = theirs((given.x_source, given.x_target), torch.stack([given.graph.sources, given.graph.targets]))
-    wanted = gradients(expected, [given.x_source, given.x_target, *parameters])
-    output = layer(given.x_source, given.x_target, graph=given.graph).output
+    inputs.graph = SortedEdges.from_edges(sources, torch.zeros_like(sources), n_targets=N)
+    conv, parameters = pyg_peer(native, layer)
+    expected = conv((inputs.x_source, inputs.x_target), torch.stack([inputs.graph.sources, inputs.graph.targets]))
+    expected_gradients = gradients(expected, [inputs.x_source, inputs.x_target, *parameters])
+    output = layer(inputs.x_source, inputs.x_target, graph=inputs.graph).output
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
-    ours = gradients(output, [given.x_source, given.x_target, *layer.parameters()])
-    for found, other in zip(ours, wanted, strict=True):
-        torch.testing.assert_close(found, other.view_as(found), atol=1e-4, rtol=1e-4)
-    exact = layer.double()(given.x_source.double(), given.x_target.double(), graph=given.graph).output
+    actual = gradients(output, [inputs.x_source, inputs.x_target, *layer.parameters()])
+    for gradient, reference_gradient in zip(actual, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, reference_gradient.view_as(gradient), atol=1e-4, rtol=1e-4)
+    exact = layer.double()(inputs.x_source.double(), inputs.x_target.double(), graph=inputs.graph).output
     torch.testing.assert_close(output.double(), exact, atol=3e-4, rtol=3e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_autocast_are_computed_in_float32(name, edge_dim, dtype):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
-    halves = [x.detach().to(dtype) for x in given.leaves]
+    inputs, layer = make_inputs(edge_dim), make_layer(name, replace(SHAPE, edge_dim=edge_dim))
+    halves = [x.detach().to(dtype) for x in inputs.leaves]
     wholes = [x.float() for x in halves]
-    wanted = layer(*wholes[:2], graph=replace(given.graph, edges=wholes[2] if edge_dim else None)).output
+    expected = layer(*wholes[:2], graph=replace(inputs.graph, edge_features=wholes[2] if edge_dim else None)).output
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = layer(*halves[:2], graph=replace(given.graph, edges=halves[2] if edge_dim else None)).output
-    torch.testing.assert_close(output, wanted, rtol=0, atol=0)
+        output = layer(*halves[:2], graph=replace(inputs.graph, edge_features=halves[2] if edge_dim else None)).output
+    torch.testing.assert_close(output, expected, rtol=0, atol=0)
 
 
 # --- memory
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the most elements of any tensor made inside the block."""
+    """Records the largest number of elements of any tensor created inside the block."""
 
     numel = 0
 
@@ -475,59 +504,88 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_no_tensor_has_channels_for_every_edge(name, monkeypatch):
+def test_no_tensor_has_channels_for_every_edge(native, monkeypatch):
     monkeypatch.setitem(blocks.BLOCK, "cpu", 1000)
-    given, layer, n_edges = world(), make(name, replace(SHAPE, channels=16)), 5000
+    inputs, layer, n_edges = make_inputs(), make_layer(native, replace(SHAPE, channels=16)), 5000
     random = torch.Generator().manual_seed(0)
     sources, targets = (torch.randint(0, n, (n_edges,), generator=random) for n in (S, N))
-    graph = Segments.from_edges(sources, targets, n_targets=N)
-    with Largest() as found:
-        output = layer(given.x_source, given.x_target, graph=graph).output
-        forward = found.numel
+    graph = SortedEdges.from_edges(sources, targets, n_targets=N)
+    with Largest() as record:
+        output = layer(inputs.x_source, inputs.x_target, graph=graph).output
+        forward = record.numel
         output.sum().backward()
-    assert forward == n_edges * H, "energies and weights"
-    assert found.numel == n_edges * H
+    assert forward == n_edges * H, "logits and weights"
+    assert record.numel == n_edges * H
 
 
-# --- bad input
+# --- invalid input
 
 
-def test_a_layer_refuses_what_does_not_fit_it(name):
-    given, layer = world(), make(name)
-    x_source, x_target, graph = given.x_source, given.x_target, given.graph
+def test_a_layer_rejects_matrices_and_graphs_of_other_sizes(name):
+    inputs, layer = make_inputs(), make_layer(name)
+    x_source, x_target, graph = inputs.x_source, inputs.x_target, inputs.graph
     with pytest.raises(ValueError, match=r"4 and 5 wide, got \(4, 4\); build"):
         layer(x_source, x_target[:, :4], graph=graph)
-    with pytest.raises(ValueError, match="each target, got 7 for 6; give"):
+    with pytest.raises(ValueError, match="one segment or row per target, got 7 for 6; pass"):
         layer(x_source, x_target[:6], graph=graph)
-    with pytest.raises(ValueError, match="got rows 0 to 8 of 8; give"):
+    with pytest.raises(ValueError, match="must be rows of x_source, got rows 0 to 8 of 8; pass"):
         layer(x_source[:8], x_target, graph=graph)
     sources = graph.sources.clone()
     sources[3] = -1
     with pytest.raises(ValueError, match="got rows -1 to 8 of 9"):
         layer(x_source, x_target, graph=replace(graph, sources=sources))
     with pytest.raises(ValueError, match=r"the 0 edge features that .*, got 2; build the layer with edge_dim = 2"):
-        layer(x_source, x_target, graph=world(2).graph)
+        layer(x_source, x_target, graph=make_inputs(2).graph)
     with pytest.raises(ValueError, match=r"the 3 edge features that .*, got 0"):
-        make(name, replace(SHAPE, edge_dim=3))(x_source, x_target, graph=graph)
+        make_layer(name, replace(SHAPE, edge_dim=3))(x_source, x_target, graph=graph)
 
 
-def test_settings_that_can_not_be_are_refused(name):
-    with pytest.raises(ValueError, match=r"got 4 and 5; set shared = false"):
-        build_graph_layer(name, SHAPE, {"shared": True})
+def test_invalid_settings_are_rejected(name):
+    with pytest.raises(ValueError, match=r"got 4 and 5; set share_weights = false"):
+        build_graph_layer(name, SHAPE, {"share_weights": True})
     with pytest.raises(ValueError, match="dropout"):
         build_graph_layer(name, SHAPE, {"dropout": 1.0})
-    with pytest.raises(ValueError, match="hedas_are"):
-        build_graph_layer(name, SHAPE, {"hedas_are": "averaged"})
+    with pytest.raises(ValueError, match="hedas"):
+        build_graph_layer(name, SHAPE, {"hedas": 2})
 
 
-def test_an_unknown_layer_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="one of gat, gatv2, got 'gcn'"):
+@pytest.mark.parametrize("setting", [{"share_weights": True}, {"negative_slope": 0.1}])
+def test_pyg_transformer_rejects_settings_that_it_does_not_have(setting):
+    shape = GraphShape(source_dim=4, target_dim=4, heads=H, channels=C)
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} is not a setting of pyg_transformer, got .*; leave"):
+        build_graph_layer("pyg_transformer", shape, setting)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_pyg_transformer_equals_the_formula_of_its_paper(edge_dim, settings):
+    settings = {name: value for name, value in settings.items() if name != "negative_slope"}
+    inputs, layer = make_inputs(edge_dim), make_layer("pyg_transformer", replace(SHAPE, edge_dim=edge_dim), **settings)
+    attended = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True)
+    conv, graph, shift = layer.conv, inputs.graph, 0
+    if graph.edge_features is not None:
+        shift = conv.lin_edge(graph.edge_features).view(-1, H, C)
+    keys, values = (
+        part(inputs.x_source).view(-1, H, C)[graph.sources] + shift for part in (conv.lin_key, conv.lin_value)
+    )
+    exponentials = ((conv.lin_query(inputs.x_target).view(-1, H, C)[graph.targets] * keys).sum(-1) / C**0.5).exp()
+    weights = exponentials / torch.zeros(N, H).index_add(0, graph.targets, exponentials)[graph.targets]
+    output = torch.zeros(N, H, C).index_add(0, graph.targets, weights[..., None] * values)
+    output = output.flatten(1) if layer.settings.concat else output.mean(1)
+    output = output + (conv.lin_skip(inputs.x_target) if layer.settings.residual else 0)
+    torch.testing.assert_close(attended.weights, weights)
+    torch.testing.assert_close(attended.output, output)
+
+
+def test_an_unknown_layer_raises_an_error_that_lists_all_layers():
+    with pytest.raises(
+        ValueError, match="layer must be one of gat, gatv2, pyg_gat, pyg_gatv2, pyg_transformer, got 'gcn'"
+    ):
         build_graph_layer("gcn", SHAPE)
 
 
-def test_every_layer_names_its_paper_and_starts_the_same_with_the_same_seed(name):
+def test_every_layer_cites_its_paper_and_initialises_from_the_seed(name):
     assert "arXiv" in GRAPH_LAYERS[name].paper
-    first, second = make(name).state_dict(), make(name).state_dict()
+    first, second = make_layer(name).state_dict(), make_layer(name).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -536,18 +594,20 @@ def test_every_layer_names_its_paper_and_starts_the_same_with_the_same_seed(name
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_gpu_gives_what_the_cpu_gives(name, edge_dim):
-    given, layer = world(edge_dim), make(name, replace(SHAPE, edge_dim=edge_dim))
-    expected = layer(given.x_source, given.x_target, graph=given.graph, need_weights=True)
-    wanted = gradients(expected.output, [*given.leaves, *layer.parameters()])
-    x_source, x_target = (x.detach().cuda().requires_grad_() for x in (given.x_source, given.x_target))
-    rows = [x.cuda() for x in (given.graph.sources, given.graph.targets, given.graph.offsets)]
-    edges = None if given.graph.edges is None else given.graph.edges.detach().cuda().requires_grad_()
+def test_gpu_and_cpu_agree(name, edge_dim):
+    inputs, layer = make_inputs(edge_dim), make_layer(name, replace(SHAPE, edge_dim=edge_dim))
+    expected = layer(inputs.x_source, inputs.x_target, graph=inputs.graph, need_weights=True)
+    expected_gradients = gradients(expected.output, [*inputs.leaves, *layer.parameters()])
+    x_source, x_target = (x.detach().cuda().requires_grad_() for x in (inputs.x_source, inputs.x_target))
+    rows = [x.cuda() for x in (inputs.graph.sources, inputs.graph.targets, inputs.graph.offsets)]
+    edges = None if inputs.graph.edge_features is None else inputs.graph.edge_features.detach().cuda().requires_grad_()
     layer = layer.cuda()
-    found = layer(x_source, x_target, graph=Segments(*rows, edges), need_weights=True)
-    torch.testing.assert_close(found.output.cpu(), expected.output, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.weights.cpu(), expected.weights, atol=1e-5, rtol=1e-4)
+    attended = layer(x_source, x_target, graph=SortedEdges(*rows, edges), need_weights=True)
+    torch.testing.assert_close(attended.output.cpu(), expected.output, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attended.weights.cpu(), expected.weights, atol=1e-5, rtol=1e-4)
     leaves = [x_source, x_target, *([] if edges is None else [edges]), *layer.parameters()]
-    target = torch.linspace(-1, 1, found.output.numel()).view_as(found.output).cuda()
-    for on_gpu, on_cpu in zip(torch.autograd.grad((found.output * target).sum(), leaves), wanted, strict=True):
+    target = torch.linspace(-1, 1, attended.output.numel()).view_as(attended.output).cuda()
+    for on_gpu, on_cpu in zip(
+        torch.autograd.grad((attended.output * target).sum(), leaves), expected_gradients, strict=True
+    ):
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-5, rtol=1e-4)
