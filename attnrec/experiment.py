@@ -84,10 +84,13 @@ class TrackingConfig(Config):
     Attributes:
         experiment: MLflow experiment that the runs are logged to. Default: "attnrec-" and the experiment's `name`.
         registered_model: name in the MLflow model registry under which models are registered. Default "attnrec".
+        system_metrics: log processor, memory, disk, network and GPU load of each training. Default false: MLflow shows
+            them beside the model's metrics.
     """
 
     experiment: str | None = None
     registered_model: str = "attnrec"
+    system_metrics: bool = False
 
 
 class PipelineConfig(Config):

@@ -11,12 +11,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from attnrec.config import Config
+from attnrec.config import Config, registered
 from attnrec.losses.full_softmax import full_softmax
-from attnrec.losses.negatives import Negatives, draw_by_popularity, draw_uniformly
+from attnrec.losses.negatives import Negatives, sample_by_popularity, sample_uniformly
 from attnrec.losses.sampled import bce, bpr, gbce, positive_weight, sampled_softmax
 
-OF_DRAWS = ("n_negatives", "negatives", "negatives_for")
+OF_DRAWS = ("n_negatives", "negatives", "negatives_per")
 """Fields of `LossConfig` for every loss that draws."""
 
 
@@ -56,7 +56,7 @@ class LossConfig(Config):
         loss: "softmax" over all items, or a loss of the target against drawn negatives.
         n_negatives: what each position is compared with; None is the loss's own number in `LOSSES`.
         negatives: how they are drawn: "uniform", or by "popularity" in the training part.
-        negatives_for: "step" draws them once for all its positions, "position" for each on its own, as papers do.
+        negatives_per: "step" draws them once for all its positions, "position" for each on its own, as papers do.
         label_smoothing: share of the softmax's target spread over all items.
         gbce_t: calibration of gbce, 0 (as bce) to 1 (sigmoids are probabilities).
 
@@ -66,25 +66,26 @@ class LossConfig(Config):
     .131 with 64, bce to .067 with 1.
     """
 
-    loss: Literal["softmax", "sampled_softmax", "gbce", "bce", "bpr"] = "softmax"
+    loss: str = "softmax"
     n_negatives: int | None = Field(default=None, gt=0)
     negatives: Literal["uniform", "popularity"] = "uniform"
-    negatives_for: Literal["step", "position"] = "step"
+    negatives_per: Literal["step", "position"] = "step"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gbce_t: float = Field(default=0.75, ge=0, le=1)
 
     @property
-    def n_drawn(self) -> int:
+    def n_sampled(self) -> int:
         """Negatives that a position is compared with; 0 for a loss over the whole catalogue."""
         return self.n_negatives or LOSSES[self.loss].n_negatives
 
     # not _check: a model's own validator of that name would replace it
     @model_validator(mode="after")
     def _check_loss(self) -> "LossConfig":
+        loss = registered(LOSSES, self.loss, setting="loss")
         for name, setting in LossConfig.model_fields.items():
             value = getattr(self, name)
-            if name != "loss" and value != setting.default and not LOSSES[self.loss].takes(name):
-                takers = [loss for loss in LOSSES if LOSSES[loss].takes(name)]
+            if name != "loss" and value != setting.default and not loss.takes(name):
+                takers = [other for other in LOSSES if LOSSES[other].takes(name)]
                 raise ValueError(
                     f"{name} is a setting of {', '.join(takers)}, got {name} = {value!r} with loss = {self.loss!r}; "
                     f"set loss = {takers[0]!r} or leave {name} out"
@@ -113,7 +114,7 @@ def catalogue_loss(
     """
     loss = LOSSES[config.loss]
     settings = {keyword: getattr(config, name) for keyword, name in loss.settings.items()}
-    if config.n_drawn:
+    if config.n_sampled:
         settings["negatives"] = _draw(items, targets, config, counts)
     return loss.function(users, items, bias, targets, **settings)
 
@@ -128,19 +129,19 @@ def base_score(config: LossConfig, n_items: int) -> float:
     if config.loss not in ("bce", "gbce"):
         return 0.0
     t = config.gbce_t if config.loss == "gbce" else 0.0
-    return math.log(positive_weight(config.n_drawn, n_items, t=t) / config.n_drawn)
+    return math.log(positive_weight(config.n_sampled, n_items, t=t) / config.n_sampled)
 
 
 def _draw(items: Tensor, targets: Tensor, config: LossConfig, counts: Tensor | None) -> Negatives:
-    n_positions = len(targets) if config.negatives_for == "position" else None
+    n_positions = len(targets) if config.negatives_per == "position" else None
     if config.negatives == "uniform":
-        return draw_uniformly(len(items), config.n_drawn, n_positions=n_positions, device=items.device)
+        return sample_uniformly(len(items), config.n_sampled, n_positions=n_positions, device=items.device)
     if counts is None:
         raise ValueError(
             "negatives by popularity need the items' counts in training, got none; "
             "let the model observe the training histories first, or set negatives = 'uniform'"
         )
-    return draw_by_popularity(counts, config.n_drawn, n_positions=n_positions)
+    return sample_by_popularity(counts, config.n_sampled, n_positions=n_positions)
 
 
 __all__ = [
@@ -152,8 +153,8 @@ __all__ = [
     "bce",
     "bpr",
     "catalogue_loss",
-    "draw_by_popularity",
-    "draw_uniformly",
+    "sample_by_popularity",
+    "sample_uniformly",
     "full_softmax",
     "gbce",
     "sampled_softmax",

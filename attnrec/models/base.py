@@ -1,90 +1,117 @@
-"""The contract of every model: read a history once, then score and split the scores by event.
+"""Base class of all models: encode histories once, then compute scores and the contribution of each event.
 
-Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows (row 0 is padding).
+Shapes: B users, L positions, n requested items, N = n_items + 1 item rows (row 0 is padding).
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from attnrec.config import Config
-from attnrec.dataset import Batch, Histories
+from attnrec.dataset import Batch, Features, Histories
 from attnrec.losses import LossConfig
-from attnrec.models.graph.neighbour_shares import NeighbourShares
+from attnrec.models.attention_weights import AttentionLayers, ReadoutWeights
+from attnrec.models.graph.neighbour_weights import NeighbourWeights
+from attnrec.models.head_weights import Head
+
+MODELS: dict[str, tuple[type["Model"], type["ModelConfig"]]] = {}
+"""Kind -> model class and config class; filled by `attnrec.models.register_model`."""
 
 
 class ReasonsError(TypeError):
-    """The model has no exact contributions."""
+    """Exact contributions were requested from a model whose scores are not sums over the history."""
 
 
 class ModelConfig(Config):
-    """Settings every model has, beside its own `kind`: the events it reads at most."""
+    """Settings that every model has.
 
+    Attributes:
+        kind: name in the registry.
+        max_length: the model uses at most so many events of a history, the most recent ones.
+    """
+
+    kind: str
     max_length: int = 200
+
+    @classmethod
+    def class_of_kind(cls, kind: str | int) -> type[Config] | None:
+        """Return the registered config class of a model kind."""
+        return MODELS[kind][1] if isinstance(kind, str) and kind in MODELS else None
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind in MODELS and not isinstance(self, expected := MODELS[self.kind][1]):
+            raise ValueError(f"kind {self.kind!r} has settings of {expected.__name__}, got {type(self).__name__}")
+        return self
 
 
 class TrainedConfig(ModelConfig, LossConfig):
-    """Settings of a model that learns by gradient steps: what it is trained on stands in the same table."""
+    """Settings of a model that is trained by gradient descent; those of the loss are in the same table."""
 
 
-def check_window(max_length: int, histories: Histories) -> None:
-    """Refuse a window that somebody asked for and that this log cannot fill, so that a slip is told before training.
+def check_max_length(max_length: int, histories: Histories) -> None:
+    """Reject an explicitly set `max_length` that is much longer than every history, which is probably a mistake.
 
-    Up to twice the longest history, and up to the default, is let through: a generous limit costs nothing there and
-    must not fail on a day with shorter histories.
+    Accepted are values up to twice the longest history and up to the default, because histories may be shorter on
+    another day.
 
     Raises:
-        ValueError: naming both lengths.
+        ValueError: with both lengths.
     """
     longest = int(histories.lengths.max(initial=0))
     if max_length > max(2 * longest, ModelConfig.model_fields["max_length"].default):
         raise ValueError(
-            f"max_length must not be more than twice the longest history, got {max_length} and {longest} events; "
+            f"max_length must be at most twice the longest history, got {max_length} and {longest} events; "
             f"set max_length = {longest}"
         )
 
 
 class EncodedHistories(Protocol):
-    """B histories, read once by a model."""
+    """B histories, encoded once; scores and contributions are computed from it."""
 
     @property
     def weights(self) -> Tensor | None:
-        """Share of attention each event got, mean over heads, (B, L); None where a model has none."""
+        """Attention weight of each event, mean over heads, (B, L); None for a model without attention weights."""
         ...
 
     def scores(self, items: Tensor | None = None) -> Tensor:
-        """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""
+        """Return the scores of all item rows, (B, N), or of the rows `items` (B, n), (B, n)."""
         ...
 
     def contributions(self, items: Tensor) -> Tensor:
-        """What each event added to the scores of `items` (B, n): (B, L, n), 0 at padding."""
+        """Return the contribution of each event to the scores of `items` (B, n): (B, L, n), 0 at padding."""
         ...
 
 
 class Model(nn.Module, ABC):
-    """Base of all models.
+    """Base class of all models.
+
+    A model of another package implements `encode` and `item_bias`, and `loss` (with `trainable = True`) or `observe`
+    (with `trainable = False`), and is registered with `attnrec.models.register_model`.
 
     Attributes:
         kind: name in the registry and in the TOML.
-        paper: where it comes from.
-        needs_order: refuses unordered sets.
-        learns: trained by gradient steps; otherwise `observe` is all there is.
-        event_names: the types of events that it reads, by number; empty where it reads none.
-        memory_events: how many events before the last `max_length` it wants to see, compressed.
-        slices: whether a batch's loss is the mean over windows that may be computed apart; not where each
-            call of `loss` does work for the whole catalogue.
+        paper: reference.
+        needs_order: whether histories must be ordered; a log without times is rejected.
+        trainable: whether the model is trained by gradient descent; otherwise `observe` fits it.
+        event_names: event types that the model uses, by number; empty if it uses none.
+        memory_events: number of events before the last `max_length` that the model also reads (`Batch.memory_items`).
+        supports_micro_batches: whether the loss of a batch is the mean of the losses of its micro-batches at little
+            extra cost; False if every call of `loss` computes something for the whole catalogue.
+        rankable: items that can be recommended, (N,) bool.
     """
 
     kind: str
     paper: str
     needs_order: bool = False
-    learns: ClassVar[bool] = True
+    trainable: ClassVar[bool] = True
     memory_events: int = 0
     event_names: tuple[str, ...] = ()
-    slices: bool = True
+    supports_micro_batches: bool = True
     rankable: Tensor
 
     def __init__(self, config: Any, n_items: int) -> None:
@@ -96,120 +123,179 @@ class Model(nn.Module, ABC):
         rankable[0] = False
         self.register_buffer("rankable", rankable)
 
+    @classmethod
+    def from_config(
+        cls, config: Any, n_items: int, *, features: Features | None = None, fit_features: Features | None = None
+    ) -> Self:
+        """Build an untrained model; overridden by models that use item features (see `models.build_model`)."""
+        del features, fit_features
+        return cls(config, n_items)
+
     @property
     def lr_multipliers(self) -> Mapping[str, float]:
-        """Parts, by name, that learn at so many times the learning rate; all others at 1."""
+        """Multiples of the learning rate by module or parameter name; 1 for all others."""
         return {}
 
     @property
     def exact_reasons(self) -> bool:
-        """Whether `contributions` exists: scores are sums over the history."""
+        """Whether scores are sums over the history, so that `contributions` exist."""
         return True
 
     def item_parameters(self) -> set[str]:
-        """Names of the parameters that have a row per item, which follow the items into another catalogue."""
+        """Return the names of the parameters with one row per item; a warm start maps their rows by item id."""
         return {
-            f"{place}.{name}"
-            for place, module in self.named_modules()
+            f"{prefix}.{name}"
+            for prefix, module in self.named_modules()
             for name in getattr(module, "item_rows", ())
             if module.get_parameter(name) is not None
         }
 
     @property
     def objective(self) -> str:
-        """What it is trained to do, in a word, for tables."""
-        return "other_items" if self.learns else "counts"
+        """Training objective in one word, for tables."""
+        return "other_items" if self.trainable else "counts"
 
     @property
     def next_item_objective(self) -> bool:
-        """Whether training windows ask every event but a user's first for; otherwise they hold every event once."""
+        """Whether training windows have the next event as target at every position; otherwise they have no targets."""
         return self.needs_order
 
     @property
     def description(self) -> str:
-        """A short name that says what the model is, for runs and tables."""
+        """Short name with the main settings, for runs and tables."""
         return self.kind
 
     def observe(self, histories: Histories) -> None:
-        """Take from the training part what is not learned by gradients: which items exist, counts, edges."""
+        """Compute from the training part what is not learned by gradients: rankable items, counts, graphs."""
         self.rankable = torch.from_numpy(histories.item_counts() > 0).to(self.rankable.device)
 
     @property
     def has_graph(self) -> bool:
-        """Whether `observe` makes a graph."""
+        """Whether `observe` builds a graph."""
         return False
 
-    def graphs(self) -> dict[str, Any]:
-        """What it made a graph of when it observed, by the keywords of `dataset.audit_split`; nothing without one."""
+    def graph_sources(self) -> dict[str, Any]:
+        """Return the edges and transitions that the observed graph is made of, by the keywords of `audit_split`.
+
+        Empty for a model without a graph.
+        """
         return {}
 
-    def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
-        """Attention of items (n,) to their neighbours in the graph, by the name of the relation; mean over heads.
+    def neighbour_weights(self, items: Tensor) -> dict[str, NeighbourWeights]:
+        """Return the attention weights of items (n,) on their graph neighbours, by relation, mean over heads.
 
-        Of a graph of several layers the first one's. What items heard is added up over relations, and with vectors for
-        values, so these shares say where attention goes and not what a score is made of.
+        With several layers, those of the first. Relations and layers are summed as vectors, so the weights show where
+        attention goes and are not parts of a score.
 
         Raises:
             TypeError: for a model without a graph.
-            ValueError: for one that has not observed its graph.
+            ValueError: for a model that has not observed its graph.
         """
         raise TypeError(
-            f"shares of neighbours need a graph, got {self.description}, which has none; "
-            "take gat, random_walk, or a sequence model with graph = 'transitions' or 'items'"
+            f"neighbour weights need a graph, got {self.description}, which has none; "
+            "use gat, random_walk, or a sequence model with graph = 'transitions' or 'items'"
         )
 
     def refresh(self) -> None:
-        """Bring what scoring reads up to date with the weights; called before evaluation and saving."""
+        """Recompute the tables that scoring reads from the weights; called before evaluation and before saving."""
 
     def make_targets(self, batch: Batch) -> Batch:
-        """The batch that `loss` is computed on, made of windows as they are cut from the log; may draw."""
+        """Turn windows of the log into the training batch of `loss`; may draw random numbers."""
         return batch
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean loss over the targets of a training batch that went through `make_targets`, a scalar in nats.
+        """Compute the mean loss over the targets of a batch from `make_targets`, a scalar in nats.
 
         Raises:
-            TypeError: for a model that is not trained by gradients.
+            TypeError: for a model that is not trained by gradient descent.
         """
-        raise TypeError(f"{self.kind} is not trained by gradient steps; `observe` fits it")
+        raise TypeError(f"{self.kind} is not trained by gradient descent; call observe to fit it")
 
     @abstractmethod
     def encode(self, batch: Batch) -> EncodedHistories:
-        """Read B histories once, for scores and contributions."""
-
-    def shares(self, batch: Batch) -> list[Tensor | None]:
-        """Attention of each layer from where the user is read, (B, H, L); None where its weights are no shares."""
-        del batch
-        return []
+        """Encode B histories, for scores and contributions."""
 
     @abstractmethod
     def item_bias(self) -> Tensor:
-        """What the model knows of each item apart from the user, (N,), in score units."""
+        """Return the part of each item's score that does not depend on the user, (N,), in score units."""
 
     def item_vectors(self) -> Tensor:
-        """Vectors whose cosines say which items are alike, (N, D).
+        """Return vectors whose cosine is the similarity of two items, (N, D).
 
         Raises:
             TypeError: for a model without vectors.
         """
-        raise TypeError(f"{self.kind} has no item vectors; use a model that learns them, such as attnrec")
+        raise TypeError(f"{self.kind} has no item vectors; use a model with item embeddings, such as attnrec")
 
     def score(self, batch: Batch, items: Tensor | None = None) -> Tensor:
-        """Scores of all item rows (B, N), or of the rows in `items` (B, n)."""
+        """Return the scores of all item rows, (B, N), or of the rows `items` (B, n), (B, n)."""
         return self.encode(batch).scores(items)
 
     def contributions(self, batch: Batch, items: Tensor) -> Tensor:
-        """Split each item's score into what every history entry added to it.
+        """Split each item's score into the contributions of the events.
 
         Args:
             batch: B users with histories of length L, padded on the right.
             items: row numbers of the n items to explain, (B, n).
 
         Returns:
-            (B, L, n), in score units. Padding adds 0. Summed over L it equals the score, less
-            what the model knows of the item apart from this user (see `item_bias`).
+            (B, L, n), in score units; 0 at padding. The sum over L plus `item_bias` equals the score.
 
         Raises:
             ReasonsError: for a model whose scores are not sums over the history.
         """
         return self.encode(batch).contributions(items)
+
+    # Optional capabilities: attribution methods, analyses and explanations use these and no model classes. The
+    # defaults mean that a model does not have them.
+
+    def readout_weights(self, batch: Batch) -> ReadoutWeights | None:
+        """Return the attention weights of the readout, where the user vector is a sum of weighted values."""
+        del batch
+        return None
+
+    def attention_layers(self, batch: Batch) -> AttentionLayers | None:
+        """Return the attention weights of the encoder's layers, the first closest to the items."""
+        del batch
+        return None
+
+    def attended_values(self, batch: Batch) -> Tensor | None:
+        """Return what attention adds to the user vector from each event, (B, L, D); 0 at padding.
+
+        By default the weighted values of the readout, where `contributions` are exact.
+        """
+        readout = self.readout_weights(batch) if self.exact_reasons else None
+        return None if readout is None else readout.parts(readout.weights) * batch.real[..., None]
+
+    def encode_vectors(self, batch: Batch, vectors: Tensor) -> EncodedHistories | None:
+        """Encode histories whose events have the given item vectors, (B, L, D); gradients flow to them.
+
+        Gradient-based attribution needs it, together with `item_vectors`.
+        """
+        del batch, vectors
+        return None
+
+    def head_weights(self) -> dict[Head, list[Tensor]]:
+        """Return, for each attention head, views of the weights that remove it from the model when they are 0."""
+        return {}
+
+    def walk_probabilities(self, encoded: EncodedHistories, items: Tensor) -> Tensor | None:
+        """Return the probability that a random walk starts at an event and ends at an item (B, n): (B, L, n)."""
+        del encoded, items
+        return None
+
+
+def observed_graphs(model: Model, histories: Histories) -> dict[str, Any]:
+    """Let a model observe histories, and return what its graph is made of, for `dataset.audit_split`.
+
+    Args:
+        model: any; a model without a graph observes nothing here.
+        histories: the training part.
+
+    Returns:
+        `edges` and `transitions`, None where the graph has none; empty for a model without a graph.
+    """
+    if not model.has_graph or (model.needs_order and not histories.ordered):  # training raises the error
+        return {}
+    model.observe(histories)
+    return model.graph_sources()

@@ -1,11 +1,10 @@
-"""Item-kNN: items alike to those in the history (Sarwar et al. 2001, doi:10.1145/371920.372071).
+"""Item-kNN: items similar to those in the history (Sarwar et al. 2001, doi:10.1145/371920.372071).
 
-Cosine similarity of the items' user sets with shrinkage, the k nearest neighbours of each item.
-Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows, k neighbours.
+Cosine similarity of the items' user sets, with shrinkage; each item keeps its k nearest neighbours.
+Shapes: B users, L positions, n requested items, N = n_items + 1 item rows, k neighbours.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -17,9 +16,15 @@ from attnrec.models.distinct_items import co_occurrences
 
 
 class ItemKNNConfig(ModelConfig):
-    """Settings of item-kNN; `shrinkage` is added to the denominator of the cosine (events)."""
+    """Settings of item-kNN.
 
-    kind: Literal["item_knn"] = "item_knn"
+    Attributes:
+        n_neighbours: neighbours per item.
+        shrinkage: added to the denominator of the cosine, in events.
+        max_length: the model uses the last `max_length` events of a history.
+    """
+
+    kind: str = "item_knn"
     n_neighbours: int = Field(default=100, gt=0)
     shrinkage: float = Field(default=10.0, ge=0)
     max_length: int = Field(default=1000, gt=0)
@@ -30,7 +35,7 @@ class ItemKNN(Model):
 
     kind = "item_knn"
     paper = "Sarwar et al. 2001, doi:10.1145/371920.372071"
-    learns = False
+    trainable = False
     neighbours: Tensor
     similarities: Tensor
 
@@ -41,14 +46,14 @@ class ItemKNN(Model):
         self.register_buffer("similarities", torch.zeros(n_items + 1, k))
 
     def observe(self, histories: Histories) -> None:
-        """Count in how many histories two items meet, and keep the k most similar of each."""
+        """Count in how many histories two items co-occur, and keep the k most similar items of each."""
         super().observe(histories)
         counts = torch.from_numpy(user_item_edges(histories).items).bincount(minlength=self.n_items + 1).float()
-        for rows, together in co_occurrences(histories):
+        for rows, common_users in co_occurrences(histories):
             norms = (counts[rows, None] * counts).sqrt() + self.config.shrinkage
-            similar = together / norms.clamp(min=1)
-            similar[torch.arange(len(rows)), rows] = 0
-            best = similar.topk(self.neighbours.shape[1], dim=1)
+            similarities = common_users / norms.clamp(min=1)
+            similarities[torch.arange(len(rows)), rows] = 0
+            best = similarities.topk(self.neighbours.shape[1], dim=1)
             self.neighbours[rows], self.similarities[rows] = best.indices, best.values
 
     def encode(self, batch: Batch) -> "NeighbourEncoding":
@@ -60,7 +65,13 @@ class ItemKNN(Model):
 
 @dataclass(frozen=True, eq=False)
 class NeighbourEncoding:
-    """Histories and the neighbours of their items."""
+    """Histories, and the neighbours of all items.
+
+    Attributes:
+        history: (B, L).
+        neighbours: k neighbours of each item, (N, k).
+        similarities: to these neighbours, (N, k).
+    """
 
     history: Tensor
     neighbours: Tensor
@@ -76,7 +87,7 @@ class NeighbourEncoding:
         return totals.scatter_add_(1, neighbours.flatten(1), similarities.flatten(1))
 
     def contributions(self, items: Tensor) -> Tensor:
-        """Similarity of each event to each item, 0 for items that are not among its neighbours."""
+        """Return the similarity of each event to each item; 0 for items that are not among its neighbours."""
         per_item = [
             (self.similarities[self.history] * (self.neighbours[self.history] == item[:, None, None])).sum(-1)
             for item in items.unbind(1)

@@ -1,7 +1,6 @@
-"""Popularity: everyone gets what most users had. The floor that every model has to beat."""
+"""Popularity: the same items for all users, by number of training events. The baseline that models must exceed."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,18 +10,17 @@ from attnrec.models.base import Model, ModelConfig
 
 
 class PopularityConfig(ModelConfig):
-    """Popularity has no settings of its own."""
+    """Settings of Popularity, which has none of its own."""
 
-    kind: Literal["popularity"] = "popularity"
+    kind: str = "popularity"
 
 
 class Popularity(Model):
-    """Score = log(1 + number of training events); the same for all users, so no history has a part in it."""
+    """Score = log(1 + number of training events); it does not depend on the history, so contributions are 0."""
 
     kind = "popularity"
     paper = "baseline"
-    reasons = "exact (all of the score is the item's)"
-    learns = False
+    trainable = False
     log_counts: Tensor
 
     def __init__(self, config: PopularityConfig, n_items: int) -> None:
@@ -42,7 +40,7 @@ class Popularity(Model):
 
 @dataclass(frozen=True, eq=False)
 class PopularityEncoding:
-    """Users that all look the same."""
+    """Histories that have no effect on the scores."""
 
     log_counts: Tensor
     history: Tensor
@@ -55,5 +53,5 @@ class PopularityEncoding:
         return self.log_counts[items]
 
     def contributions(self, items: Tensor) -> Tensor:
-        """Zeros: nothing of the score comes from the history."""
+        """Return zeros: the score does not depend on the history."""
         return self.log_counts.new_zeros(*self.history.shape, items.shape[1])

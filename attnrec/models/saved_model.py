@@ -1,6 +1,6 @@
-"""What leaves the machine: a folder of config.json, weights.safetensors, vocabulary.parquet. No pickle.
+"""Saved models: a folder of config.json, weights.safetensors and vocabulary.parquet, without pickle.
 
-Beside them, where there are any, what only a later warm start reads: moments.safetensors and items.parquet.
+Optional files, which only a warm start reads: moments.safetensors (of the optimizer) and items.parquet (item features).
 """
 
 from dataclasses import dataclass, field, replace
@@ -10,36 +10,38 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from attnrec.config import load_installed_plugins
 from attnrec.dataset import Features, Vocabulary, load_features, save_features
-from attnrec.models.base import Model
+from attnrec.models.base import MODELS, Model
+from attnrec.models.registry import build_model, model_config
 from attnrec.storage import read_json, save_tensors, write_json
 
-FORMAT = 2
+FORMAT = 3
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "weights.safetensors", "vocabulary.parquet"
 MOMENTS, ITEMS = "moments.safetensors", "items.parquet"
 
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """A model with its catalogue.
+    """A model and what belongs to it.
 
     Attributes:
-        model: ready to score, on the CPU.
-        item_ids: item id <-> the model's item row.
-        facts: what else is known: name, seed, chosen epoch, hash of the log.
+        model: ready for scoring, on the CPU.
+        item_ids: item id <-> item row of the model.
+        metadata: name, seed, best epoch and hash of the log, if available.
         moments: of the optimizer, "parameter/moment" -> tensor; twice the size of the weights.
         features: of the items.
     """
 
     model: Model
     item_ids: Vocabulary
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     moments: dict[str, Tensor] = field(default_factory=dict)
     features: Features | None = None
 
 
 def save_model(saved: SavedModel, folder: Path) -> None:
-    """Write all that is known into an existing `folder`, config last."""
+    """Write a model to an existing folder; config.json is written last."""
     save_tensors(saved.model.state_dict(), folder / WEIGHTS)
     saved.item_ids.save(folder / VOCABULARY)
     if saved.moments:
@@ -47,51 +49,64 @@ def save_model(saved: SavedModel, folder: Path) -> None:
     if saved.features is not None:
         save_features(saved.features, saved.item_ids, folder / ITEMS)
     settings = saved.model.config.model_dump(mode="json")
-    content = {"format": FORMAT, "model": settings, "event_names": saved.model.event_names, "facts": saved.facts}
+    content = {"format": FORMAT, "model": settings, "event_names": saved.model.event_names, "metadata": saved.metadata}
     write_json(folder / CONFIG, content)
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Read the model that `save_model` wrote, without what only a warm start needs.
+    """Read a model for scoring, without the files for a warm start.
 
     Raises:
-        FileNotFoundError: when `folder` holds no model.
-        ValueError: for a format or kind that this version does not know.
+        FileNotFoundError: if `folder` contains no model.
+        ValueError: for an unknown format or an unregistered kind.
     """
-    return _load(folder, whole=False)
+    return _load(folder, with_features=False)
 
 
-def _load(folder: Path, *, whole: bool) -> SavedModel:
-    from attnrec.models import MODELS, build_model, model_config
-
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"a model folder needs {CONFIG}, got {folder}; give the folder that training wrote")
-    content = read_json(folder / CONFIG)
-    kind = content.get("model", {}).get("kind")
-    if content.get("format") != FORMAT or kind not in MODELS:
-        raise ValueError(
-            f"model format {content.get('format')} of kind {kind!r} is unknown here, where {FORMAT} is read; "
-            "train it again, or update attnrec"
-        )
-    item_ids = Vocabulary.load(folder / VOCABULARY)
-    features = load_features(folder / ITEMS, item_ids) if whole and (folder / ITEMS).is_file() else None
-    model = build_model(model_config(kind, content["model"]), len(item_ids), features)
-    weights, known = load_file(folder / WEIGHTS), model.state_dict()
-    # what fuses features with ids is in the file and, without the features, not in the model
-    if missing := sorted(known.keys() - weights.keys()):
-        raise ValueError(
-            f"the model of kind {kind!r} was saved without {missing[0]}, by an older attnrec; train it again"
-        )
-    model.load_state_dict({name: values for name, values in weights.items() if whole or name in known})
-    model.event_names = tuple(content.get("event_names", ()))  # models saved before kept none
-    return SavedModel(model.eval(), item_ids, content["facts"], features=features)
-
-
-def load_whole(folder: Path) -> SavedModel:
-    """Read all that `save_model` wrote: the model, and what it left for a warm start.
+def load_with_warm_start(folder: Path) -> SavedModel:
+    """Read a model and the files for a warm start.
 
     Raises:
         FileNotFoundError, ValueError: as `load_model`.
     """
-    saved = _load(folder, whole=True)
+    saved = _load(folder, with_features=True)
     return replace(saved, moments=load_file(folder / MOMENTS) if (folder / MOMENTS).is_file() else {})
+
+
+def _load(folder: Path, *, with_features: bool) -> SavedModel:
+    content = _read_config(folder)
+    item_ids = Vocabulary.load(folder / VOCABULARY)
+    has_features = with_features and (folder / ITEMS).is_file()
+    features = load_features(folder / ITEMS, item_ids) if has_features else None
+    settings = content["model"]
+    model = build_model(model_config(settings["kind"], settings), len(item_ids), features)
+    weights, expected = load_file(folder / WEIGHTS), model.state_dict()
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise ValueError(
+            f"saved weights must contain all parameters of the model, {missing[0]} is missing in {folder}; "
+            "the model was saved by another version of attnrec, train it again"
+        )
+    # without item features the model has no fusion layer, whose weights are in the file
+    model.load_state_dict({name: values for name, values in weights.items() if with_features or name in expected})
+    model.event_names = tuple(content["event_names"])
+    return SavedModel(model.eval(), item_ids, content["metadata"], features=features)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"a model folder needs {CONFIG}, got {folder}; give a folder that save_model wrote")
+    content = read_json(folder / CONFIG)
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"the format of a saved model must be {FORMAT}, got {content.get('format')} in {folder}; "
+            "train the model again, or update attnrec"
+        )
+    kind = content["model"]["kind"]
+    if kind not in MODELS:
+        load_installed_plugins()
+    if kind not in MODELS:
+        raise ValueError(
+            f"the kind of a saved model must be registered, got {kind!r} in {folder}; "
+            "import the module that registers it before loading"
+        )
+    return content

@@ -1,1 +1,1 @@
-"""Graphs between items inside models: relations, neighbours, and graph attention over them."""
+"""Graphs between items: relations, their edges, and graph attention that enriches item vectors."""

@@ -1,4 +1,4 @@
-"""What joins items: the users who had them, what was done after what, and values of attributes.
+"""Graphs of the relations between items: common users, transitions, and common attribute values.
 
 Shapes: N = n_items + 1 item rows (row 0 is padding), E edges.
 """
@@ -20,16 +20,16 @@ from attnrec.dataset import (
 )
 from attnrec.models.graph.settings import ItemGraphSettings, Relation, attribute_name
 
-POOL = 5  # where neighbours are drawn, those of `items` are drawn from the strongest POOL x K
+POOL = 5  # with `sample`, the neighbours of the relation `items` are sampled from the POOL x K strongest
 
 
 @dataclass(frozen=True, eq=False)
 class ItemRelations:
-    """The relations of one catalogue.
+    """Graphs of all relations of a catalogue.
 
     Attributes:
         graphs: name (see `ItemGraphSettings.names`) -> item -> item; or item -> node and node -> item.
-        edges, transitions: what they were made of; None where nothing was.
+        edges, transitions: what the graphs are made of; None if no graph needs them.
     """
 
     graphs: dict[str, tuple[Graph, ...]]
@@ -44,16 +44,16 @@ def item_relations(
     *,
     attributes: Mapping[str, Graph],
 ) -> ItemRelations:
-    """Make the relations that a graph of items has.
+    """Build the graphs of the relations.
 
     Args:
         histories: training events only.
-        relations: made of these events.
+        relations: those that are built from these events.
         settings: of the graph.
         attributes: column -> item -> value, see `dataset.attribute_edges`.
 
     Raises:
-        ValueError: for transitions of an unordered log, or with a half life of a log without times.
+        ValueError: for transitions of an unordered log, or a half-life with a log without times.
     """
     edges, transitions = None, None
     graphs: dict[str, tuple[Graph, ...]] = {}
@@ -66,11 +66,9 @@ def item_relations(
             graphs["by_items"] = (item_co_occurrence(edges, settings.neighbours * (POOL if settings.sample else 1)),)
     if "transitions" in relations:
         if not histories.ordered:
-            raise ValueError(
-                "transitions need an order of events, got an unordered set; take items by common users instead"
-            )
-        made = {name: getattr(settings, name) for name in ("directed", "reach", "half_life_days")}
-        transitions = item_transitions(histories, **made)
+            raise ValueError("transitions need ordered events, got an unordered log; use the relation 'items' instead")
+        arguments = {name: getattr(settings, name) for name in ("directed", "reach", "half_life_days")}
+        transitions = item_transitions(histories, **arguments)
         graphs |= {name: (graph,) for name, graph in transition_hops(transitions).items()}
     has_history = histories.item_counts() > 0
     graphs |= {attribute_name(column): attribute_hops(graph, has_history) for column, graph in attributes.items()}
@@ -78,26 +76,26 @@ def item_relations(
 
 
 def transition_hops(transitions: Transitions) -> dict[str, Graph]:
-    """What came before an item, and what came after it; one graph of both where they are undirected."""
+    """Return the graphs from earlier to later items and back; one graph if transitions are undirected."""
     if not transitions.directed:
         return {"by_transitions": transitions}
     return {"by_earlier": transitions, "by_later": transitions.transposed()}
 
 
-def attribute_hops(graph: Graph, known: NDArray[np.bool_]) -> tuple[Graph, Graph]:
-    """Item -> value from the items that have history, and value -> item to all items that have the value.
+def attribute_hops(graph: Graph, has_history: NDArray[np.bool_]) -> tuple[Graph, Graph]:
+    """Return item -> value for items with training events, and value -> item for all items with such a value.
 
     Args:
         graph: item -> value, each pair once.
-        known: whether an item has history, (N,).
+        has_history: whether an item has training events, (N,).
     """
-    speaking = known[graph.sources]
-    heard = np.zeros(graph.n_targets, dtype=bool)
-    heard[graph.targets[speaking]] = True
-    return _only(graph, speaking), _only(graph, heard[graph.targets]).transposed()
+    is_source = has_history[graph.sources]
+    has_source = np.zeros(graph.n_targets, dtype=bool)
+    has_source[graph.targets[is_source]] = True
+    return _select_edges(graph, is_source), _select_edges(graph, has_source[graph.targets]).transposed()
 
 
-def _only(graph: Graph, chosen: NDArray[np.bool_]) -> Graph:
+def _select_edges(graph: Graph, chosen: NDArray[np.bool_]) -> Graph:
     offsets = np.concatenate([[0], np.cumsum(chosen)])[graph.offsets]
     columns = {name: values[chosen] for name, values in graph.columns.items()}
     sources, weights = graph.sources[chosen], graph.weights[chosen]

@@ -1,7 +1,7 @@
-"""A walk of attention: from the history to an item of it, from there over the graph to a neighbour."""
+"""Random walk with learned transition probabilities: from an event of the history to a neighbour of its item."""
 
 from attnrec.models.random_walk.config import RandomWalkConfig
-from attnrec.models.random_walk.model import SMALLEST, RandomWalk
 from attnrec.models.random_walk.encoding import WalkEncoding
+from attnrec.models.random_walk.model import MIN_PROBABILITY, RandomWalk
 
-__all__ = ["SMALLEST", "RandomWalk", "RandomWalkConfig", "WalkEncoding"]
+__all__ = ["MIN_PROBABILITY", "RandomWalk", "RandomWalkConfig", "WalkEncoding"]

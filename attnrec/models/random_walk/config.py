@@ -1,4 +1,4 @@
-"""Settings of the walk."""
+"""Settings of the random walk."""
 
 from typing import Literal
 
@@ -8,25 +8,25 @@ from attnrec.models.base import ModelConfig
 
 
 class RandomWalkConfig(ModelConfig):
-    """How a walk starts and where it can go.
+    """Settings of the graph, the attention and the training of a random walk.
 
     Attributes:
-        relation: what joins items: "items" that the same users had, or "transitions", what followed what.
-        ordered: whether the order of events counts, and each is asked for from those before it, or from all others;
-            None: it does with transitions.
-        hops: edges that a step goes over, at most: with 2 it also leads to neighbours of neighbours.
-        neighbours: items that a step can lead to from an item, the K with the strongest edges.
-        reach: of transitions, see `dataset.item_transitions`.
-        half_life_days: of transitions: after so long a pair of events counts half in one half of an edge's weight, and
-            an event in its item's popularity. None: it counts all the same, however long ago it was.
-        window: where order counts, walks start at one of the last so many events; None: at any.
-        dim: of item vectors, which shape attention and are no part of a score.
-        heads, channels: of the attention of a step; each head has a share of each event.
-        folds: in training, users are asked on graphs without them, of which there are so many.
-        dropout: of item vectors.
+        relation: edges of the item graph: "items" joins items with common users, "transitions" consecutive events.
+        ordered: whether each event is predicted from the events before it, or from all other events of the user.
+            None: ordered for transitions, unordered for items.
+        hops: edges per step, at most: with 2 a step can also lead to a neighbour of a neighbour.
+        neighbours: each item keeps the K neighbours with the strongest edges.
+        reach: transitions join events at most `reach` positions apart (see `dataset.item_transitions`).
+        half_life_days: of transitions: in one of the two terms of an edge weight, a pair of events of this age counts
+            half; the same holds for an event in the popularity of its item. None: age does not matter.
+        window: with an order, walks start at one of the last `window` events; None: at any event.
+        dim: width of the item vectors, which are inputs of the attention and not part of a score.
+        heads, channels: of the step attention; the start attention has a weight for each event and head.
+        folds: in training each user is scored on a graph without them; there is one such graph per fold of users.
+        dropout: of the item vectors.
     """
 
-    kind: Literal["random_walk"] = "random_walk"
+    kind: str = "random_walk"
     relation: Literal["items", "transitions"] = "items"
     ordered: bool | None = None
     hops: Literal[1, 2] = 1
@@ -44,15 +44,20 @@ class RandomWalkConfig(ModelConfig):
     @model_validator(mode="after")
     def _check(self) -> "RandomWalkConfig":
         if self.relation == "transitions" and self.ordered is False:
-            raise ValueError("transitions are of events in order, got ordered = false; set relation = 'items'")
+            raise ValueError(
+                "relation = 'transitions' needs ordered events, got ordered = false; set relation = 'items'"
+            )
         for name in ("reach", "half_life_days"):
             if (value := getattr(self, name)) is not None and self.relation != "transitions":
-                raise ValueError(f"{name} is a setting of transitions, got {name} = {value} without; leave it out")
+                raise ValueError(
+                    f"{name} is a setting of relation = 'transitions', got {name} = {value} with "
+                    f"relation = {self.relation!r}; leave it out"
+                )
         if self.window is not None and not self.next_item:
-            raise ValueError(f"a window is of events in order, got window = {self.window} without; leave it out")
+            raise ValueError(f"window needs ordered events, got window = {self.window}; leave it out or set ordered")
         return self
 
     @property
     def next_item(self) -> bool:
-        """Whether the order of events counts."""
+        """Whether the model predicts each event from the events before it, instead of from all others."""
         return self.relation == "transitions" if self.ordered is None else self.ordered

@@ -1,6 +1,6 @@
-"""Histories whose walks have a start; scores and contributions are read off tables of their steps.
+"""Encoded histories of a random walk: scores and contributions from start probabilities and step probabilities.
 
-Shapes: B users, L positions, n items asked for, N = n_items + 1 item rows, K neighbours, H heads.
+Shapes: B users, L positions, n requested items, N = n_items + 1 item rows, K neighbours, H heads.
 """
 
 from dataclasses import dataclass
@@ -9,32 +9,33 @@ import torch
 from torch import Tensor
 
 
-def look_up(neighbours: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Where items stand among the neighbours of events.
+def find_neighbours(neighbours: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """Look items up among the neighbours of each event.
 
     Args:
         neighbours: of the events' items, ascending, (B, L, K) int32.
-        items: asked for, (B, n).
+        items: (B, n).
 
     Returns:
-        Places, any place where an item is no neighbour, (B, L, n), and whether it is one, (B, L, n) bool.
+        Index of each item among the K neighbours, (B, L, n), arbitrary where it is not one of them; and whether it is,
+        (B, L, n) bool.
     """
-    wanted = items[:, None].to(neighbours.dtype).expand(-1, neighbours.shape[1], -1).contiguous()
-    places = torch.searchsorted(neighbours, wanted).clamp(max=neighbours.shape[2] - 1)
-    return places, neighbours.gather(2, places) == wanted
+    keys = items[:, None].to(neighbours.dtype).expand(-1, neighbours.shape[1], -1).contiguous()
+    indices = torch.searchsorted(neighbours, keys).clamp(max=neighbours.shape[2] - 1)
+    return indices, neighbours.gather(2, indices) == keys
 
 
 @dataclass(frozen=True, eq=False)
 class WalkEncoding:
-    """Where the walks of B histories start, and where they can go from there.
+    """Start probabilities of B histories, and the step probabilities from their events.
 
     Attributes:
         history: item rows, (B, L).
-        starts: shares of the events, times the number of items, (B, L, H), or (B, L, H + 1) where the last are of walks
-            that end where they start.
-        neighbours: of the events' items, ascending, N where there are fewer than K, (B, L, K) int32.
-        steps: shares of the steps to them, (B, L, K, H).
-        bias: what popularity adds, (N,).
+        starts: start probability of each event times the number of items, (B, L, H), or (B, L, H + 1) where the last
+            head is of walks that stay at their first item.
+        neighbours: of the events' items, ascending and padded with N, (B, L, K) int32.
+        steps: step probabilities to them, (B, L, K, H).
+        bias: score by popularity, (N,).
     """
 
     history: Tensor
@@ -52,21 +53,23 @@ class WalkEncoding:
         """See `base.EncodedHistories`."""
         if items is not None:
             return self.contributions(items).sum(1) + self.bias[items]
-        moving, staying = self._starts()
+        moving, staying = self._split_starts()
         arriving = (self.steps @ moving[..., None]).squeeze(-1)  # (B, L, K)
         totals = self.bias.new_zeros(len(self.history), len(self.bias) + 1)
         totals.scatter_add_(1, self.neighbours.long().flatten(1), arriving.flatten(1))
         return totals.scatter_add_(1, self.history, staying)[:, :-1] + self.bias
 
     def contributions(self, items: Tensor) -> Tensor:
-        """Chance to start at each event and to end at each item, times the number of items."""
-        moving, staying = self._starts()
-        places, real = look_up(self.neighbours, items)
-        steps = self.steps.gather(2, places[..., None].expand(-1, -1, -1, self.steps.shape[3])) * real[..., None]
-        here = self.history[..., None] == items[:, None]
-        return torch.einsum("blh,blnh->bln", moving, steps) + staying[..., None] * here
+        """Return P(start at the event, end at the item) times the number of items, (B, L, n)."""
+        moving, staying = self._split_starts()
+        indices, is_neighbour = find_neighbours(self.neighbours, items)
+        steps = self.steps.gather(2, indices[..., None].expand(-1, -1, -1, self.steps.shape[3]))
+        is_same_item = self.history[..., None] == items[:, None]
+        return (
+            torch.einsum("blh,blnh->bln", moving, steps * is_neighbour[..., None]) + staying[..., None] * is_same_item
+        )
 
-    def _starts(self) -> tuple[Tensor, Tensor]:
-        """Of walks that move, (B, L, H), and of those that stay, (B, L)."""
+    def _split_starts(self) -> tuple[Tensor, Tensor]:
+        """Split into walks that move, (B, L, H), and walks that stay, (B, L)."""
         heads = self.steps.shape[3]
         return self.starts[..., :heads], self.starts[..., heads:].sum(2)

@@ -1,14 +1,17 @@
-"""A walk of attention over the graph of items, whose chance to end at an item is the item's score.
+"""Random walk on the item graph with learned transition probabilities.
 
-P(i | user) = sum over events j and heads h of start_h(j | history) * step_h(i | j) + background * popularity(i): one
-attention chooses an event of the history, another, over the graph, one of its item's neighbours; where order counts
-there is one more head, whose walks end at the item where they start. All of these are shares, so each summand is a
-probability, and what an event adds to a score is exact. Random walks on the same graph with fixed shares (RP3-beta:
-Paudel et al. 2017, doi:10.1145/2955101) are among the best linear filters; here GATv2 (Brody, Alon & Yahav 2022,
-arXiv:2105.14491) starts from such a filter and learns by the likelihood of what users had, each asked on a graph
-without them. Scores are chances times the number of items: how much likelier than an item drawn blindly.
-Shapes: B users, L positions, T positions asked, S stretches of E events (see `stretches`), R rows of all graphs that
-attend, N = n_items + 1 item rows, K neighbours, H heads.
+A walk starts at an event of the history and moves to a neighbour of its item. Both transitions are attention: the start
+probabilities over the history, the step probabilities over the item's neighbours (GATv2: Brody, Alon & Yahav 2022,
+arXiv:2105.14491). With an order there is one more head, whose walks stay at their first item. With events j and heads h
+
+    P(i | user) ~ sum_j,h start_h(j | history) * step_h(i | j) + popularity_weight * popularity(i)
+
+so a score is a sum over the history and contributions are exact. Random walks with fixed transition probabilities
+(RP3-beta: Paudel et al. 2017, doi:10.1145/2955101) are strong item-based baselines. This model is initialised as such a
+walk and trained by maximum likelihood, with each user on a graph without their own events (see `neighbour_tables`).
+Scores are probabilities times the number of items, i.e. relative to a uniform distribution.
+Shapes: B users, L positions, T target positions, S pieces of E events (see `windows`), R item rows of all graphs
+concatenated, N = n_items + 1 item rows, K neighbours, H heads.
 """
 
 from typing import Any
@@ -19,36 +22,41 @@ from torch import Tensor, nn
 from attnrec.attention.graph.segment_softmax import segment_softmax
 from attnrec.dataset import Batch, Histories
 from attnrec.layers import Dropout
-from attnrec.models.base import Model
+from attnrec.models.base import EncodedHistories, Model
 from attnrec.models.distinct_items import last_occurrences
-from attnrec.models.graph.neighbour_shares import NeighbourShares
-from attnrec.models.graph.shares import evaluating
-from attnrec.models.random_walk.attention import Start, Step
+from attnrec.models.graph.edge_weights import evaluating
+from attnrec.models.graph.neighbour_weights import NeighbourWeights
+from attnrec.models.random_walk.attention import StartAttention, StepAttention
 from attnrec.models.random_walk.config import RandomWalkConfig
-from attnrec.models.random_walk.features import Seen, facts_of, shares_of, spread
-from attnrec.models.random_walk.loss import Walks, other_items_loss
-from attnrec.models.random_walk.neighbourhoods import Places, columns_of, fold_of, build_neighbour_tables
-from attnrec.models.random_walk.encoding import WalkEncoding, look_up
-from attnrec.models.random_walk.windows import Stretch, in_stretches, up_to, whole
+from attnrec.models.random_walk.encoding import WalkEncoding, find_neighbours
+from attnrec.models.random_walk.event_steps import EventSteps, item_statistics, pad_edges, start_probabilities
+from attnrec.models.random_walk.loss import TargetSteps, other_items_loss
+from attnrec.models.random_walk.neighbour_tables import (
+    NeighbourTables,
+    build_neighbour_tables,
+    edge_columns,
+    fold_of,
+)
+from attnrec.models.random_walk.windows import HistoryWindow, histories_until, split_histories, whole_histories
 
-BACKGROUND = 0.03
-"""Of popularity at the start."""
+POPULARITY_WEIGHT = 0.03
+"""At initialisation."""
 
-SMALLEST = 1e-12
-"""A chance is at least that, so that it has a logarithm."""
+MIN_PROBABILITY = 1e-12
+"""Lower bound of probabilities before a logarithm."""
 
-ROWS = 8192
-"""Items whose shares are made at a time for scoring."""
+CHUNK_ROWS = 8192
+"""Items whose step probabilities are computed at a time for scoring."""
 
 
 class RandomWalk(Model):
-    """Score = sum over the history of the chance to start at the event and step to the item, and popularity."""
+    """Score = sum over the history of P(start at the event) * P(step to the item), plus weighted popularity."""
 
     kind = "random_walk"
     paper = "this project; Brody et al. 2022, arXiv:2105.14491; Paudel et al. 2017, doi:10.1145/2955101"
     neighbours: Tensor
-    steps: Tensor
-    facts: Tensor
+    step_probabilities: Tensor
+    statistics: Tensor
     popularity: Tensor
 
     def __init__(self, config: RandomWalkConfig, n_items: int) -> None:
@@ -60,19 +68,21 @@ class RandomWalk(Model):
         nn.init.normal_(self.embedding.weight, std=0.1)
         self.item_rows = ("embedding.weight",)
         self.dropout = Dropout(config.dropout)
-        self.start = Start(config.dim, heads=config.heads, ordered=config.next_item, window=config.window)
-        self.step = Step(
+        self.start_attention = StartAttention(
+            config.dim, heads=config.heads, ordered=config.next_item, window=config.window
+        )
+        self.step_attention = StepAttention(
             config.dim,
             heads=config.heads,
             channels=config.channels,
-            n_features=len(columns_of(config)) + 3,
+            n_features=len(edge_columns(config)) + 3,
         )
-        self.background = nn.Parameter(torch.tensor(BACKGROUND).log())
+        self.log_popularity_weight = nn.Parameter(torch.tensor(POPULARITY_WEIGHT).log())
         self.register_buffer("neighbours", torch.full((n_rows, k), n_rows, dtype=torch.int32))
-        self.register_buffer("steps", torch.zeros(n_rows, k, config.heads))
-        self.register_buffer("facts", torch.zeros(n_rows, 2))
+        self.register_buffer("step_probabilities", torch.zeros(n_rows, k, config.heads))
+        self.register_buffer("statistics", torch.zeros(n_rows, 2))
         self.register_buffer("popularity", torch.zeros(n_rows))
-        self.places: Places | None = None
+        self.tables: NeighbourTables | None = None
         self.observed: Histories | None = None
 
     @property
@@ -90,157 +100,169 @@ class RandomWalk(Model):
         return "-".join(["random_walk", config.relation, *hops, f"k{config.neighbours}", f"d{config.dim}"])
 
     def observe(self, histories: Histories) -> None:
-        """Make the graph, and for training one without each fold of the users; what scoring reads follows it."""
-        if self.places is not None and self.observed is histories:  # asked for its graphs before it is trained
+        """Build the graph of all users, which scoring uses, and for training one graph without each fold of users."""
+        if self.tables is not None and self.observed is histories:  # already built for the leakage audit
             return
         super().observe(histories)
         self.observed = histories
-        self.places = build_neighbour_tables(histories, self.config)
-        places = self._places_here()
-        self.neighbours, self.popularity = places.neighbours[0], places.popularity[0]
+        self.tables = build_neighbour_tables(histories, self.config)
+        tables = self._tables_on_device()
+        self.neighbours, self.popularity = tables.neighbours[0], tables.popularity[0]
         self.refresh()
 
-    def graphs(self) -> dict[str, Any]:
-        return {} if self.places is None else self.places.made_of
+    def graph_sources(self) -> dict[str, Any]:
+        return {} if self.tables is None else self.tables.sources
 
-    def neighbour_shares(self, items: Tensor) -> dict[str, NeighbourShares]:
-        """See `base.Model`. With one head these are the steps that scores are made of, with several their mean."""
-        found = self.neighbours[items]
-        real = found <= self.n_items  # neighbours stand first
+    def neighbour_weights(self, items: Tensor) -> dict[str, NeighbourWeights]:
+        """See `Model.neighbour_weights`; the weights are the step probabilities, mean over heads."""
+        neighbours = self.neighbours[items]
+        real = neighbours <= self.n_items  # padding comes last
         k = int(real.sum(1).max()) if len(items) else 0
-        neighbours, shares = found.long() * real, self.steps[items].mean(2) * real
-        return {self.config.relation: NeighbourShares(neighbours[:, :k], shares[:, :k])}
+        rows, weights = neighbours.long() * real, self.step_probabilities[items].mean(2) * real
+        return {self.config.relation: NeighbourWeights(rows[:, :k], weights[:, :k])}
 
     def refresh(self) -> None:
-        """Make the shares of every item's neighbours, once, into the table that scoring reads."""
-        if self.places is None:
+        """Compute the step probabilities of all items, which scoring reads."""
+        if self.tables is None:
             return
-        places = self._places_here()
+        tables = self._tables_on_device()
         with torch.no_grad():
-            for rows in torch.arange(self.n_items + 1, device=self.facts.device).split(ROWS):
-                graph = places.segments(rows)
-                energies = self.step(self.embedding.weight, rows, graph)
-                shares = segment_softmax(energies, graph)
-                self.steps[rows] = spread(shares, graph.offsets.diff(), self.neighbours.shape[1])
-                self.facts[rows] = facts_of(places.degrees[0, rows], energies, graph)
+            for rows in torch.arange(self.n_items + 1, device=self.statistics.device).split(CHUNK_ROWS):
+                graph = tables.edges(rows)
+                logits = self.step_attention(self.embedding.weight, rows, graph)
+                probabilities = segment_softmax(logits, graph)
+                self.step_probabilities[rows] = pad_edges(probabilities, graph.offsets.diff(), self.neighbours.shape[1])
+                self.statistics[rows] = item_statistics(tables.degrees[0, rows], logits, graph)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean negative log chance of each event, from those before it, or from all others where there is no order."""
+        """Return the mean negative log probability of each event, given the previous events or all other events."""
         if self.config.next_item:
             assert batch.targets is not None, "a training batch has targets"
-            asked = batch.targets > 0
-            return -(self.probabilities(batch, batch.targets).log() * asked).sum() / asked.sum().clamp(min=1)
+            has_target = batch.targets > 0
+            log_probabilities = self.probabilities(batch, batch.targets).log()
+            return -(log_probabilities * has_target).sum() / has_target.sum().clamp(min=1)
         with self._in_float32():
-            asked = whole(batch, last_occurrences(batch.items), batch.items)
-            walks = self._walks(asked)
-            energies = self.start(walks.vectors, walks.facts, walks.real, asked.places)[:, 0]
-            mass = self.background.exp()
-            return other_items_loss(energies, walks, mass * walks.popularity, mass=mass)
+            window = whole_histories(batch, last_occurrences(batch.items), batch.items)
+            targets = self._target_steps(window)
+            logits = self.start_attention(targets.vectors, targets.statistics, targets.real, window.positions)[:, 0]
+            weight = self.log_popularity_weight.exp()
+            return other_items_loss(logits, targets, weight * targets.popularity, popularity_weight=weight)
 
-    def probabilities(self, batch: Batch, wanted: Tensor) -> Tensor:
-        """Chance of an item at each position of the histories, from what came up to it.
+    def probabilities(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Compute the probability of one item at each position, given the events up to it.
 
         Args:
-            batch: histories whose order counts; with `users`, each on a graph without that user.
-            wanted: the items, (B, L).
+            batch: ordered histories; with `users`, each user is scored on a graph without their own events.
+            targets: the items, (B, L).
 
         Returns:
-            (B, L), above 0; over all items they sum to 1, where every item of the history has a neighbour.
+            (B, L), positive. Over all items they sum to 1, if every item of the history has a neighbour.
         """
-        width, window = wanted.shape[1], self.config.window
+        width, window = targets.shape[1], self.config.window
         with self._in_float32():
             if window is None or width <= 2 * window:
-                return self._chances(whole(batch, batch.real, wanted))
-            return self._chances(in_stretches(batch, wanted, window)).view(len(wanted), -1)[:, :width]
+                return self._target_probabilities(whole_histories(batch, batch.real, targets))
+            pieces = self._target_probabilities(split_histories(batch, targets, window))
+            return pieces.view(len(targets), -1)[:, :width]
 
-    def probabilities_at(self, batch: Batch, places: Tensor, wanted: Tensor) -> Tensor:
-        """The same at one position of each history, (B,), of one item, (B,)."""
+    def probabilities_at(self, batch: Batch, positions: Tensor, targets: Tensor) -> Tensor:
+        """Compute `probabilities` at one position of each history, (B,), for one item, (B,)."""
         with self._in_float32():
-            return self._chances(up_to(batch, places, wanted, self.config.window))[:, 0]
+            return self._target_probabilities(histories_until(batch, positions, targets, self.config.window))[:, 0]
 
-    def _chances(self, asked: Stretch) -> Tensor:
-        walks = self._walks(asked)
-        starts = self.start(walks.vectors, walks.facts, walks.real, asked.places)
-        shares = shares_of(starts)
-        moving, staying = shares[..., : self.config.heads], shares[..., self.config.heads :].sum(3)
-        chances = torch.einsum("btlh,blth->bt", moving, walks.steps)
-        chances = chances + (staying * (asked.items[:, None] == asked.wanted[..., None])).sum(2)
-        return ((chances + self.background.exp() * walks.popularity) / self.mass()).clamp(min=SMALLEST)
+    def _target_probabilities(self, window: HistoryWindow) -> Tensor:
+        targets = self._target_steps(window)
+        logits = self.start_attention(targets.vectors, targets.statistics, targets.real, window.positions)
+        starts = start_probabilities(logits)
+        moving, staying = starts[..., : self.config.heads], starts[..., self.config.heads :].sum(3)
+        walk = torch.einsum("btlh,blth->bt", moving, targets.steps)
+        walk = walk + (staying * (window.items[:, None] == window.targets[..., None])).sum(2)
+        popularity = self.log_popularity_weight.exp() * targets.popularity
+        return ((walk + popularity) / self.total_weight()).clamp(min=MIN_PROBABILITY)
 
-    def all_probabilities(self, batch: Batch, places: Tensor) -> Tensor:
-        """Chances of all items at one position of each history, (B,): (B, N), without gradients or dropout."""
+    def all_probabilities(self, batch: Batch, positions: Tensor) -> Tensor:
+        """Compute the probabilities of all items at one position of each history, (B,), in evaluation mode: (B, N)."""
         with evaluating(self), self._in_float32():
-            asked = up_to(batch, places, torch.zeros_like(places), self.config.window)
-            seen = self._seen(asked)
-            starts = shares_of(self.start(seen.vectors, seen.facts, asked.real, asked.places)[:, 0])
-            steps = spread(seen.shares, seen.graph.offsets.diff(), seen.neighbours.shape[1])[seen.row_of_event]
-            nothing = torch.zeros_like(self.popularity)
-            encoded = WalkEncoding(asked.items, starts, seen.neighbours[seen.row_of_event], steps, nothing)
-            background = self.background.exp() * self._places_here().popularity[seen.world]
-            return (encoded.scores() + background) / self.mass()
+            window = histories_until(batch, positions, torch.zeros_like(positions), self.config.window)
+            events = self._event_steps(window)
+            logits = self.start_attention(events.vectors, events.statistics, window.real, window.positions)[:, 0]
+            steps = pad_edges(events.probabilities, events.graph.offsets.diff(), events.neighbours.shape[1])
+            rows, no_bias = events.row_of_event, torch.zeros_like(self.popularity)
+            encoded = WalkEncoding(
+                window.items, start_probabilities(logits), events.neighbours[rows], steps[rows], no_bias
+            )
+            popularity = self.log_popularity_weight.exp() * self._tables_on_device().popularity[events.graph_index]
+            return (encoded.scores() + popularity) / self.total_weight()
 
     def _in_float32(self) -> torch.autocast:
-        """Chances are spread over many orders of magnitude: bfloat16 has too few digits."""
-        return torch.autocast(self.facts.device.type, enabled=False)
+        """Probabilities span many orders of magnitude, which bfloat16 cannot represent precisely enough."""
+        return torch.autocast(self.statistics.device.type, enabled=False)
 
-    def _walks(self, asked: Stretch) -> Walks:
-        """What is known of the events and of their steps to the items that are asked for."""
-        seen, real = self._seen(asked), asked.real
-        at, found = look_up(seen.neighbours[seen.row_of_event], asked.wanted)
-        at = (seen.graph.offsets[seen.row_of_event][..., None] + at).clamp(max=max(0, len(seen.shares) - 1))
-        steps = seen.shares[at] if len(seen.shares) else seen.shares.new_zeros(*at.shape, self.config.heads)
-        return Walks(
-            vectors=seen.vectors,
-            facts=seen.facts,
-            popularity=self._places_here().popularity[seen.world[:, None], asked.wanted],
+    def _target_steps(self, window: HistoryWindow) -> TargetSteps:
+        """Compute the step probabilities from the events to the targets."""
+        events, real = self._event_steps(window), window.real
+        rows, offsets = events.row_of_event, events.graph.offsets
+        indices, is_neighbour = find_neighbours(events.neighbours[rows], window.targets)
+        n_edges = len(events.probabilities)
+        edges = (offsets[rows][..., None] + indices).clamp(max=max(0, n_edges - 1))
+        no_edges = events.probabilities.new_zeros(*edges.shape, self.config.heads)
+        steps = events.probabilities[edges] if n_edges else no_edges
+        return TargetSteps(
+            vectors=events.vectors,
+            statistics=events.statistics,
+            popularity=self._tables_on_device().popularity[events.graph_index[:, None], window.targets],
             real=real,
-            leads=(seen.graph.offsets.diff() > 0)[seen.row_of_event] & real,
-            steps=steps * (found & real[..., None])[..., None],
+            has_neighbours=(offsets.diff() > 0)[rows] & real,
+            steps=steps * (is_neighbour & real[..., None])[..., None],
         )
 
-    def _seen(self, asked: Stretch) -> Seen:
-        """Events of each user on a graph without that user, where users are known."""
-        places, items, real = self._places_here(), asked.items, asked.real
-        world = torch.zeros_like(items[:, 0])
-        if asked.users is not None:
-            world = 1 + fold_of(asked.users, self.config.folds)
-        rows = (world[:, None] * places.n_rows + items)[real]
-        asking, row_of = rows.unique(return_inverse=True)
-        graph, vectors = places.segments(asking), self.dropout(self.embedding.weight)
-        energies = self.step(vectors, asking % places.n_rows, graph)
-        facts = facts_of(places.degrees.flatten()[asking], energies, graph)[row_of]
-        return Seen(
-            world=world,
+    def _event_steps(self, window: HistoryWindow) -> EventSteps:
+        """Compute the step probabilities from each event, on a graph without the user if `window.users` is given."""
+        tables, items, real = self._tables_on_device(), window.items, window.real
+        graph_index = torch.zeros_like(items[:, 0])
+        if window.users is not None:
+            graph_index = 1 + fold_of(window.users, self.config.folds)
+        event_rows = (graph_index[:, None] * tables.n_rows + items)[real]
+        rows, row_of_event = event_rows.unique(return_inverse=True)
+        graph, vectors = tables.edges(rows), self.dropout(self.embedding.weight)
+        logits = self.step_attention(vectors, rows % tables.n_rows, graph)
+        statistics = item_statistics(tables.degrees.flatten()[rows], logits, graph)[row_of_event]
+        return EventSteps(
+            graph_index=graph_index,
             vectors=vectors[items],
-            facts=facts.new_zeros(*real.shape, 2).masked_scatter(real[..., None], facts),
-            row_of_event=torch.zeros_like(items).masked_scatter(real, row_of),
-            neighbours=places.neighbours.flatten(0, 1)[asking],
+            statistics=statistics.new_zeros(*real.shape, 2).masked_scatter(real[..., None], statistics),
+            row_of_event=torch.zeros_like(items).masked_scatter(real, row_of_event),
+            neighbours=tables.neighbours.flatten(0, 1)[rows],
             graph=graph,
-            shares=segment_softmax(energies, graph),
+            probabilities=segment_softmax(logits, graph),
         )
 
-    def _places_here(self) -> Places:
-        """The graphs, moved once to where the weights are."""
-        assert self.places is not None, "a walk observes its graph before it trains"
+    def _tables_on_device(self) -> NeighbourTables:
+        """Return the neighbour tables on the device of the weights; they are moved once."""
+        assert self.tables is not None, "the model observes its graph before it is trained"
         device = self.embedding.weight.device
-        if self.places.neighbours.device != device:
-            self.places = self.places.to(device)
-        return self.places
+        if self.tables.neighbours.device != device:
+            self.tables = self.tables.to(device)
+        return self.tables
 
     def encode(self, batch: Batch) -> WalkEncoding:
-        """Choose where the walks start; users without events stay where popularity leads."""
-        real, last = self._counted(batch), (batch.lengths - 1).clamp(min=0)[:, None]
-        neighbours, steps, facts = (table[batch.items] for table in (self.neighbours, self.steps, self.facts))
-        energies = self.start(self.embedding.weight[batch.items], facts, real, last)[:, 0]
-        return WalkEncoding(batch.items, shares_of(energies) * self.n_items, neighbours, steps, self.item_bias())
+        """See `Model.encode`; users without events are scored by popularity."""
+        real = batch.real if self.config.next_item else last_occurrences(batch.items)  # a set counts each item once
+        last = (batch.lengths - 1).clamp(min=0)[:, None]
+        neighbours, steps, statistics = (
+            table[batch.items] for table in (self.neighbours, self.step_probabilities, self.statistics)
+        )
+        logits = self.start_attention(self.embedding.weight[batch.items], statistics, real, last)[:, 0]
+        return WalkEncoding(
+            batch.items, start_probabilities(logits) * self.n_items, neighbours, steps, self.item_bias()
+        )
 
-    def mass(self) -> Tensor:
-        """What the chances of all items sum to, where every event leads somewhere, a scalar."""
-        return 1 + self.background.exp()
+    def walk_probabilities(self, encoded: EncodedHistories, items: Tensor) -> Tensor:
+        return encoded.contributions(items) / self.n_items
+
+    def total_weight(self) -> Tensor:
+        """Return 1 + popularity_weight, which the unnormalised probabilities of all items sum to, a scalar."""
+        return 1 + self.log_popularity_weight.exp()
 
     def item_bias(self) -> Tensor:
-        return self.background.exp() * self.popularity * self.n_items
-
-    def _counted(self, batch: Batch) -> Tensor:
-        """Events that count: all of a sequence, each item of a set once, (B, L) bool."""
-        return batch.real if self.config.next_item else last_occurrences(batch.items)
+        return self.log_popularity_weight.exp() * self.popularity * self.n_items

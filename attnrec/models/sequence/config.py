@@ -1,57 +1,62 @@
-"""Settings of sequence models, whichever preset they start from."""
+"""Settings of the sequence model."""
 
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 
+from attnrec.config import registered
 from attnrec.encoders import ENCODERS, AttentionSettings, Encoder, build_encoder
 from attnrec.models.base import TrainedConfig
 from attnrec.models.graph.item_encoder import ItemGraphEncoder
 from attnrec.models.graph.settings import ItemGraphSettings
 from attnrec.models.random_walk.config import RandomWalkConfig
-from attnrec.models.sequence.presets import PRESETS, Kind
+from attnrec.models.sequence.presets import PRESETS
 
-ATTENDING = ("self_attention", "hstu")
 ATTENTION_KEYS = tuple(AttentionSettings.model_fields)
 
 
 class SequenceConfig(TrainedConfig):
-    """Settings of a sequence model; what is not said is as the preset `kind` has it, then as here.
+    """Settings of a sequence model; a setting that is not given comes from the preset `kind`, then from here.
 
     Attributes:
-        kind: the preset.
-        encoder: what makes states of the history, a name in `attnrec.encoders.ENCODERS`.
-        layers, heads, expansion, attention, attention_settings, positions: of encoders that attend (see `AttentionSettings`).
-        encoder_settings: of the others.
-        time_gaps: whether events know how long after the one before they came.
-        event_types: whether events know what they are (view, cart, purchase), where the log says so.
-        readout: what makes the user of the states: "pooling" and "item_sum" are exact sums over the history, "last"
-            and "global_local" are not.
-        pooling_heads: of "pooling".
-        pooling_projection: whether a matrix mixes what they pooled.
-        objective: "next_item" at every position; "last_item" of sampled prefixes; "masked_items" from both sides.
-        n_prefixes: of each window in a step, for "last_item".
-        mask_share: of the events, for "masked_items".
-        memory_events: before the last `max_length`, that the encoder sees compressed, `memory_block` of them as one
-            vector (see `attention.compressed`); they shape states and weights and never add to a score themselves.
-        features: columns of the items' table that describe an item beside its id; items without history are then scored
-            through them.
-        text_encoder, text_dim: how texts among them become vectors (see `dataset.text`): "tfidf" of this width, or the
-            folder of a sentence-transformers model.
-        id_dropout: share of the ids hidden in each step, so that features learn to stand alone.
-        graph: whether items hear of their neighbours in a graph of the training part before anything else happens:
-            "transitions", what is done after what; "items", what the same users had; or "none".
+        kind: the preset, a key of `PRESETS`.
+        encoder: the history encoder, a key of `attnrec.encoders.ENCODERS`.
+        layers, heads, expansion, attention, attention_settings, positions: of encoders with attention kernels (see
+            `AttentionSettings`).
+        encoder_settings: of all other encoders.
+        time_gaps: whether the encoder gets the time since the previous event.
+        event_types: whether the encoder gets the event type (view, cart, purchase), if the log has one.
+        readout: how the user vector is computed from the encoder states. With "pooling" and "item_sum" it is an exact
+            sum over the history; with "last" and "global_local" it is not.
+        pooling_heads: heads of the readout "pooling".
+        pooling_projection: whether the readout "pooling" multiplies its result by a learned matrix.
+        objective: "next_item" at every position, "last_item" of sampled prefixes, or bidirectional "masked_items".
+        n_prefixes: prefixes per training window for "last_item".
+        mask_share: share of the events that are masked for "masked_items".
+        memory_events: events before the last `max_length` that the encoder also reads, compressed to one vector per
+            `memory_block` events (see `attention.compressed`). They affect states and attention weights, and have no
+            contribution of their own.
+        features: columns of the items table that describe an item in addition to its id; items without training
+            events are scored by them.
+        text_encoder, text_dim: encoding of text columns (see `dataset.text`): "tfidf" of this width, or the folder of
+            a sentence-transformers model.
+        id_dropout: share of the item ids that are hidden in each training step, so that features alone suffice.
+        graph: graph attention that enriches the item vectors before the encoder, over "transitions" (consecutive
+            events) or "items" (items with common users) of the training part; or "none".
         graph_settings: of the graph (see `ItemGraphSettings`), such as {"layers": 2, "neighbours": 10}.
-        walk: whether a walk over a graph has a say beside the encoder (see `models.random_walk`), over "transitions" or
-            "items" that the same users had; the chances of both are multiplied. "none": it has not.
-        random_walk_settings: of the walk, such as {"reach": 3, "neighbours": 50}.
-        dim, max_length, dropout: as everywhere.
-        scores: "cosine" at `temperature`, "dot" products, or "auto": cosines for readouts that are exact sums.
-        item_bias: whether items have a learned bias.
+        random_walk: multiply the model's probabilities by those of a random walk (see `models.random_walk`) over
+            "transitions" or "items"; or "none".
+        random_walk_settings: of the random walk (see `RandomWalkConfig`), such as {"reach": 3, "neighbours": 50}.
+        dim: width of item and user vectors.
+        max_length: the encoder reads the last `max_length` events.
+        dropout: of embeddings, attention and feed-forward layers.
+        scores: "cosine" divided by `temperature`, "dot", or "auto": cosine for readouts that are exact sums.
+        temperature: of cosine scores.
+        item_bias: whether each item has a learned bias.
     """
 
-    kind: Kind = "attnrec"
+    kind: str = "attnrec"
     encoder: str = "self_attention"
     encoder_settings: dict[str, Any] = Field(default_factory=dict)
     layers: int = Field(default=2, ge=0)
@@ -76,7 +81,7 @@ class SequenceConfig(TrainedConfig):
     id_dropout: float = Field(default=0.1, ge=0, lt=1)
     graph: Literal["none", "transitions", "items"] = "none"
     graph_settings: dict[str, Any] = Field(default_factory=dict)
-    walk: Literal["none", "transitions", "items"] = "none"
+    random_walk: Literal["none", "transitions", "items"] = "none"
     random_walk_settings: dict[str, Any] = Field(default_factory=dict)
     dim: int = Field(default=64, gt=0)
     max_length: int = Field(default=200, gt=0)
@@ -89,91 +94,110 @@ class SequenceConfig(TrainedConfig):
     @classmethod
     def _start_from_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("kind", "attnrec") not in PRESETS:
-            return values  # pydantic says what is wrong with it
+            return values  # rejected later, with an error message
         preset = dict(PRESETS[values.get("kind", "attnrec")].settings)
         if values.get("graph", preset.get("graph")) != preset.get("graph"):
-            preset.pop("graph_settings", None)  # they are of the graph that is not wanted
+            preset.pop("graph_settings", None)  # they belong to the preset's graph
         return preset | values
 
     @model_validator(mode="after")
     def _check(self) -> "SequenceConfig":
+        if type(self) is SequenceConfig and self.kind not in PRESETS:
+            raise ValueError(f"kind must be one of {', '.join(PRESETS)}, got {self.kind!r}")
         if self.readout == "pooling" and self.dim % self.pooling_heads:
-            raise ValueError(f"dim must be a multiple of pooling_heads, got {self.dim} and {self.pooling_heads}")
-        if self.objective == "masked_items" and (self.encoder not in ATTENDING or self.readout != "last"):
             raise ValueError(
-                "objective = 'masked_items' needs an encoder that attends both ways and readout = 'last', got "
-                f"encoder = {self.encoder!r} and readout = {self.readout!r}; set objective = 'next_item'"
+                f"pooling_heads must divide dim, got pooling_heads={self.pooling_heads} and dim={self.dim}; change one"
             )
-        window = self.attention_settings.get("window", 0)
-        if isinstance(window, int) and window > self.max_length:
-            raise ValueError(
-                f"the attention's window must fit into max_length, got {window} and {self.max_length}; change one"
-            )
+        self._check_encoder()
         if self.graph == "none" and self.graph_settings:
             raise ValueError(
                 f"graph_settings need a graph, got {self.graph_settings} with graph = 'none'; set graph = 'transitions'"
             )
-        self._check_walk()
-        self._check_encoder_settings()
-        with torch.device("meta"):  # says what is wrong before anything starts
+        self._check_random_walk()
+        with torch.device("meta"):  # raises for invalid settings, before any data is read
             self.build_encoder()
             self.build_graph()
         return self
 
-    def _check_walk(self) -> None:
+    def _check_random_walk(self) -> None:
         if self.random_walk == "none" and self.random_walk_settings:
             raise ValueError(
-                f"random_walk_settings need a walk, got {self.random_walk_settings} with random_walk = 'none'; set random_walk = 'transitions'"
+                f"random_walk_settings need a random walk, got {self.random_walk_settings} with random_walk = 'none'; "
+                "set random_walk = 'transitions'"
             )
         if self.random_walk == "none":
             return
         if self.objective == "masked_items":
-            raise ValueError("a walk says what comes next, got objective = 'masked_items'; set objective = 'next_item'")
-        if ours := {"kind", "relation", "ordered", "max_length"} & self.random_walk_settings.keys():
-            raise ValueError(f"random_walk_settings must leave {', '.join(sorted(ours))} to the model; set walk or max_length")
+            raise ValueError(
+                "a random walk predicts the next item, got objective = 'masked_items'; set objective = 'next_item'"
+            )
+        if fixed := {"kind", "relation", "ordered", "max_length"} & self.random_walk_settings.keys():
+            raise ValueError(
+                f"random_walk_settings must not contain {', '.join(sorted(fixed))}, which follow from random_walk and "
+                f"max_length; got {self.random_walk_settings}"
+            )
         if self.attention_settings.get("estimator") == "reinforce":
-            raise ValueError("estimator = 'reinforce' and a walk cannot be had together; set random_walk = 'none'")
-        self.walk_config()
-
-    def walk_config(self) -> RandomWalkConfig:
-        """Settings of the walk, for which the order of events counts whatever it goes over."""
-        given = {"relation": self.walk, "max_length": self.max_length, "ordered": True}
-        return RandomWalkConfig.from_dict(given | self.random_walk_settings)
-
-    def _check_encoder_settings(self) -> None:
-        if self.memory_events and self.encoder in ENCODERS and ENCODERS[self.encoder].reads_items:
             raise ValueError(
-                f"memory_events are vectors without items, got {self.memory_events} with encoder = {self.encoder!r}, "
-                "which reads items; set memory_events = 0"
+                "estimator = 'reinforce' cannot be combined with a random walk, got "
+                f"random_walk = {self.random_walk!r}; set random_walk = 'none'"
             )
-        if self.encoder in ATTENDING and self.encoder_settings:
+        self.random_walk_config()
+
+    def random_walk_config(self) -> RandomWalkConfig:
+        """Return the settings of the random walk, which here always respects the order of events."""
+        derived = {"relation": self.random_walk, "max_length": self.max_length, "ordered": True}
+        return RandomWalkConfig.from_dict(derived | self.random_walk_settings)
+
+    @property
+    def _has_attention_keys(self) -> bool:
+        """Whether the encoder takes the settings `ATTENTION_KEYS`."""
+        return issubclass(ENCODERS[self.encoder].Settings, AttentionSettings)
+
+    def _check_encoder(self) -> None:
+        encoder = registered(ENCODERS, self.encoder, setting="encoder")
+        if self.objective == "masked_items" and (not self._has_attention_keys or self.readout != "last"):
             raise ValueError(
-                f"encoder_settings are for encoders without attention, got {self.encoder_settings} with "
-                f"encoder = {self.encoder!r}; set {', '.join(ATTENTION_KEYS)} in [model] itself"
+                "objective = 'masked_items' needs a bidirectional encoder, such as 'self_attention', and "
+                f"readout = 'last', got encoder = {self.encoder!r} and readout = {self.readout!r}; "
+                "set objective = 'next_item'"
             )
-        if self.encoder in ENCODERS and self.encoder not in ATTENDING:
-            for name in ATTENTION_KEYS:
-                if getattr(self, name) != SequenceConfig.model_fields[name].get_default(call_default_factory=True):
-                    raise ValueError(
-                        f"{name} is a setting of encoders that attend, got {name} = {getattr(self, name)!r} with "
-                        f"encoder = {self.encoder!r}; set encoder_settings, or encoder = 'self_attention'"
-                    )
+        window = self.attention_settings.get("window", 0)
+        if isinstance(window, int) and window > self.max_length:
+            raise ValueError(
+                f"attention_settings.window must be at most max_length, got {window} and {self.max_length}; change one"
+            )
+        if self.memory_events and encoder.needs_items:
+            raise ValueError(
+                f"memory_events need an encoder of vectors, got encoder = {self.encoder!r}, which reads item ids, and "
+                f"memory_events = {self.memory_events}; set memory_events = 0"
+            )
+        if self._has_attention_keys and self.encoder_settings:
+            raise ValueError(
+                f"encoder_settings are for encoders without attention kernels, got {self.encoder_settings} with "
+                f"encoder = {self.encoder!r}; set {', '.join(ATTENTION_KEYS)} instead"
+            )
+        for name in () if self._has_attention_keys else ATTENTION_KEYS:
+            if getattr(self, name) != SequenceConfig.model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{name} is a setting of encoders with attention kernels, got {name} = {getattr(self, name)!r} "
+                    f"with encoder = {self.encoder!r}; use encoder_settings, or set encoder = 'self_attention'"
+                )
 
     def build_graph(self) -> ItemGraphEncoder | None:
-        """A new module that enriches items as these settings ask for; None where they ask for none."""
+        """Build the module that enriches item vectors over the graph; None for graph = "none"."""
         if self.graph == "none":
             return None
         settings = ItemGraphSettings.from_dict(self.graph_settings)
         return ItemGraphEncoder(settings, self.dim, relations=(self.graph,))
 
     def build_encoder(self) -> Encoder:
-        """A new history encoder as these settings ask for."""
-        own = {name: getattr(self, name) for name in ATTENTION_KEYS}
+        """Build the history encoder."""
+        attention = {name: getattr(self, name) for name in ATTENTION_KEYS}
         return build_encoder(
             self.encoder,
             dim=self.dim,
             max_length=self.max_length + -(-self.memory_events // self.memory_block),
             dropout=self.dropout,
             causal=self.objective == "next_item",
-            settings=own if self.encoder in ATTENDING else self.encoder_settings,
+            settings=attention if self._has_attention_keys else self.encoder_settings,
         )

@@ -1,7 +1,7 @@
-"""Item vectors from ids and features together, so that an item without history has a vector too.
+"""Item vectors from ids and item features, so that items without training events have vectors too.
 
-Some ids are hidden in each training step, so that features learn to stand alone (DropoutNet, Volkovs et al. 2017).
-What describes the items is fixed and comes with them; only its projections are learned and saved.
+In each training step some ids are masked, so that features alone are sufficient (DropoutNet, Volkovs et al. 2017).
+Feature values are fixed inputs; only their projections are learned and saved.
 Shapes: N = n_items + 1 item rows (row 0 is padding), M feature columns, D channels.
 """
 
@@ -15,23 +15,23 @@ from attnrec.attention.kernel import Attended
 from attnrec.dataset.modalities import CategoryCodes, FixedVectors, Modalities
 from attnrec.layers import Dropout, Linear
 
-SMALL = 0.02  # as the catalogue's id vectors
+INIT_STD = 0.02  # as the id embeddings of `ItemScorer`
 
 
-class FusedItems(nn.Module):
-    """The table of item vectors, by attention of each item over its id and its features.
+class ItemFeatureFusion(nn.Module):
+    """Computes the table of item vectors by attention of each item over its id and its features.
 
-    None of its parameters has a row per item.
+    No parameter has one row per item.
 
     Args:
-        modalities: of the catalogue.
+        modalities: feature columns of the catalogue.
         dim: D, a multiple of `heads`.
-        heads: of the fusion.
-        id_dropout: share of the ids hidden in each training step, of the items that have a feature.
-        dropout: of the features' vectors.
+        heads: of the attention.
+        id_dropout: share of the ids that are masked in each training step, among items with a feature.
+        dropout: of the feature vectors.
 
     Attributes:
-        names: "id", then the columns.
+        names: "id", then the feature columns.
         widths: column -> width, see `Modalities.widths`.
     """
 
@@ -52,58 +52,61 @@ class FusedItems(nn.Module):
         self.fusion = ModalityFusion(dim, len(self.names), heads=heads)
 
     def check(self, widths: Mapping[str, int]) -> None:
-        """Compare other items' columns with those of this model.
+        """Check that the feature columns of other items match those of this model.
 
         Raises:
-            ValueError: for other columns, another order, or a column of another width.
+            ValueError: for different columns, a different order, or a different width.
         """
         if list(widths) != list(self.widths):
-            raise ValueError(f"items must have the model's columns {list(self.widths)}, got {list(widths)}; give these")
+            raise ValueError(
+                f"items must have the feature columns of the model, {list(self.widths)}, got {list(widths)}; "
+                "provide the same columns in the same order"
+            )
         for name, width in self.widths.items():
             if widths[name] != width:
                 raise ValueError(
-                    f"a modality must be as wide as the model's, {width}, got {widths[name]} in {name!r}; "
-                    "make it as it was made for training"
+                    f"column {name!r} must have the width it had in training, {width}, got {widths[name]}; "
+                    "encode it as for training"
                 )
 
-    def described(self) -> Tensor:
-        """Whether an item has any feature, (N,) bool."""
+    def has_features(self) -> Tensor:
+        """Return whether an item has any feature, (N,) bool."""
         return torch.stack([column.get_buffer("present") for column in self.columns], dim=1).any(1)
 
     def forward(self, ids: Tensor, has_id: Tensor) -> Tensor:
-        """The fused table.
+        """Compute the table of item vectors.
 
         Args:
-            ids: id vectors, (N, D).
-            has_id: whether an item's id vector means anything, (N,) bool; False for items without history.
+            ids: id embeddings, (N, D).
+            has_id: whether an item's id embedding is trained, (N,) bool; False for items without training events.
 
         Returns:
-            (N, D); zeros at row 0, and for an item that has neither id nor features.
+            (N, D); zeros in row 0, and for items with neither id nor features.
         """
         return self._attend(ids, has_id).output
 
     def weights(self, ids: Tensor, has_id: Tensor) -> Tensor:
-        """What share each of `names` has in each item, (N, 1 + M), with no id hidden; for looking at."""
+        """Return the attention weights of each item on `names`, (N, 1 + M), without masked ids; for inspection."""
         was_training = self.training
         self.eval()
         with torch.no_grad():
             weights = self._attend(ids, has_id).weights
         self.train(was_training)
-        assert weights is not None, "fusion always has weights"
+        assert weights is not None, "fusion always returns weights"
         return weights
 
     def _attend(self, ids: Tensor, has_id: Tensor) -> Attended:
         present = torch.stack([has_id, *(column.get_buffer("present") for column in self.columns)], dim=1)
         if self.training and self.id_dropout:
-            hidden = torch.rand(len(ids), device=ids.device) < self.id_dropout
-            present[:, 0] &= ~(hidden & present[:, 1:].any(1))
+            masked = torch.rand(len(ids), device=ids.device) < self.id_dropout
+            present[:, 0] &= ~(masked & present[:, 1:].any(1))
         present[0] = False
         vectors = torch.stack([ids, *(self.dropout(column()) for column in self.columns)], dim=1)
         return self.fusion(vectors, present=present)
 
 
 class CategoryVectors(nn.Module):
-    """The mean of the vectors of an item's categories."""
+    """Mean embedding of an item's categories."""
 
     codes: Tensor
     offsets: Tensor
@@ -111,7 +114,7 @@ class CategoryVectors(nn.Module):
     def __init__(self, column: CategoryCodes, dim: int, *, n_rows: int) -> None:
         super().__init__()
         self.embedding = nn.EmbeddingBag(column.width, dim, mode="mean", include_last_offset=True)
-        nn.init.normal_(self.embedding.weight, std=SMALL)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
         counts = torch.bincount(torch.from_numpy(column.rows), minlength=n_rows)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self.register_buffer("codes", torch.from_numpy(column.codes), persistent=False)
@@ -119,24 +122,24 @@ class CategoryVectors(nn.Module):
         self.register_buffer("present", counts > 0, persistent=False)
 
     def forward(self) -> Tensor:
-        """(N, D), zeros for an item without categories."""
+        """Return the vectors of all items, (N, D); zeros for items without categories."""
         return self.embedding(self.codes, self.offsets)
 
 
 class ProjectedVectors(nn.Module):
-    """A learned projection of fixed vectors."""
+    """Learned projection of fixed feature vectors."""
 
     values: Tensor
 
     def __init__(self, column: FixedVectors, dim: int) -> None:
         super().__init__()
         self.projection = Linear(column.width, dim)
-        nn.init.normal_(self.projection.weight, std=SMALL)
-        # not 0: the fusion's norm leaves nothing but the sign of a number times a vector
-        nn.init.normal_(self.projection.bias, std=SMALL)
+        nn.init.normal_(self.projection.weight, std=INIT_STD)
+        # not 0: of a single number times a vector, the norm in the fusion would keep only the sign
+        nn.init.normal_(self.projection.bias, std=INIT_STD)
         self.register_buffer("values", torch.from_numpy(column.values), persistent=False)
         self.register_buffer("present", torch.from_numpy(column.present), persistent=False)
 
     def forward(self) -> Tensor:
-        """(N, D)."""
+        """Return the projected vectors of all items, (N, D)."""
         return self.projection(self.values)
