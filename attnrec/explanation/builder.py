@@ -1,6 +1,6 @@
-"""From a model and one history to explanations: the history is read once, whatever the number of items.
+"""Build explanations from a model and one history; the history is encoded once for all items.
 
-Shapes: B = 1 user, L events that the model reads, n items asked for, H heads of the readout.
+Shapes: B = 1 user, L events that the model reads, n explained items, H heads of the readout.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnrec.attribution import METHODS, attribute, weigh
+from attnrec.attribution import METHODS, attribute
 from attnrec.dataset import Batch, Histories, last_events
-from attnrec.explanation.attention import NO_EVENTS, Attention, attention_of, by_head
-from attnrec.explanation.explanation import CONTRIBUTION, Explanation
+from attnrec.explanation.attention_maps import NO_EVENTS, AttentionMaps, attention_maps, contributions_by_head
+from attnrec.explanation.explanation import Explanation
 from attnrec.explanation.explanations import Explanations
-from attnrec.explanation.neighbourhood import around_items
+from attnrec.explanation.neighbourhood import lazy_neighbourhoods
+from attnrec.explanation.score_attribution import CONTRIBUTION
 from attnrec.models import Model, ReasonsError
 from attnrec.models.base import EncodedHistories
 from attnrec.schema import DATETIME, EVENT, ITEM, WEIGHT
@@ -34,106 +35,114 @@ def explain_items(
     user: int,
     items: Sequence[int],
     method: str = CONTRIBUTION,
-    known: Histories | None = None,
+    log: Histories | None = None,
 ) -> Explanations:
-    """What each event of one user's history has to do with the scores of some items.
+    """Explain the scores of some items for one user's history.
 
     Args:
-        model: any; "contribution" needs exact reasons, other methods need what `attnrec.attribution` says.
-        histories: in the model's item rows.
+        model: any; "contribution" needs exact reasons, the needs of other methods are in `attnrec.attribution`.
+        histories: histories in the model's item rows.
         user: user row.
         items: item rows, at least one.
         method: a name in `attnrec.attribution.METHODS`.
-        known: the log, in the model's item rows, for what one history alone does not say: how often items occur (for
-            "popularity"), and the numbers of the types of events, where the model reads these.
+        log: the training log in the model's item rows. It provides item counts (for "popularity") and the numbers of
+            the event types (for a model that reads them).
 
     Raises:
         ReasonsError: for contributions of a model whose scores are not sums over the history.
-        ValueError: for no item, a history without the order or the types of events that the model reads, an unknown
-            method or one that does not work for the model.
+        ValueError: for no item, a history without the order or the event types that the model reads, an unknown method
+            or one that does not work for the model.
     """
     if not len(items):
         raise ValueError("items must name at least one item, got none; give an item_id or a list of them")
-    histories = _readable(model, histories, known)
+    histories = _with_model_inputs(model, histories, log)
     model.eval()
     window = last_events(histories, np.array([user]), max_length=model.max_length, memory_events=model.memory_events)
-    batch, asked = window.to(model.rankable.device), torch.tensor([list(items)], device=model.rankable.device)
-    read = _read(model, batch, asked, split=method == CONTRIBUTION)
-    values = read.values
+    batch, item_rows = window.to(model.rankable.device), torch.tensor([list(items)], device=model.rankable.device)
+    outputs = _model_outputs(model, batch, item_rows, exact=method == CONTRIBUTION)
+    values = outputs.contributions
     if values is None:
-        values = _attributed(model, batch, asked, method=method, known=known)
-    events = _events(histories, window).assign(**{WEIGHT: read.weights})
-    made = partial(
+        values = _attribution(model, batch, item_rows, method=method, log=log)
+    events = _event_frame(histories, window).assign(**{WEIGHT: outputs.weights})
+    explain = partial(
         Explanation,
         method=method,
-        model=model.description,
+        model_description=model.description,
         ordered=histories.ordered,
-        attention=read.attention,
+        attention_maps=outputs.attention_maps,
     )
-    graphs = around_items(model, batch, asked, encoded=read.encoded, item_ids=histories.item_ids)
-    found = []
-    for place, item_id in enumerate(histories.item_ids.decode(np.asarray(items))):
-        frame, bias = _with_values(events, method, values[:, place]), float(read.biases[place])
-        score = bias + float(frame[method].sum()) if method == CONTRIBUTION else float(read.scores[place])
-        heads = None if read.heads is None else read.heads[:, place]
-        found.append(made(item_id, score, bias, frame, heads=heads, graph=graphs[place]))
-    return Explanations(found)
+    around = lazy_neighbourhoods(model, batch, item_rows, encoded=outputs.encoded, item_ids=histories.item_ids)
+    explanations = []
+    for column, item_id in enumerate(histories.item_ids.decode(np.asarray(items))):
+        frame, bias = _with_values(events, method, values[:, column]), float(outputs.item_bias[column])
+        score = bias + float(frame[method].sum()) if method == CONTRIBUTION else float(outputs.scores[column])
+        heads = None if outputs.head_contributions is None else outputs.head_contributions[:, column]
+        explanations.append(
+            explain(item_id, score, bias, frame, head_contributions=heads, neighbourhood=around[column])
+        )
+    return Explanations(explanations)
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """One history: scores (n,), biases (n,), weights (L,); contributions (L, n), and by head (L, n, H), where split."""
+class _ModelOutputs:
+    """What the model computes for one history and n items.
+
+    Attributes:
+        scores, item_bias: (n,).
+        contributions: (L, n); None unless requested.
+        head_contributions: (L, n, H); None unless requested or for a readout without heads.
+        weights: attention weights of the readout, (L,); NaN if there are none.
+        attention_maps: of all layers.
+        encoded: the encoded history.
+    """
 
     scores: Array
-    biases: Array
-    values: Array | None
-    heads: Array | None
+    item_bias: Array
+    contributions: Array | None
+    head_contributions: Array | None
     weights: Array
-    attention: Attention
+    attention_maps: AttentionMaps
     encoded: EncodedHistories
 
 
 @torch.inference_mode()
-def _read(model: Model, batch: Batch, asked: Tensor, *, split: bool) -> _Read:
+def _model_outputs(model: Model, batch: Batch, item_rows: Tensor, *, exact: bool) -> _ModelOutputs:
     length, encoded = int(batch.lengths[0]), model.encode(batch)
-    weighed = weigh(model, batch) if length else None
-    contributions = _contributions(model, encoded, asked) if split else None
-    heads = by_head(weighed, encoded, asked) if split and weighed is not None else None
-    attention = attention_of(model, batch, encoded=encoded, weighed=weighed) if length else NO_EVENTS
-    return _Read(
-        scores=_array(encoded.scores(asked)[0]),
-        biases=_array(model.item_bias()[asked[0]]),
-        values=None if contributions is None else _array(contributions[0, :length]),
-        heads=None if heads is None else _array(heads[0, :length]),
+    readout = model.readout_weights(batch) if length else None
+    contributions = _contributions(model, encoded, item_rows) if exact else None
+    by_head = contributions_by_head(readout, encoded, item_rows) if exact and readout is not None else None
+    return _ModelOutputs(
+        scores=_array(encoded.scores(item_rows)[0]),
+        item_bias=_array(model.item_bias()[item_rows[0]]),
+        contributions=None if contributions is None else _array(contributions[0, :length]),
+        head_contributions=None if by_head is None else _array(by_head[0, :length]),
         weights=np.full(length, np.nan) if encoded.weights is None else _array(encoded.weights[0, :length]),
-        attention=attention,
+        attention_maps=attention_maps(model, batch, encoded=encoded, readout=readout) if length else NO_EVENTS,
         encoded=encoded,
     )
 
 
-def _contributions(model: Model, encoded: EncodedHistories, asked: Tensor) -> Tensor:
+def _contributions(model: Model, encoded: EncodedHistories, item_rows: Tensor) -> Tensor:
     try:
-        return encoded.contributions(asked)
+        return encoded.contributions(item_rows)
     except ReasonsError as error:
         others = [name for name, other in METHODS.items() if not other.control and other.works_for(model)]
-        raise ReasonsError(f"{error}, or explain by another method: {', '.join(others)}") from None
+        raise ReasonsError(f"{error}, or choose another method: {', '.join(others)}") from None
 
 
-def _attributed(model: Model, batch: Batch, asked: Tensor, *, method: str, known: Histories | None) -> Array:
-    """Values of another method, (L, n)."""
+def _attribution(model: Model, batch: Batch, item_rows: Tensor, *, method: str, log: Histories | None) -> Array:
+    """Return the values of another method than contribution, (L, n)."""
     counts = None
     if method in METHODS and METHODS[method].takes_counts:
-        if known is None:
-            raise ValueError(
-                f"{method} counts events of the log, got a model without it; call with_histories(log) first"
-            )
-        counts = torch.from_numpy(known.item_counts())
-    found = attribute(model, batch, asked, method=method, counts=counts)
-    return _array(found[0, : int(batch.lengths[0])])
+        if log is None:
+            raise ValueError(f"{method} needs item counts of the log, got no log; call with_histories(log) first")
+        counts = torch.from_numpy(log.item_counts())
+    values = attribute(model, batch, item_rows, method=method, counts=counts)
+    return _array(values[0, : int(batch.lengths[0])])
 
 
-def _events(histories: Histories, window: Batch) -> pd.DataFrame:
-    """What the model read, oldest first: item_id, datetime, and the event's type where the log has them."""
+def _event_frame(histories: Histories, window: Batch) -> pd.DataFrame:
+    """Return the events the model reads, oldest first: item_id, datetime, and event (type) if the log has types."""
     length = int(window.lengths[0])
     columns = {
         ITEM: histories.item_ids.decode(window.items[0, :length].numpy()),
@@ -145,7 +154,7 @@ def _events(histories: Histories, window: Batch) -> pd.DataFrame:
 
 
 def _with_values(events: pd.DataFrame, method: str, values: Array) -> pd.DataFrame:
-    """The events with a column of the method's values, before the weights."""
+    """Return the events with the values of the method as a column before the weights."""
     if method in events:
         return events.assign(**{method: values})
     frame = events.copy()
@@ -153,27 +162,29 @@ def _with_values(events: pd.DataFrame, method: str, values: Array) -> pd.DataFra
     return frame
 
 
-def _readable(model: Model, histories: Histories, known: Histories | None) -> Histories:
-    """The histories as the model can read them, with the log's numbers of types of events."""
+def _with_model_inputs(model: Model, histories: Histories, log: Histories | None) -> Histories:
+    """Check that the histories have what the model reads, and number event types as in the log."""
     if model.needs_order and not histories.ordered:
-        raise ValueError(f"{model.kind} needs an ordered history, got a frame without datetime; add it or give a list")
+        raise ValueError(
+            f"{model.kind} needs an ordered history, got a frame without datetime; add the column or give a list"
+        )
     if not getattr(model.config, "event_types", False):
         return histories
     if histories.events is None:
         if histories.n_events:
             raise ValueError(
-                f"{model.description} reads the types of events, got a history without; give a frame with {EVENT}"
+                f"{model.description} reads event types, got a history without; give a frame with the column {EVENT}"
             )
         return replace(histories, events=np.zeros(0, dtype=np.uint8))
-    if known is None or known.event_names == histories.event_names:
+    if log is None or log.event_names == histories.event_names:
         return histories.with_event_names(model.event_names)
-    unknown = set(histories.event_names) - set(known.event_names)
+    unknown = set(histories.event_names) - set(log.event_names)
     if unknown:
         raise ValueError(
-            f"{EVENT} must be one of the log's, {', '.join(known.event_names)}, got {sorted(unknown)}; rename it"
+            f"{EVENT} must be a type of the log ({', '.join(log.event_names)}), got {sorted(unknown)}; rename it"
         )
-    numbers = np.array([known.event_names.index(name) for name in histories.event_names], dtype=np.uint8)
-    return replace(histories, events=numbers[histories.events], event_names=known.event_names)
+    numbers = np.array([log.event_names.index(name) for name in histories.event_names], dtype=np.uint8)
+    return replace(histories, events=numbers[histories.events], event_names=log.event_names)
 
 
 def _array(values: Tensor) -> Array:

@@ -1,4 +1,4 @@
-"""One history as it comes from a notebook: a list of item ids, or a frame of one user's events."""
+"""The history of one user from a list of item ids or a frame of events."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,22 +11,22 @@ from attnrec.schema import USER
 
 
 def one_history(history: Sequence[Any] | pd.DataFrame, item_ids: Vocabulary) -> Histories:
-    """The history of one user, in the item rows of `item_ids`; items that are unknown there are left out.
+    """Return the history of one user in the item rows of `item_ids`; unknown items are left out.
 
     Args:
         history: item ids, oldest first; or a frame of item_id, datetime and optionally weight, event and the user_id
             of one user (see `schema.check_interactions`), in any order.
-        item_ids: of the model.
+        item_ids: vocabulary of the model.
 
     Raises:
-        ValueError: for a text instead of a list, a frame of several users, or one that does not follow the schema.
+        ValueError: for a string instead of a list, a frame of several users, or a frame that violates the schema.
     """
     if not isinstance(history, pd.DataFrame):
         return anonymous_history(history, item_ids)
     if USER in history and history[USER].nunique() > 1:
         first = history[USER].unique()[0]
         raise ValueError(
-            f"a history must be of one user, got {history[USER].nunique()} users; take one, such as "
+            f"a history must belong to one user, got {history[USER].nunique()} users; select one, such as "
             f"frame[frame.{USER} == {first!r}]"
         )
     if history.empty:

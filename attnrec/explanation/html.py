@@ -1,79 +1,79 @@
-"""Explanations as HTML for a notebook: no script, no network, and colours that a light and a dark page bear.
+"""Explanations as HTML for a notebook: no script, no network, readable on light and dark backgrounds.
 
-Styles stand on the elements, since notebooks that are shown elsewhere lose style sheets.
+Styles are inline, because notebooks shown elsewhere lose style sheets.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from attnrec.explanation import sentences
-from attnrec.explanation.labels import NO_HISTORY, dates_of, shortened, written
+from attnrec.explanation.labels import NO_HISTORY, event_dates, number_format, shorten
+from attnrec.explanation.method_texts import method_text
+from attnrec.explanation.score_attribution import ScoreAttribution
+from attnrec.explanation.sentences import reasons_text
 from attnrec.schema import EVENT, ITEM, WEIGHT
 
-if TYPE_CHECKING:
-    from attnrec.explanation.explanation import Explanation
-
-ROWS = 20
-TITLE = 48  # characters
-BAR = 180  # pixels
-POSITIVE, NEGATIVE, OWN = "#3a8fc7", "#dd7a33", "#8c8c8c"
-TEXT = "padding:1px 14px 1px 0;border:0;text-align:left;vertical-align:middle;white-space:nowrap"
-NUMBER = "padding:1px 14px 1px 0;border:0;text-align:right;vertical-align:middle;font-variant-numeric:tabular-nums"
-BLOCK = "font-size:13px;line-height:1.45;margin:4px 0 14px"
-TABLE = "font-size:inherit;border-collapse:collapse;border:0;margin:4px 0"
-GROUP = "display:flex;flex-wrap:wrap;gap:0 40px"
-
-
-def html_of(explanation: "Explanation") -> str:
-    """One explanation: what was scored, the latest events with bars, and the reasons in a sentence."""
-    title, item_id = explanation.title, str(explanation.item_id)
-    known = "" if item_id == title else f" <code>{escape(item_id)}</code>"
-    why = "why " if explanation.exact else ""
-    heading = f"{why}<b>{_text(title)}</b>{known}: score <b>{explanation.score:z.2f}</b>"
-    table = f'<table style="{TABLE}">{"".join(_rows(explanation))}</table>'
-    said = f'<div style="opacity:.75;max-width:44em">{escape(_said(explanation))}</div>'
-    return f'<div style="{BLOCK}"><div>{heading}</div>{table}{said}</div>'
+MAX_ROWS = 20
+TITLE_WIDTH = 48  # characters
+BAR_WIDTH = 180  # pixels
+POSITIVE, NEGATIVE, ITEM_BIAS = "#3a8fc7", "#dd7a33", "#8c8c8c"
+TEXT_STYLE = "padding:1px 14px 1px 0;border:0;text-align:left;vertical-align:middle;white-space:nowrap"
+NUMBER_STYLE = (
+    "padding:1px 14px 1px 0;border:0;text-align:right;vertical-align:middle;font-variant-numeric:tabular-nums"
+)
+BLOCK_STYLE = "font-size:13px;line-height:1.45;margin:4px 0 14px"
+TABLE_STYLE = "font-size:inherit;border-collapse:collapse;border:0;margin:4px 0"
+GROUP_STYLE = "display:flex;flex-wrap:wrap;gap:0 40px"
 
 
-def html_of_several(explanations: "Sequence[Explanation]") -> str:
-    """One block per item, beside each other where there is room."""
-    return f'<div style="{GROUP}">{"".join(html_of(each) for each in explanations)}</div>'
+def html_of(attribution: ScoreAttribution) -> str:
+    """Return one explanation: the scored item, the latest events with bars, and the reasons as a sentence."""
+    title, item_id = attribution.title, str(attribution.item_id)
+    shown_id = "" if item_id == title else f" <code>{escape(item_id)}</code>"
+    why = "why " if attribution.exact else ""
+    heading = f"{why}<b>{_escaped(title)}</b>{shown_id}: score <b>{attribution.score:z.2f}</b>"
+    table = f'<table style="{TABLE_STYLE}">{"".join(_rows(attribution))}</table>'
+    summary = f'<div style="opacity:.75;max-width:44em">{escape(_summary(attribution))}</div>'
+    return f'<div style="{BLOCK_STYLE}"><div>{heading}</div>{table}{summary}</div>'
 
 
-def _rows(explanation: "Explanation") -> Iterator[str]:
-    """The events, the latest first, then what stands for several of them or for none, and the score."""
-    texts, values, shares = _texts(explanation), explanation.values, _shares(explanation)
-    n_older, sums = max(len(values) - ROWS, 0), _sums(explanation)
-    drawn = [*values[n_older:], *(value for _, value, _ in sums if value is not None)]
-    bar = partial(_bar, low=min([0.0, *drawn]), high=max([0.0, *drawn]))
-    number = written(drawn, exact=explanation.exact)
+def html_of_several(attributions: Sequence[ScoreAttribution]) -> str:
+    """Return one block per item, side by side if there is room."""
+    return f'<div style="{GROUP_STYLE}">{"".join(html_of(each) for each in attributions)}</div>'
+
+
+def _rows(attribution: ScoreAttribution) -> Iterator[str]:
+    """Yield the table rows: header, events (latest first), sums, score."""
+    texts, values, weights = _text_columns(attribution), attribution.values, _weight_cells(attribution)
+    n_older, sums = max(len(values) - MAX_ROWS, 0), _sum_rows(attribution)
+    bar_values = [*values[n_older:], *(value for _, value, _ in sums if value is not None)]
+    bar = partial(_bar, low=min([0.0, *bar_values]), high=max([0.0, *bar_values]))
+    number = number_format(bar_values, exact=attribution.exact)
     row = partial(_row, n_texts=texts.shape[1])
     if len(values):
-        measure = escape(sentences.words_of(explanation.method).name)
-        yield row([*texts.columns, "", measure, *(["attention"] if shares else [])], style=";opacity:.75")
-    for place in range(len(values) - 1, n_older - 1, -1):
-        value = float(values[place])
-        numbers = [number(value), *([shares[place]] if shares else [])]
-        yield row([*map(_text, texts.iloc[place]), bar(value, colour=_colour(value)), *numbers])
-    ahead = [""] * (texts.shape[1] - 1)
+        label = escape(method_text(attribution.method).label)
+        yield row([*texts.columns, "", label, *(["attention"] if weights else [])], style=";opacity:.75")
+    for event in range(len(values) - 1, n_older - 1, -1):
+        value = float(values[event])
+        numbers = [number(value), *([weights[event]] if weights else [])]
+        yield row([*map(_escaped, texts.iloc[event]), bar(value, colour=_colour(value)), *numbers])
+    padding = [""] * (texts.shape[1] - 1)
     for name, value, colour in sums:
-        yield row([*ahead, name] if value is None else [*ahead, name, bar(value, colour=colour), number(value)])
-    if explanation.exact:
-        yield row([*ahead, "score", "", f"{explanation.score:z.2f}"], style=";font-weight:bold")
+        yield row([*padding, name] if value is None else [*padding, name, bar(value, colour=colour), number(value)])
+    if attribution.exact:
+        yield row([*padding, "score", "", f"{attribution.score:z.2f}"], style=";font-weight:bold")
 
 
-def _sums(explanation: "Explanation") -> list[tuple[str, float | None, str]]:
-    """Rows that are no event: name, value where it can be told, colour."""
-    older, sums = explanation.values[:-ROWS], []
+def _sum_rows(attribution: ScoreAttribution) -> list[tuple[str, float | None, str]]:
+    """Return the rows that are not events: name, value (None if the method is not additive), colour."""
+    older, sums = attribution.values[:-MAX_ROWS], []
     if len(older):
-        total = float(older.sum()) if sentences.words_of(explanation.method).adds else None
+        total = float(older.sum()) if method_text(attribution.method).additive else None
         sums.append((f"and {len(older)} more", total, _colour(total or 0.0)))
-    if explanation.exact:
-        sums.append(("popularity", explanation.item_bias, OWN))
+    if attribution.exact:
+        sums.append(("popularity", attribution.item_bias, ITEM_BIAS))
     return sums
 
 
@@ -82,49 +82,50 @@ def _colour(value: float) -> str:
 
 
 def _row(cells: Sequence[str], *, n_texts: int, style: str = "") -> str:
-    """A row of HTML: texts and a bar, then numbers."""
-    styles = [TEXT if place <= n_texts else NUMBER for place in range(len(cells))]
-    inner = "".join(f'<td style="{own}{style}">{cell}</td>' for own, cell in zip(styles, cells, strict=True))
+    """Return a table row: text cells and a bar, then numbers."""
+    styles = [TEXT_STYLE if column <= n_texts else NUMBER_STYLE for column in range(len(cells))]
+    inner = "".join(f'<td style="{base}{style}">{cell}</td>' for base, cell in zip(styles, cells, strict=True))
     return f'<tr style="background:none">{inner}</tr>'
 
 
 def _bar(value: float, *, colour: str, low: float, high: float) -> str:
-    """A bar from 0 to the value, where the cell goes from low to high; a thin line at 0."""
+    """Return a bar from 0 to the value in a cell that spans low to high, with a thin line at 0."""
     span = (high - low) or 1.0
     start, width, zero = (100 * part / span for part in (min(value, 0) - low, abs(value), -low))
     inside = "position:absolute;top:0;bottom:0"
     return (
-        f'<div style="position:relative;width:{BAR}px;height:11px">'
+        f'<div style="position:relative;width:{BAR_WIDTH}px;height:11px">'
         f'<div style="{inside};left:{start:.1f}%;width:{width:.1f}%;background:{colour}"></div>'
         f'<div style="{inside};left:{zero:.1f}%;border-left:1px solid rgba(128,128,128,.8)"></div></div>'
     )
 
 
-def _texts(explanation: "Explanation") -> pd.DataFrame:
-    """When, what and which item, as far as it is known, oldest first."""
-    frame, dates = explanation.frame, dates_of(explanation.frame)
+def _text_columns(attribution: ScoreAttribution) -> pd.DataFrame:
+    """Return the date, event type (each if the log has it) and item title of each event, oldest first."""
+    frame, dates = attribution.frame, event_dates(attribution.frame)
     columns = {"when": dates} if any(dates) else {}
     if EVENT in frame:
         columns["event"] = frame[EVENT].astype(str).tolist()
-    return pd.DataFrame(columns | {"item": [explanation.title_of(item_id) for item_id in frame[ITEM]]})
+    return pd.DataFrame(columns | {"item": [attribution.title_of(item_id) for item_id in frame[ITEM]]})
 
 
-def _shares(explanation: "Explanation") -> list[str]:
-    """Attention of each event in per cent; empty where there is none, or where it is told already."""
-    frame = explanation.frame
-    if explanation.method == WEIGHT or WEIGHT not in frame or frame[WEIGHT].isna().all():
+def _weight_cells(attribution: ScoreAttribution) -> list[str]:
+    """Return attention weights in per cent; empty if there are none or they are already the values."""
+    frame = attribution.frame
+    if attribution.method == WEIGHT or WEIGHT not in frame or frame[WEIGHT].isna().all():
         return []
-    return [f"{share:.0%}" for share in frame[WEIGHT]]
+    return [f"{weight:.0%}" for weight in frame[WEIGHT]]
 
 
-def _said(explanation: "Explanation") -> str:
-    if explanation.frame.empty:
+def _summary(attribution: ScoreAttribution) -> str:
+    if attribution.frame.empty:
         return NO_HISTORY
-    if explanation.exact:
-        return explanation.because()
-    where = "it looks at no score" if explanation.control else f"after {explanation.source}"
-    return f"{explanation.because()}; in {explanation.unit}; {where}"
+    reasons = reasons_text(attribution, n=3)
+    if attribution.exact:
+        return reasons
+    origin = "control: does not use the score" if attribution.control else f"method: {attribution.source}"
+    return f"{reasons}; unit: {attribution.unit}; {origin}"
 
 
-def _text(text: str) -> str:
-    return escape(shortened(text, width=TITLE))
+def _escaped(text: str) -> str:
+    return escape(shorten(text, width=TITLE_WIDTH))

@@ -1,6 +1,6 @@
-"""The small graph around one history and one item, made when somebody asks for it.
+"""The graph neighbourhood of one history and one item, computed on the first call.
 
-Shapes: L events of the history, n items asked for.
+Shapes: L history events, n explained items.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from attnrec.dataset import Batch, Vocabulary
 from attnrec.explanation.titles import Titles, titles_of
-from attnrec.models import RandomWalk, Model
+from attnrec.models import Model
 from attnrec.models.base import EncodedHistories
-from attnrec.models.graph.neighbour_shares import NeighbourShares
+from attnrec.models.graph.neighbour_weights import NeighbourWeights
 from attnrec.schema import ITEM
 
 NEIGHBOUR = "neighbour"
@@ -27,80 +27,88 @@ NEIGHBOUR = "neighbour"
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhood:
-    """To which items those of a history, and the explained one, listen in the graph.
+    """The neighbours that the history items and the explained item attend to in the graph.
 
     Attributes:
-        steps: a row per item and neighbour: item_id, neighbour (its item_id), and a column for each relation: the share
-            of the item's attention that goes that way, float32, 0 where the relation does not join the two. All shares
-            of an item that has a neighbour sum to 1, less what comes back to the item itself by way of users or values.
-        arriving: the chance to start a walk at each event and to step from it to the explained item, (L,), which times
-            the number of items is the event's contribution; None for models whose scores are not such chances.
-        titles: of the neighbours.
+        steps: a row per item and neighbour: item_id, neighbour (its item_id), and one column per relation: the item's
+            attention weight on the neighbour by this relation, float32, 0 if the relation does not connect the two.
+            All weights of an item with neighbours sum to 1, minus the weight that returns to the item itself through
+            users or attribute values.
+        walk_probabilities: for each event, the probability that a random walk starts there and steps to the explained
+            item, (L,); times the number of items it is the event's contribution. None for other models.
+        titles: titles of the neighbours.
     """
 
     steps: pd.DataFrame
-    arriving: NDArray[np.float64] | None = None
+    walk_probabilities: NDArray[np.float64] | None = None
     titles: dict[Any, str] = field(default_factory=dict)
 
     @property
     def relations(self) -> list[str]:
-        """Their names, as the model has them."""
+        """The model's names of the relations."""
         return list(self.steps.columns[2:])
 
 
-Around: TypeAlias = Callable[[], Neighbourhood]
-"""Makes a neighbourhood at the first call and remembers it."""
+LazyNeighbourhood: TypeAlias = Callable[[], Neighbourhood]
+"""Computes a neighbourhood on the first call and caches it."""
 
 
-def around_items(
+def lazy_neighbourhoods(
     model: Model, batch: Batch, items: Tensor, *, encoded: EncodedHistories, item_ids: Vocabulary
-) -> list[Around | None]:
-    """What makes the neighbourhood of each explained item; None for a model without a graph.
+) -> list[LazyNeighbourhood | None]:
+    """Return a function for each explained item that computes its neighbourhood; None for a model without a graph.
 
     Args:
         model: any.
         batch: one user.
         items: explained item rows, (1, n).
-        encoded: of the batch.
-        item_ids: of the model.
+        encoded: the encoded batch.
+        item_ids: vocabulary of the model.
 
     Returns:
-        n of them. Called on a model that has not observed its graph, they raise a ValueError.
+        n functions. They raise a ValueError if the model has not observed its graph.
     """
     if not model.has_graph:
         return [None] * items.shape[1]
     length = int(batch.lengths[0])
     rows = torch.cat([batch.items[0, :length], items[0]]).unique()
-    steps = cache(partial(_steps, model, rows, item_ids))
-    arriving = cache(partial(_arriving, model, encoded, items, length)) if isinstance(model, RandomWalk) else None
-    return [cache(partial(_made, steps, arriving, place)) for place in range(items.shape[1])]
+    steps = cache(partial(_neighbour_steps, model, rows, item_ids))
+    probabilities = cache(partial(_walk_probabilities, model, encoded, items, length))
+    return [cache(partial(_neighbourhood, steps, probabilities, column)) for column in range(items.shape[1])]
 
 
-def titled(around: Around, titles: Titles) -> Around:
-    """The same with the neighbours' titles."""
+def with_titles(neighbourhood: LazyNeighbourhood, titles: Titles) -> LazyNeighbourhood:
+    """Return the same neighbourhood with titles of the neighbours."""
 
-    def make() -> Neighbourhood:
-        made = around()
-        return replace(made, titles=titles_of(made.steps[NEIGHBOUR].unique(), titles))
+    def compute() -> Neighbourhood:
+        computed = neighbourhood()
+        return replace(computed, titles=titles_of(computed.steps[NEIGHBOUR].unique(), titles))
 
-    return cache(make)
-
-
-def _made(steps: Around, arriving: Callable[[], NDArray[np.float64]] | None, place: int) -> Neighbourhood:
-    return steps() if arriving is None else replace(steps(), arriving=arriving()[:, place])
+    return cache(compute)
 
 
-def _arriving(model: Model, encoded: EncodedHistories, items: Tensor, length: int) -> NDArray[np.float64]:
-    """Of each event and item, (L, n)."""
-    with torch.inference_mode():
-        return encoded.contributions(items)[0, :length].double().cpu().numpy() / model.n_items
+def _neighbourhood(
+    steps: LazyNeighbourhood, probabilities: Callable[[], NDArray[np.float64] | None], column: int
+) -> Neighbourhood:
+    values = probabilities()
+    return steps() if values is None else replace(steps(), walk_probabilities=values[:, column])
 
 
-def _steps(model: Model, rows: Tensor, item_ids: Vocabulary) -> Neighbourhood:
-    """See `Neighbourhood.steps`: of item rows (n,). The relations of an item have equal parts of its attention."""
-    found = model.neighbour_shares(rows)
-    n_relations = reduce(add, [(of.shares > 0).any(1).float() for of in found.values()], torch.zeros_like(rows))
-    tables = [_listed(name, of, rows, n_relations.clamp(min=1)) for name, of in found.items()]
+@torch.inference_mode()
+def _walk_probabilities(
+    model: Model, encoded: EncodedHistories, items: Tensor, length: int
+) -> NDArray[np.float64] | None:
+    """Return the probability of each event and item, (L, n); None for a model whose scores are no probabilities."""
+    probabilities = model.walk_probabilities(encoded, items)
+    return None if probabilities is None else probabilities[0, :length].double().cpu().numpy()
+
+
+def _neighbour_steps(model: Model, rows: Tensor, item_ids: Vocabulary) -> Neighbourhood:
+    """Compute `Neighbourhood.steps` of item rows (n,). The relations of an item share its attention equally."""
+    by_relation = model.neighbour_weights(rows)
+    has_relation = [(neighbours.weights > 0).any(1).float() for neighbours in by_relation.values()]
+    n_relations = reduce(add, has_relation, torch.zeros_like(rows)).clamp(min=1)
+    tables = [_relation_steps(name, neighbours, rows, n_relations) for name, neighbours in by_relation.items()]
     frame = pd.concat(tables) if tables else pd.DataFrame({ITEM: [], NEIGHBOUR: []}, dtype=np.int64)
     frame = frame[frame[ITEM] != frame[NEIGHBOUR]]
     steps = frame.groupby([ITEM, NEIGHBOUR]).sum().reset_index()
@@ -108,9 +116,9 @@ def _steps(model: Model, rows: Tensor, item_ids: Vocabulary) -> Neighbourhood:
     return Neighbourhood(steps.assign(**ids))
 
 
-def _listed(relation: str, of: NeighbourShares, rows: Tensor, n_relations: Tensor) -> pd.DataFrame:
-    """One relation's part of each step: item, neighbour, and a column called by the relation."""
-    at, place = (of.shares > 0).nonzero(as_tuple=True)
-    parts = of.shares[at, place] / n_relations[at]
-    columns = {ITEM: rows[at], NEIGHBOUR: of.neighbours[at, place], relation: parts}
+def _relation_steps(relation: str, neighbours: NeighbourWeights, rows: Tensor, n_relations: Tensor) -> pd.DataFrame:
+    """Return the steps of one relation: item, neighbour, and a column named after the relation with the weights."""
+    row, slot = (neighbours.weights > 0).nonzero(as_tuple=True)
+    weights = neighbours.weights[row, slot] / n_relations[row]
+    columns = {ITEM: rows[row], NEIGHBOUR: neighbours.neighbours[row, slot], relation: weights}
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

@@ -1,14 +1,17 @@
-"""Reasons as sentences: what is added up and what is not, verbs of events, and times as people say them."""
+"""Explanations as English sentences: the largest reasons, verbs of event types, and relative times."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from attnrec.attribution import METHODS
+from attnrec.explanation.method_texts import method_text
+from attnrec.explanation.score_attribution import ScoreAttribution
+from attnrec.schema import DATETIME, EVENT, ITEM
 
 DAY = 86_400
-STEPS = (
+TIME_UNITS = (
     (730 * DAY, 365 * DAY, "year"),
     (60 * DAY, 30 * DAY, "month"),
     (14 * DAY, 7 * DAY, "week"),
@@ -16,121 +19,125 @@ STEPS = (
     (3600, 3600, "hour"),
     (60, 60, "minute"),
 )
-"""From so many seconds on, counted in units of so many seconds, called this."""
+"""Smallest duration for which the unit is used, its length (both in seconds), and its name."""
 
 VERBS = {
     "view": "viewed {}",
     "click": "clicked on {}",
-    "cart": "put {} in the cart",
-    "addtocart": "put {} in the cart",
-    "add_to_cart": "put {} in the cart",
+    "cart": "added {} to the cart",
+    "addtocart": "added {} to the cart",
+    "add_to_cart": "added {} to the cart",
     "purchase": "bought {}",
     "transaction": "bought {}",
     "buy": "bought {}",
 }
-"""Type of event -> what the user did; of other types, or none, the user "had" the item."""
+"""Event type -> what the user did. For other types, or none, the user "interacted with" the item."""
 
 
-@dataclass(frozen=True)
-class Words:
-    """What an attribution method is called, beside what `METHODS` knows of it.
-
-    Attributes:
-        name: in a sentence.
-        unit: of its values.
-        adds: whether the values of several events say something when they are added.
-    """
-
-    name: str
-    unit: str
-    adds: bool
-
-
-WORDS = {
-    "contribution": Words("contribution", "score units", adds=True),
-    "weight": Words("the readout's attention", "shares of attention", adds=True),
-    "leave_one_out": Words("leave-one-out", "score units", adds=False),
-    "renormalized": Words("attention dealt out anew", "score units", adds=False),
-    "attention_rollout": Words("attention rollout", "shares of attention", adds=True),
-    "value_norm": Words("value norm", "lengths of vectors", adds=False),
-    "gradient_x_input": Words("gradient x input", "score units", adds=True),
-    "integrated_gradients": Words("integrated gradients", "score units", adds=True),
-    "shapley": Words("Shapley value", "score units", adds=True),
-    "lime": Words("LIME", "score units", adds=True),
-    "random": Words("random number", "numbers from 0 to 1", adds=False),
-    "recency": Words("recency", "parts of the history, 1 is its end", adds=False),
-    "item_cosine": Words("item cosine", "cosines", adds=False),
-    "popularity": Words("popularity", "events in the log", adds=False),
-}
-
-
-def words_of(method: str) -> Words:
-    """The words of a method; a method of the caller's own is called what it is registered as."""
-    return WORDS.get(method, Words(method.replace("_", " "), "a unit of its own", adds=False))
-
-
-def by_method(method: str) -> str:
-    """The method at the beginning of a sentence: "by leave-one-out", "by recency, a control"."""
-    return f"by {words_of(method).name}{', a control' if METHODS[method].control else ''}"
-
-
-def because(reasons: list[tuple[str, float]], *, score: float, item_bias: float) -> str:
-    """A sentence from (item, contribution) pairs whose numbers add up to the score.
+def because(reasons: Sequence[tuple[str, float]], *, score: float, item_bias: float) -> str:
+    """Return the reasons as one line whose numbers sum to the score: "because: A +1.20, popularity -0.03".
 
     Args:
-        reasons: the largest ones.
-        score: of the item.
-        item_bias: what everyone's liking added; what is left is "the rest" of the history.
+        reasons: (item, contribution) pairs, the largest contributions.
+        score: score of the item.
+        item_bias: the item's bias, shown as "popularity"; what is left is shown as "other events".
     """
-    parts = [f"{item} {added:+.2f}" for item, added in reasons]
-    rest = score - item_bias - sum(added for _, added in reasons)
-    if abs(rest) >= 0.005:
-        parts.append(f"other events {rest:+.2f}")
+    parts = [f"{item} {contribution:+.2f}" for item, contribution in reasons]
+    other_events = score - item_bias - sum(contribution for _, contribution in reasons)
+    if abs(other_events) >= 0.005:
+        parts.append(f"other events {other_events:+.2f}")
     return "because: " + ", ".join([*parts, f"popularity {item_bias:+.2f}"])
 
 
-def named(reasons: list[tuple[str, float]], *, method: str) -> str:
-    """A sentence from (item, value) pairs whose numbers do not add up to the score, and which says so."""
-    parts = ", ".join(f"{item} {value:.2f}" for item, value in reasons) or "no event speaks for it"
-    return f"{by_method(method)}: {parts} (not a split of the score)"
+def reasons_text(attribution: ScoreAttribution, *, n: int) -> str:
+    """Return the n largest reasons as one line, see `Explanation.because`."""
+    largest = largest_values(attribution, [ITEM], n=n)
+    reasons = [(attribution.title_of(item_id), float(value)) for item_id, value in largest.items()]
+    if attribution.exact:
+        return because(reasons, score=attribution.score, item_bias=attribution.item_bias)
+    parts = ", ".join(f"{item} {value:.2f}" for item, value in reasons) or "no event has a positive value"
+    return f"{_method_prefix(attribution)}: {parts} (does not sum to the score)"
 
 
-def deed(title: str, *, event: Any = None, times: int = 1, when: str = "") -> str:
-    """What the user did: "you bought A", "you viewed A twice, last 3 days ago"."""
-    done = "you " + VERBS.get(str(event).lower(), "had {}").format(title)
-    often = {1: "", 2: " twice"}.get(times, f" {times} times")
+def reason_sentences(attribution: ScoreAttribution, *, n: int, now: Any) -> list[str]:
+    """Return one sentence per reason, see `Explanation.sentences`."""
+    keys = [ITEM, EVENT] if EVENT in attribution.frame else [ITEM]
+    largest = largest_values(attribution, keys, n=n)
+    return [_reason_sentence(attribution, key, float(value), now) for key, value in largest.items()]
+
+
+def largest_values(attribution: ScoreAttribution, keys: Sequence[str], *, n: int) -> pd.Series:
+    """Return the n largest positive values grouped by columns of the frame; ties: the older event first.
+
+    Values of an additive method are summed within a group; of other methods the largest is taken.
+    """
+    grouped = attribution.frame.groupby(list(keys), sort=False)[attribution.method]
+    totals = grouped.sum() if method_text(attribution.method).additive else grouped.max()
+    return totals[totals > 0].sort_values(ascending=False, kind="stable").head(n)
+
+
+def _reason_sentence(attribution: ScoreAttribution, key: Any, value: float, now: Any) -> str:
+    item_id, event = key if isinstance(key, tuple) else (key, None)
+    matches = attribution.frame[ITEM] == item_id
+    if event is not None:
+        matches &= attribution.frame[EVENT] == event
+    when = _relative_time(attribution, int(np.flatnonzero(matches)[-1]), now)
+    done = action(attribution.title_of(item_id), event=event, times=int(matches.sum()), when=when)
+    if attribution.exact:
+        return f"because {done} ({value:+.2f})"
+    return f"{_method_prefix(attribution)}: {done} ({value:.2f})"
+
+
+def _method_prefix(attribution: ScoreAttribution) -> str:
+    """Return the method's label: "leave-one-out", "recency (control)"."""
+    return method_text(attribution.method).label + (" (control)" if attribution.control else "")
+
+
+def _relative_time(attribution: ScoreAttribution, row: int, now: Any) -> str:
+    if not attribution.ordered:
+        return ""
+    times = attribution.frame.get(DATETIME)
+    if times is None or times.isna().any():
+        return events_earlier(len(attribution.frame) - 1 - row)
+    return time_ago((reference_time(now, last=times.iloc[-1]) - times.iloc[row]).total_seconds())
+
+
+def action(title: str, *, event: Any = None, times: int = 1, when: str = "") -> str:
+    """Return what the user did: "you bought A", "you viewed A twice, last 3 days ago"."""
+    done = "you " + VERBS.get(str(event).lower(), "interacted with {}").format(title)
+    frequency = {1: "", 2: " twice"}.get(times, f" {times} times")
     if not when:
-        return done + often
-    return f"{done}{often}, last {when}" if often else f"{done} {when}"
+        return done + frequency
+    return f"{done}{frequency}, last {when}" if frequency else f"{done} {when}"
 
 
-def ago(seconds: float) -> str:
-    """How long ago, in the largest unit that fits: "3 days ago"; under a minute "just now"."""
-    for least, unit, name in STEPS:
-        if seconds >= least:
-            return f"{_counted(int(seconds // unit), name)} ago"
+def time_ago(seconds: float) -> str:
+    """Return a duration in the largest unit that fits: "3 days ago"; "just now" for less than a minute."""
+    for smallest, length, name in TIME_UNITS:
+        if seconds >= smallest:
+            return f"{_count(int(seconds // length), name)} ago"
     return "just now"
 
 
-def before(n_later: int) -> str:
-    """How many events before the last one, where there is no clock; the last one itself is "just now"."""
-    return f"{_counted(n_later, 'event')} before" if n_later else "just now"
+def events_earlier(n_later: int) -> str:
+    """Return the distance to the last event of a history without a clock; the last event is "just now"."""
+    return f"{_count(n_later, 'event')} earlier" if n_later else "just now"
 
 
-def moment(now: Any, *, last: pd.Timestamp) -> pd.Timestamp:
-    """`now` in UTC, as a text, a datetime or a Timestamp (without a zone it is UTC); None is `last`.
+def reference_time(now: Any, *, last: pd.Timestamp) -> pd.Timestamp:
+    """Return `now` in UTC, from a string, a datetime or a Timestamp (UTC if it has no zone); None means `last`.
 
     Raises:
-        ValueError: when it is before the last event.
+        ValueError: if it is before the last event.
     """
     if now is None:
         return last
-    given = pd.Timestamp(now)
-    given = given.tz_localize("UTC") if given.tzinfo is None else given.tz_convert("UTC")
-    if given < last:
-        raise ValueError(f"now must not be before the last event ({last}), got {given}; give a later time")
-    return given
+    time = pd.Timestamp(now)
+    time = time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
+    if time < last:
+        raise ValueError(f"now must not be before the last event ({last}), got {time}; give a later time")
+    return time
 
 
-def _counted(n: int, name: str) -> str:
-    return f"{n} {name}{'' if n == 1 else 's'}"
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"

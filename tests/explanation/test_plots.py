@@ -1,4 +1,4 @@
-"""Bars, heat maps and the HTML of explanations: what is drawn, and that it adds up."""
+"""Bar charts, heatmaps and HTML of explanations."""
 
 import re
 from html.parser import HTMLParser
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnrec.explanation import Attention, Explanation, Explanations
+from attnrec.explanation import AttentionMaps, Explanation, Explanations
 
 mpl.use("Agg")
 
@@ -20,7 +20,7 @@ EVENTS = [("tea", 0.5, 0.25), ("cup", -1.0, 0.25), ("tea", 2.0, 0.5)]
 
 
 def explanation(*rows, item_id="hat", item_bias=0.25, times=None, score=None, **more) -> Explanation:
-    """Rows of item_id, value and attention."""
+    """Build an explanation from rows of item_id, value and attention weight."""
     method = more.get("method", "contribution")
     frame = pd.DataFrame(rows, columns=["item_id", method, "weight"])
     frame["datetime"] = pd.to_datetime(times or [None] * len(rows), utc=True)
@@ -46,7 +46,7 @@ def texts_of(axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
 
-def saved(figure, tmp_path) -> bytes:
+def png_of(figure, tmp_path) -> bytes:
     figure.savefig(tmp_path / "picture.png")
     return (tmp_path / "picture.png").read_bytes()
 
@@ -54,18 +54,18 @@ def saved(figure, tmp_path) -> bytes:
 # --- bars
 
 
-def test_bars_stand_in_time_order_over_the_items_own_part():
+def test_bars_are_in_time_order_above_the_item_bias():
     axes = explanation(*EVENTS).plot()
     assert names_of(axes) == ["popularity (item bias)", "tea", "cup", "tea"]
     assert bars_of(axes) == [(0.25, GREY), (0.5, BLUE), (-1.0, ORANGE), (2.0, BLUE)]
     assert texts_of(axes) == ["+0.25", "+0.50", "-1.00", "+2.00"]
     assert axes.get_title(loc="left") == "why hat: score 1.75"  # .25 + .5 - 1 + 2
-    assert axes.get_xlabel() == "contribution to the score; the latest event on top"
+    assert axes.get_xlabel() == "contribution to the score (latest event on top)"
     heights = [bar.get_y() for bar in axes.patches]
-    assert np.diff(heights).tolist() == pytest.approx([1.6, 1, 1])  # the item's own part stands apart
+    assert np.diff(heights).tolist() == pytest.approx([1.6, 1, 1])  # a gap separates the item bias
 
 
-def test_older_events_are_one_bar():
+def test_older_events_are_summed_in_one_bar():
     axes = explanation(*EVENTS).plot(n=1)
     assert names_of(axes) == ["popularity (item bias)", "2 older events", "tea"]
     assert [width for width, _ in bars_of(axes)] == [0.25, 0.5 - 1.0, 2.0]
@@ -74,7 +74,7 @@ def test_older_events_are_one_bar():
         explanation(*EVENTS).plot(n=0)
 
 
-def test_dates_stand_on_the_right_where_there_are_any():
+def test_dates_are_on_the_right_if_there_are_any():
     axes = explanation(*EVENTS, times=["2026-01-01", "2026-01-02", "2026-02-01"]).plot(n=2)
     (right,) = axes.child_axes
     assert names_of(right) == ["", "", "2026-01-02", "2026-02-01"]
@@ -83,13 +83,13 @@ def test_dates_stand_on_the_right_where_there_are_any():
     assert not explanation(*EVENTS).plot().child_axes
 
 
-def test_long_titles_are_cut_and_dollars_are_no_formula(tmp_path):
+def test_long_titles_are_cut_and_dollar_signs_are_literal(tmp_path):
     titles = {"tea": "a tea\nfor $5 and $6", "cup": "c" * 60, "hat": "h" * 90}
     found = explanation(*EVENTS, titles=titles)
     axes = found.plot()
     assert names_of(axes)[1:3] == [r"a tea for \$5 and \$6", "c" * 33 + "…"]
     assert axes.get_title(loc="left") == f"why {'h' * 39}…: score 1.75"
-    assert saved(axes.figure, tmp_path)
+    assert png_of(axes.figure, tmp_path)
 
 
 def test_numbers_near_0_have_no_sign():
@@ -103,31 +103,31 @@ def test_axes_may_be_given():
     assert len(pyplot.get_fignums()) == 1
 
 
-def test_no_history_at_all_is_the_items_own_part():
+def test_an_empty_history_shows_only_the_item_bias():
     axes = explanation(score=0.25).plot()
     assert bars_of(axes) == [(0.25, GREY)]
-    assert axes.get_xlabel() == "no history: scored by what everyone likes"
+    assert axes.get_xlabel() == "no history: ranked by popularity"
 
 
-def test_a_figure_for_saving_is_none_of_pyplots(tmp_path):
+def test_a_figure_for_saving_is_not_registered_with_pyplot(tmp_path):
     figure = explanation(*EVENTS).figure(n=2)
-    assert saved(figure, tmp_path)[:4] == b"\x89PNG"
+    assert png_of(figure, tmp_path)[:4] == b"\x89PNG"
     assert pyplot.get_fignums() == []
     assert len(figure.axes[0].patches) == 4
 
 
-def test_other_methods_say_what_they_measure_and_draw_no_own_part():
+def test_other_methods_show_their_unit_and_no_item_bias():
     axes = explanation(*EVENTS, method="leave_one_out", score=9.0).plot()
     assert names_of(axes) == ["tea", "cup", "tea"]
     assert axes.get_title(loc="left") == "hat: score 9.00"
-    assert axes.get_xlabel() == "leave-one-out (score units), not a split of the score; the latest event on top"
-    # effects do not add up, so there is no bar of older events
+    assert axes.get_xlabel() == "leave-one-out (score units), does not sum to the score (latest event on top)"
+    # not additive, so there is no sum of older events
     two = explanation(*EVENTS, method="leave_one_out").plot(n=1)
     assert names_of(two) == ["tea"]
-    assert two.get_xlabel().endswith("on top; 2 older events not shown")
+    assert two.get_xlabel().endswith("(latest event on top; 2 older events not shown)")
     assert names_of(explanation(*EVENTS, method="shapley").plot(n=1)) == ["2 older events", "tea"]
     control = explanation(*EVENTS, method="random").plot()
-    assert "a control, which looks at no score" in control.get_xlabel()
+    assert "control: does not use the score" in control.get_xlabel()
     counted = explanation(("tea", 1200.0, 0.5), ("cup", 3.0, 0.5), method="popularity").plot()
     assert texts_of(counted) == ["1,200", "3"]
     assert names_of(explanation(method="shapley", score=0.25).plot()) == []
@@ -140,10 +140,10 @@ HEADS = np.array([[1.0, -0.5], [-0.75, -0.25], [0.5, 1.5]])
 
 
 def test_heads_are_stacked_to_both_sides_of_0():
-    axes = explanation(*EVENTS, heads=HEADS).plot(heads=True)
+    axes = explanation(*EVENTS, head_contributions=HEADS).plot(heads=True)
     first, second = axes.containers[0], axes.containers[1]
     assert [(bar.get_x(), bar.get_width()) for bar in first][1:] == [(0, 1.0), (0, -0.75), (0, 0.5)]
-    # what is below 0 goes on from what is below 0, the other from the other
+    # negative parts continue negative parts, positive parts continue positive ones
     assert [(bar.get_x(), bar.get_width()) for bar in second][1:] == [(0, -0.5), (-0.75, -0.25), (0.5, 1.5)]
     assert to_hex(first[0].get_facecolor()) == GREY
     assert first[0].get_width() + second[0].get_width() == 0.25
@@ -154,20 +154,20 @@ def test_heads_are_stacked_to_both_sides_of_0():
 
 
 def test_older_events_are_summed_by_head():
-    axes = explanation(*EVENTS, heads=HEADS).plot(n=1, heads=True)
+    axes = explanation(*EVENTS, head_contributions=HEADS).plot(n=1, heads=True)
     assert [bars[1].get_width() for bars in axes.containers] == [0.25, -0.75]  # 1 - .75 and -.5 - .25
 
 
-def test_many_heads_have_a_colour_each():
+def test_each_of_many_heads_has_its_own_colour():
     heads = np.full((3, 12), 1 / 12)
-    axes = explanation(*EVENTS, heads=heads).plot(heads=True)
+    axes = explanation(*EVENTS, head_contributions=heads).plot(heads=True)
     assert len({to_hex(bars[1].get_facecolor()) for bars in axes.containers}) == 12
 
 
 # --- several items
 
 
-def test_panels_of_several_items_share_events_and_scale():
+def test_panels_of_several_items_share_both_axes():
     biases = {"a": 0.0, "b": 1.0, "c": 2.0, "d": 3.0}
     found = Explanations(explanation(*EVENTS, item_id=item_id, item_bias=biases[item_id]) for item_id in biases)
     panels = found.plot(n=2)
@@ -176,23 +176,25 @@ def test_panels_of_several_items_share_events_and_scale():
         f"why {item_id}: score {score}" for item_id, score in zip(biases, scores, strict=True)
     ]
     assert len({axes.get_xlim() for axes in panels}) == len({axes.get_ylim() for axes in panels}) == 1
-    assert len(panels[0].figure.axes) == 4  # three beside each other, one below, and no empty ones
+    assert len(panels[0].figure.axes) == 4  # three in the first row, one in the second, no empty panels
     assert [len(names_of(axes)) > 0 for axes in panels] == [True, False, False, True]
     assert len(pyplot.get_fignums()) == 1
 
 
-def test_a_figure_of_several_items_is_for_saving(tmp_path):
-    found = Explanations([explanation(*EVENTS, heads=HEADS), explanation(*EVENTS, heads=HEADS)])
+def test_a_figure_of_several_items_can_be_saved(tmp_path):
+    found = Explanations(
+        [explanation(*EVENTS, head_contributions=HEADS), explanation(*EVENTS, head_contributions=HEADS)]
+    )
     figure = found.figure(heads=True)
-    assert saved(figure, tmp_path)[:4] == b"\x89PNG"
+    assert png_of(figure, tmp_path)[:4] == b"\x89PNG"
     assert [axes.get_legend() is not None for axes in figure.axes] == [True, False]
     assert pyplot.get_fignums() == []
 
 
-# --- heat map
+# --- heatmap
 
 
-SHARES = np.array([[0.1, 0.2, 0.7], [0.25, 0.25, 0.5], [0.0, 0.5, 0.5]])
+WEIGHTS = np.array([[0.1, 0.2, 0.7], [0.25, 0.25, 0.5], [0.0, 0.5, 0.5]])
 ROWS = ("layer 1 head 1", "layer 1 head 2", "readout")
 
 
@@ -202,37 +204,39 @@ def cells_of(axes) -> np.ndarray:
 
 
 def test_a_heatmap_has_a_row_per_head_and_a_column_per_event(tmp_path):
-    found = explanation(*EVENTS, attention=Attention(ROWS, SHARES), titles={"tea": "Tea $1 $2"}, model="m")
+    found = explanation(
+        *EVENTS, attention_maps=AttentionMaps(ROWS, WEIGHTS), titles={"tea": "Tea $1 $2"}, model_description="m"
+    )
     axes = found.heatmap()
     assert names_of(axes) == list(ROWS)
     assert [label.get_text() for label in axes.get_xticklabels()] == [r"Tea \$1 \$2", "cup", r"Tea \$1 \$2"]
-    np.testing.assert_allclose(cells_of(axes), SHARES)
+    np.testing.assert_allclose(cells_of(axes), WEIGHTS)
     assert texts_of(axes) == ["10", "20", "70", "25", "25", "50", "50", "50"]
-    assert axes.get_title(loc="left") == "where m looked in this history, per cent"
-    assert saved(axes.figure, tmp_path)
+    assert axes.get_title(loc="left") == "attention of m over this history, per cent"
+    assert png_of(axes.figure, tmp_path)
 
 
-def test_older_events_and_what_went_elsewhere_are_columns_of_their_own():
-    attention = Attention(ROWS, SHARES * [[1], [1], [0.6]])
-    axes = explanation(*EVENTS, attention=attention).heatmap(n=1)
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["elsewhere", "2 older events", "tea"]
+def test_older_events_and_other_positions_have_their_own_columns():
+    attention = AttentionMaps(ROWS, WEIGHTS * [[1], [1], [0.6]])
+    axes = explanation(*EVENTS, attention_maps=attention).heatmap(n=1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["other positions", "2 older events", "tea"]
     np.testing.assert_allclose(cells_of(axes), [[0, 0.3, 0.7], [0, 0.5, 0.5], [0.4, 0.3, 0.3]], atol=1e-12)
-    # single events have the whole scale of colours
+    # the colour scale is that of single events
     assert axes.images[1].get_clim() == (0, 0.7)
     with pytest.raises(ValueError, match="n must be 1 or more"):
-        explanation(*EVENTS, attention=attention).heatmap(n=0)
+        explanation(*EVENTS, attention_maps=attention).heatmap(n=0)
 
 
-def test_a_heatmap_is_drawn_where_it_is_asked_for():
+def test_a_heatmap_can_be_drawn_on_given_axes():
     _, axes = pyplot.subplots()
-    assert explanation(*EVENTS, attention=Attention(ROWS, SHARES)).heatmap(ax=axes) is axes
+    assert explanation(*EVENTS, attention_maps=AttentionMaps(ROWS, WEIGHTS)).heatmap(ax=axes) is axes
 
 
 # --- html
 
 
 class Parsed(HTMLParser):
-    """Rows of cells' texts, widths of bars, and all tags and attributes."""
+    """The tags, table cells, styles and text of an HTML fragment."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -260,12 +264,12 @@ class Parsed(HTMLParser):
 
     @property
     def bars(self) -> list[tuple[float, float, str]]:
-        """Left end and width in per cent, colour."""
+        """Left end and width in per cent, and colour, of each bar."""
         found = [re.search(r"left:([\d.]+)%;width:([\d.]+)%;background:(.*)", style) for style in self.styles]
         return [(float(bar[1]), float(bar[2]), bar[3]) for bar in found if bar]
 
 
-def test_the_html_has_the_latest_event_first_and_adds_up_to_the_score():
+def test_the_html_lists_the_latest_event_first_and_sums_to_the_score():
     found = explanation(
         *EVENTS, times=["2026-01-01", "2026-01-02", "2026-02-01"], titles={"cup": "A cup", "hat": "A hat"}
     )
@@ -281,12 +285,12 @@ def test_the_html_has_the_latest_event_first_and_adds_up_to_the_score():
     ]
     assert page.text.startswith("why A hat hat: score 1.75")
     assert page.text.endswith(found.because())
-    # from -1 to 2: 0 stands at a third
+    # from -1 to 2: 0 is at a third
     blue, orange, grey = "#3a8fc7", "#dd7a33", "#8c8c8c"
     assert page.bars == [(33.3, 66.7, blue), (0.0, 33.3, orange), (33.3, 16.7, blue), (33.3, 8.3, grey)]
 
 
-def test_the_html_shows_twenty_events_and_sums_the_others():
+def test_the_html_shows_twenty_events_and_sums_the_older_ones():
     page = Parsed(explanation(*[(f"item {number}", 1.0, 0.04) for number in range(25)])._repr_html_())
     assert [row[0] for row in page.rows] == [
         "item",
@@ -302,43 +306,45 @@ def test_the_html_shows_twenty_events_and_sums_the_others():
 
 
 def test_ids_titles_and_events_are_escaped():
-    wild = '<b>"x"&'
-    found = explanation((wild, 1.0, 1.0), ("cup", 1.0, 0.0), item_id=wild, titles={"cup": "<script>alert(1)</script>"})
+    special = '<b>"x"&'
+    found = explanation(
+        (special, 1.0, 1.0), ("cup", 1.0, 0.0), item_id=special, titles={"cup": "<script>alert(1)</script>"}
+    )
     found.frame["event"] = "<i>"
     html = found._repr_html_()
-    page = Parsed(html)  # which reads what was written, and knows no such tags
+    page = Parsed(html)  # the parser sees no tags of ids or titles
     assert page.tags <= {"div", "b", "code", "table", "tr", "td"}
-    assert [row[:2] for row in page.rows[1:3]] == [["<i>", "<script>alert(1)</script>"], ["<i>", wild]]
+    assert [row[:2] for row in page.rows[1:3]] == [["<i>", "<script>alert(1)</script>"], ["<i>", special]]
     assert "&lt;b&gt;&quot;x&quot;&amp;" in html
-    titled = explanation((wild, 1.0, 1.0), item_id=wild, titles={wild: "tame"})
-    assert Parsed(titled._repr_html_()).text.startswith(f"why tame {wild}: score")
+    titled = explanation((special, 1.0, 1.0), item_id=special, titles={special: "plain"})
+    assert Parsed(titled._repr_html_()).text.startswith(f"why plain {special}: score")
 
 
-def test_no_history_is_said():
+def test_the_html_of_an_empty_history_says_so():
     page = Parsed(explanation(score=0.25)._repr_html_())
     assert page.rows == [["popularity", "", "+0.25"], ["score", "", "0.25"]]
-    assert page.text.endswith("no history: scored by what everyone likes")
+    assert page.text.endswith("no history: ranked by popularity")
     assert Parsed(explanation(score=0.25, method="lime")._repr_html_()).rows == []
 
 
-def test_the_html_of_another_method_says_what_it_is():
+def test_the_html_of_another_method_names_its_unit_and_source():
     page = Parsed(explanation(*EVENTS, method="leave_one_out", score=9.0)._repr_html_())
     assert page.text.startswith("hat: score 9.00")
     assert [row[2] for row in page.rows] == ["leave-one-out", "2.00", "-1.00", "0.50"]
     assert "popularity" not in page.text
     assert page.text.endswith(
-        "(not a split of the score); in score units; after Ghazimatin et al. 2020, arXiv:1911.08378"
+        "(does not sum to the score); unit: score units; method: Ghazimatin et al. 2020, arXiv:1911.08378"
     )
     control = Parsed(explanation(*EVENTS, method="recency")._repr_html_())
-    assert control.text.endswith("it looks at no score")
-    own = Parsed(explanation(("tea", 1.0, 1.0), method="lime")._repr_html_())
-    assert own.rows == [["item", "", "LIME", "attention"], ["tea", "", "1", "100%"]]
+    assert control.text.endswith("control: does not use the score")
+    integers = Parsed(explanation(("tea", 1.0, 1.0), method="lime")._repr_html_())
+    assert integers.rows == [["item", "", "LIME", "attention"], ["tea", "", "1", "100%"]]
 
 
-def test_attention_is_told_once_and_only_where_there_is_some():
+def test_attention_is_shown_once_and_only_if_there_is_some():
     frame = pd.DataFrame({"item_id": ["tea"], "weight": [0.25]})
     found = Explanation("hat", 1.0, 0.0, frame, method="weight")
-    assert Parsed(found._repr_html_()).rows == [["item", "", "the readout's attention"], ["tea", "", "0.250"]]
+    assert Parsed(found._repr_html_()).rows == [["item", "", "attention weight"], ["tea", "", "0.250"]]
     none = explanation(("tea", 1.0, float("nan")))
     assert Parsed(none._repr_html_()).rows[0] == ["item", "", "contribution"]
 
