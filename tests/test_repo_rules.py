@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +36,7 @@ HEAVY = {
         and not module.startswith("attnrec.tracking.figures")
     ),
     "duckdb": lambda module: module.startswith("attnrec.ingestion"),
-    "torch_geometric": lambda module: module == "attnrec.attention.graph.pyg",
+    "torch_geometric": lambda module: module in ("attnrec.attention.graph.pyg", "attnrec.dataset.graph.hetero_data"),
     "sklearn": lambda module: module == "attnrec.dataset.text",
     "sentence_transformers": lambda module: module == "attnrec.dataset.text",
 }
@@ -162,3 +164,28 @@ def test_only_the_models_package_checks_model_classes():
                 names = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
                 place = f"{module_of(path)}:{node.lineno}"
                 assert not names & classes, f"{place} checks a model class; use a capability of Model (models/base.py)"
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    """Module-level imports and those under TYPE_CHECKING count; inside attnrec.explanation also those in functions."""
+    paths = {module_of(path): path for path in SOURCES}
+
+    def statements(node: ast.AST, *, in_functions: bool) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if in_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield child
+                yield from statements(child, in_functions=in_functions)
+
+    def imported(module: str) -> set[str]:
+        tree = ast.parse(paths[module].read_text())
+        names = set()
+        for node in statements(tree, in_functions=module.startswith("attnrec.explanation")):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and node.module:
+                submodules = {f"{node.module}.{alias.name}" for alias in node.names} & paths.keys()
+                names |= submodules or {node.module}
+        return (names & paths.keys()) - {module}
+
+    graph = nx.DiGraph((module, other) for module in paths for other in imported(module))
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
