@@ -48,8 +48,8 @@ def _train(spec: dict[str, Any]) -> None:
     torch.manual_seed(config.seed)
     features = None if spec["items"] is None else load_features(Path(spec["items"]), histories.item_ids)
     init = _warm_start(spec["init"], features)
-    like = None if init is None else init.features
-    model = build_model(experiment.model, histories.n_items, features, like=like)
+    fit_features = None if init is None else init.features
+    model = build_model(experiment.model, histories.n_items, features, fit_features=fit_features)
     if spec["mode"] == "train" and (graphs := observed_graphs(model, split.train)):
         audit_split(split, **graphs)  # before training; a refit has no validation and test events
     common: dict[str, Any] = {"checkpoint": Path(spec["checkpoint"]), "init": init}
@@ -121,7 +121,7 @@ def _facts(result: TrainingResult, n_processes: int, wall_seconds: float) -> dic
         "n_epochs": len(result.epochs),
         "seconds": result.seconds,
         "wall_seconds": wall_seconds,
-        "stopped": result.stopped,
+        "stop_reason": result.stop_reason,
         "tokens_per_second": median(of_epochs("train/tokens_per_second")),
         "padding": median(of_epochs("train/padding")),
         "peak_mb": max(of_epochs("train/peak_mb")) or peak_memory_mb(torch.device(result.device)),

@@ -88,7 +88,7 @@ def _costs(name: str, compared: ComparedModel, curve: list[dict[str, float]], *,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "peak_mb": training["peak_mb"],
         "exact_reasons": model.exact_reasons,
-        "stopped": training["stopped"],
+        "stop_reason": training["stop_reason"],
         "device": f"{training['device']}, {training['threads']}",
     }
 

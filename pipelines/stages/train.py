@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from attnrec.dataset import Histories
-from attnrec.models import check_window
+from attnrec.models import check_max_length
 from attnrec.storage import is_done, read_json, write_json
 from attnrec_pipelines.job import Job, PipelineError
 from attnrec_pipelines.mlflow_runs import open_training_run, tracker_of
@@ -40,7 +40,7 @@ def train_model(job: Job, histories: Path, items: Path | None = None) -> Path:
         A folder with model/ and epochs.json.
     """
     if "max_length" in job.experiment.model.model_fields_set:
-        check_window(job.experiment.model.max_length, Histories.load(histories / "histories"))
+        check_max_length(job.experiment.model.max_length, Histories.load(histories / "histories"))
     init = find_init(job, lambda init: train_key(job, histories, items, init))
     key = train_key(job, histories, items, init)
     inputs = {"histories": histories, "items": items}

@@ -396,7 +396,7 @@ def test_the_same_challenger_is_promoted_with_better_reasons_or_where_nobody_ask
     assert not challenge(worse).promoted
     for decision in (challenge(better), challenge(worse, "promote.faithful=false"), challenge(None)):
         assert decision.promoted
-        assert "against the champion's" in decision.reason
+        assert "the champion has" in decision.reason
 
 
 # --- models and logs of which there is less to say --------------------------------------------------------
