@@ -97,6 +97,6 @@ def _n_different_events(train: Histories, visible: Histories) -> int:
     return int((train.items[positions] != visible.items[np.minimum(positions, len(visible.items) - 1)]).sum())
 
 
-def _raise_if(count: int, rule: str, found: str, *, fix: str = "rebuild the split from the log") -> None:
+def _raise_if(count: int, rule: str, violation: str, *, fix: str = "rebuild the split from the log") -> None:
     if count:
-        raise LeakageError(f"{rule}, got {found}; {fix}")
+        raise LeakageError(f"{rule}, got {violation}; {fix}")

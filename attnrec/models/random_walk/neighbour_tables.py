@@ -115,7 +115,7 @@ def _graph_arrays(histories: Histories, config: RandomWalkConfig) -> tuple[dict[
     edges, k = user_item_edges(histories), min(config.neighbours, histories.n_items)
     users = np.bincount(edges.items, minlength=histories.n_items + 1)
     if config.relation == "items":
-        graph = item_co_occurrence(edges, k, activity=ACTIVITY, popularity=POPULARITY)
+        graph = item_co_occurrence(edges, k, activity_exponent=ACTIVITY, popularity_exponent=POPULARITY)
         sources: dict[str, Any] = {"edges": edges, "transitions": None}
     else:
         transitions = item_transitions(

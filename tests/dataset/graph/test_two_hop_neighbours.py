@@ -37,37 +37,37 @@ def probabilities(graph, two_step_probability):
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_weights_are_the_probabilities_of_one_or_two_steps(probability):
     graph = random_graph()
-    found = dense(two_hop_graph(graph, 30, two_step_probability=probability, self_loops=True))
-    np.testing.assert_allclose(found, probabilities(graph, probability), atol=1e-6)
+    actual = dense(two_hop_graph(graph, 30, two_step_probability=probability, self_loops=True))
+    np.testing.assert_allclose(actual, probabilities(graph, probability), atol=1e-6)
 
 
 def test_self_loops_are_excluded_by_default():
     graph = random_graph()
-    found, expected = dense(two_hop_graph(graph, 30, two_step_probability=0.5)), probabilities(graph, 0.5)
+    actual, expected = dense(two_hop_graph(graph, 30, two_step_probability=0.5)), probabilities(graph, 0.5)
     np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_only_the_strongest_edges_are_used_and_kept():
     # the strongest edge into 1 is from 2, the only edge into 2 is from 4: two steps from 1 reach 4
     graph = graph_from_edges([2, 3, 4], [1, 1, 2], n_sources=5, n_targets=5, weights=[3, 1, 1])
-    found = dense(two_hop_graph(graph, 1, two_step_probability=0.6))
+    actual = dense(two_hop_graph(graph, 1, two_step_probability=0.6))
     expected = np.zeros((5, 5))
     expected[1, 4], expected[2, 4] = 0.6, 0.4
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_first_k_limits_the_edges_of_the_first_step():
     # the strongest step from 1 goes to 2, another to 3; from there steps go to 4 and 5
     graph = graph_from_edges([2, 3, 4, 5], [1, 1, 2, 3], n_sources=6, n_targets=6, weights=[3, 1, 1, 1])
-    found = dense(two_hop_graph(graph, 2, two_step_probability=0.5, first_k=1))
-    np.testing.assert_allclose(found[1, 2:], [0.375, 0, 0.5, 0], atol=1e-6)  # 3 with 0.125 is only the third strongest
+    actual = dense(two_hop_graph(graph, 2, two_step_probability=0.5, first_k=1))
+    np.testing.assert_allclose(actual[1, 2:], [0.375, 0, 0.5, 0], atol=1e-6)  # 3 with 0.125 is only the third strongest
 
 
 def test_columns_are_those_of_the_original_edge_or_zero():
     graph = graph_from_edges([2, 3], [1, 2], n_sources=4, n_targets=4, columns={"count": [5, 7]})
-    found = two_hop_graph(graph, 3, two_step_probability=0.5)
-    edges = zip(found.targets.tolist(), found.sources.tolist(), found.columns["count"].tolist(), strict=True)
+    actual = two_hop_graph(graph, 3, two_step_probability=0.5)
+    edges = zip(actual.targets.tolist(), actual.sources.tolist(), actual.columns["count"].tolist(), strict=True)
     assert set(edges) == {(1, 2, 5.0), (1, 3, 0.0), (2, 3, 7.0)}
 
 
