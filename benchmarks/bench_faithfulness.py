@@ -1,8 +1,8 @@
-"""How true reasons are on real logs: python benchmarks/bench_faithfulness.py --home HOME --experiment ml-1m.
+"""Faithfulness of explanations on real logs: python benchmarks/bench_faithfulness.py --home HOME --experiment ml-1m.
 
-Takes the newest model of a kind that the flows trained in HOME on the experiment's data and split (see bench_heads.py);
-trains nothing. Test users are those whose ids hash lowest. Appends a line to results/faithfulness.jsonl and writes the
-picture of the curves where it is asked for.
+Uses the newest model of a kind that the flows trained in HOME on the experiment's data and split (see bench_heads.py);
+trains nothing. Test users are those whose ids have the smallest hashes. Appends a line to results/faithfulness.jsonl;
+--figure also draws the deletion and insertion curves.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from record import append
 
 
 def main() -> None:
-    """Measure, print, append."""
+    """Measure, print the tables, append a line."""
     options = _options()
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
@@ -31,17 +31,17 @@ def main() -> None:
     job = make_job(options.experiment, tuple(options.set), options.home)
     split = split_of(job)
     trained, saved = newest(job, split, kind=options.kind)
-    seen = split.test.histories
-    users = split.test.users[fixed_users(seen.user_ids.decode(split.test.users), n=options.users)]
+    histories = split.test.histories
+    users = split.test.users[fixed_users(histories.user_ids.decode(split.test.users), n=options.users)]
     counts = torch.from_numpy(split.train.item_counts())
     started = time.process_time()
-    measured = measure(saved.model, seen, users, counts=counts, methods=options.methods)
+    measured = measure(saved.model, histories, users, counts=counts, methods=options.methods)
     seconds = time.process_time() - started
     verdict, summary = faithfulness_verdict(measured), measured.summary()
     against = measured.compare_method("pos_at_5")
     print(summary.to_string(index=False, float_format="%.4f"))
     print(against.to_string(index=False, float_format="%.4f"))
-    print(f"attention that could be otherwise: {measured.interchangeable_share:.1%} of users; {verdict.sentence}")
+    print(f"attention is interchangeable for {measured.interchangeable_share:.1%} of users; {verdict.sentence}")
     if options.figure is not None:
         curves_figure(measured).savefig(options.figure, dpi=110)
     facts: dict[str, Any] = {"data": job.experiment.name, "model": saved.model.kind, "split": job.experiment.split.kind}

@@ -1,8 +1,8 @@
 """One model on Gowalla, LightGCN's split: python benchmarks/bench_gowalla.py MODEL [--minutes 30] [--part choosing].
 
-MODEL is ours (random_walk, gat, ease, item_knn, popularity) or a peer (lightgcn, gf_cf, cheby_cf). On the part
-"choosing" a model that learns may train for so many minutes, and validation picks the epoch; on "final", where the
-questions are the test's, it trains for exactly --epochs. All times are the processor's, of all threads.
+MODEL is one of attnrec (random_walk, gat, ease, item_knn, popularity) or a peer (lightgcn, gf_cf, cheby_cf). Part
+"choosing": models are trained for at most --minutes, and validation chooses the epoch. Part "final": models are trained
+for exactly --epochs and evaluated on the test file. All times are CPU time of all threads.
 
     bench_gowalla.py lightgcn --batch 8192 --set learning_rate=0.01
     bench_gowalla.py random_walk --part final --epochs 12 --batch 192 --set heads=4 --set train.learning_rate=0.003
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from attnrec.models import Model
     from attnrec.training import TrainConfig
 
-COUNTED = ("ease", "item_knn", "popularity")
-LEARNED = ("random_walk", "gat")
+NOT_TRAINED = ("ease", "item_knn", "popularity")
+TRAINED = ("random_walk", "gat")
 FILTERS = ("gf_cf", "cheby_cf")
 VALIDATION_USERS = 5000
-MOST_EPOCHS = 1000
+MAX_EPOCHS = 1000
 
 
 @dataclass
 class Run:
-    """One model, fitted and asked.
+    """Results of one model.
 
     Attributes:
-        values: recall_at_20 and ndcg_at_20, one row per user asked.
-        seconds: in training, counting or finding singular vectors.
-        scoring_seconds: for all users asked, with ranking.
-        settings: of the model, and under `train` those of training.
-        tokens_per_second: events asked for in training.
+        values: recall_at_20 and ndcg_at_20, one row per evaluated user.
+        seconds: training, counting or computing singular vectors.
+        scoring_seconds: scoring and ranking of all users.
+        settings: of the model, and under `train` of training.
+        tokens_per_second: target events per second of training.
         curve: seconds and Recall@20 at each validation.
-        more: other keys of the line.
+        more: further keys of the result line.
     """
 
     values: "pd.DataFrame"
@@ -56,7 +56,7 @@ class Run:
 
 
 def main() -> None:
-    """Fit, ask, append a line."""
+    """Fit, evaluate, append a line."""
     options = _options()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -92,16 +92,16 @@ def main() -> None:
     print(f"{options.model}: {facts['metrics']}, {run.seconds:,.0f} s, {facts['peak_mb']:,} MB -> {path.name}")
 
 
-def run_counted(part: "Part", options: argparse.Namespace) -> Run:
-    """A model of ours that only counts."""
+def run_not_trained(part: "Part", options: argparse.Namespace) -> Run:
+    """Run a model of attnrec without gradient training."""
     model, settings = _build(part, options)
     started = time.process_time()
     model.observe(part.train)
-    return Run(*_asked(model, part, time.process_time() - started), settings)
+    return Run(*_evaluate(model, part, time.process_time() - started), settings)
 
 
-def run_learned(part: "Part", options: argparse.Namespace) -> Run:
-    """A model of ours that is trained; making its graphs is a time of its own, `observe_seconds`."""
+def run_trained(part: "Part", options: argparse.Namespace) -> Run:
+    """Run a trained model of attnrec; `observe_seconds` is the time to build its graphs."""
     from attnrec.training import train
 
     model, settings = _build(part, options)
@@ -110,14 +110,14 @@ def run_learned(part: "Part", options: argparse.Namespace) -> Run:
     model.observe(part.train)
     more: dict[str, Any] = {"observe_seconds": round(time.process_time() - started, 1)}
 
-    def tell(epoch: int, report: dict[str, float]) -> None:
+    def print_epoch(epoch: int, report: dict[str, float]) -> None:
         print(epoch, {name: round(value, 4) for name, value in report.items()}, flush=True)
 
-    result = train(model, part.train, validation=validation, config=config, on_epoch=tell, progress_bar=False)
+    result = train(model, part.train, validation=validation, config=config, on_epoch=print_epoch, progress_bar=False)
     more |= {"best_epoch": result.best_epoch, "epochs": len(result.epochs)}
-    asked, name = _asked(model, part, result.seconds), f"val/{config.metric}"
+    evaluated, name = _evaluate(model, part, result.seconds), f"val/{config.metric}"
     return Run(
-        *asked,
+        *evaluated,
         settings | {"train": config.model_dump(mode="json")},
         result.epochs[-1]["train/tokens"] / result.seconds,
         [(report["train/seconds"], report[name]) for report in result.epochs if name in report],
@@ -126,40 +126,40 @@ def run_learned(part: "Part", options: argparse.Namespace) -> Run:
 
 
 def run_lightgcn(part: "Part", options: argparse.Namespace) -> Run:
-    """LightGCN; its vectors are made, and it validates, with the clock standing still."""
+    """Run LightGCN; its time excludes the final propagation and validation."""
     from peers.lightgcn import LightGCNConfig, train
 
     from attnrec.training.validation import ValidationSet
 
-    given, _ = parse_settings(options.set)
-    limits = {"seed": options.seed, "epochs": options.epochs or MOST_EPOCHS}
+    settings, _ = parse_settings(options.set)
+    limits = {"seed": options.seed, "epochs": options.epochs or MAX_EPOCHS}
     limits |= {"batch_size": options.batch} if options.batch else {}
     validation = None
     if options.part == "choosing":
         limits["max_minutes"] = options.minutes
         validation = ValidationSet.sample(part.holdout, _train_config(options), filter_viewed=True).holdout
-    config = LightGCNConfig.from_dict(limits | given)
+    config = LightGCNConfig.from_dict(limits | settings)
     trained = train(part.train, config, validation=validation, on_check=lambda *check: print(*check, flush=True))
     more = {"best_epoch": trained.vectors.epoch, "epochs": trained.epochs}
     more |= {"step_milliseconds": round(trained.step_milliseconds)}
-    asked = _ranked(trained.vectors.score, part, trained.seconds)
-    return Run(*asked, config.model_dump(mode="json"), trained.pairs_per_second, list(trained.curve), more)
+    evaluated = _evaluate_scores(trained.vectors.score, part, trained.seconds)
+    return Run(*evaluated, config.model_dump(mode="json"), trained.pairs_per_second, list(trained.curve), more)
 
 
 def run_filter(part: "Part", options: argparse.Namespace) -> Run:
-    """A graph filter."""
+    """Run a graph filter."""
     from peers.graph_filters import GFCF, ChebyCF, ChebyCFConfig, GFCFConfig
 
     kind, settings = {"gf_cf": (GFCF, GFCFConfig), "cheby_cf": (ChebyCF, ChebyCFConfig)}[options.model]
     config = settings.from_dict({"seed": options.seed} | parse_settings(options.set)[0])
     started = time.process_time()
     fitted = kind(part.train, config)
-    return Run(*_ranked(fitted.score, part, time.process_time() - started), config.model_dump(mode="json"))
+    return Run(*_evaluate_scores(fitted.score, part, time.process_time() - started), config.model_dump(mode="json"))
 
 
 RUNS = (
-    dict.fromkeys(LEARNED, run_learned)
-    | dict.fromkeys(COUNTED, run_counted)
+    dict.fromkeys(TRAINED, run_trained)
+    | dict.fromkeys(NOT_TRAINED, run_not_trained)
     | {"lightgcn": run_lightgcn}
     | dict.fromkeys(FILTERS, run_filter)
 )
@@ -175,8 +175,8 @@ def _build(part: "Part", options: argparse.Namespace) -> tuple["Model", dict[str
     return build_model(config, part.train.n_items), config.model_dump(mode="json")
 
 
-def _asked(model: "Model", part: "Part", seconds: float) -> tuple["pd.DataFrame", float, float]:
-    """The first fields of a `Run`."""
+def _evaluate(model: "Model", part: "Part", seconds: float) -> tuple["pd.DataFrame", float, float]:
+    """Return the first three fields of a `Run`."""
     from gowalla import METRICS, K
 
     from attnrec.evaluation.evaluator import evaluate
@@ -186,7 +186,7 @@ def _asked(model: "Model", part: "Part", seconds: float) -> tuple["pd.DataFrame"
     return values, seconds, time.process_time() - started
 
 
-def _ranked(score: Any, part: "Part", seconds: float) -> tuple["pd.DataFrame", float, float]:
+def _evaluate_scores(score: Any, part: "Part", seconds: float) -> tuple["pd.DataFrame", float, float]:
     from gowalla import ranked_values
 
     started = time.process_time()
@@ -194,12 +194,12 @@ def _ranked(score: Any, part: "Part", seconds: float) -> tuple["pd.DataFrame", f
 
 
 def _train_config(options: argparse.Namespace) -> "TrainConfig":
-    """Of ours; the same questions validate LightGCN."""
+    """Return the training settings of attnrec models; LightGCN uses the same validation users."""
     from attnrec.training import TrainConfig
 
     fixed = {"device": "cpu", "clock": "cpu_time", "threads": options.threads, "seed": options.seed}
     chosen: dict[str, Any] = {"metric": "recall_at_20", "validation_users": VALIDATION_USERS}
-    chosen |= {"epochs": options.epochs or MOST_EPOCHS} | ({"batch_size": options.batch} if options.batch else {})
+    chosen |= {"epochs": options.epochs or MAX_EPOCHS} | ({"batch_size": options.batch} if options.batch else {})
     limit = {"max_minutes": options.minutes} if options.part == "choosing" else {}
     return TrainConfig.from_dict(chosen | parse_settings(options.set)[1] | fixed | limit)
 
@@ -208,16 +208,20 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=RUNS)
     parser.add_argument("--part", choices=("choosing", "final"), default="choosing")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of training, on the choosing part")
-    parser.add_argument("--epochs", type=int, help="exactly so many on the final part, at most on the other")
-    parser.add_argument("--batch", type=int, help="pairs of a step (lightgcn: 2,048), or windows (ours)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="training time on the choosing part")
+    parser.add_argument("--epochs", type=int, help="exact number on the final part, maximum on the other")
+    parser.add_argument("--batch", type=int, help="pairs per step (lightgcn: 2,048) or windows per step (attnrec)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="of train.parquet and test.parquet; default ../shared/data/gowalla")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="train.KEY: of training")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of train.parquet and test.parquet; default ../shared/data/gowalla"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the model, or train.KEY"
+    )
     options = parser.parse_args()
-    if options.part == "final" and options.model in (*LEARNED, "lightgcn") and options.epochs is None:
-        parser.error("the final part has no validation: give the --epochs that the choosing part chose")
+    if options.part == "final" and options.model in (*TRAINED, "lightgcn") and options.epochs is None:
+        parser.error("the final part has no validation: give --epochs, the best epoch of the choosing part")
     return options
 
 

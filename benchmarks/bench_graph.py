@@ -1,11 +1,10 @@
-"""What graphs cost: python benchmarks/bench_graph.py build|sample|train [--size 10000000] [--threads 1].
+"""Cost of item graphs: python benchmarks/bench_graph.py build|sample|train [--size 10000000] [--threads 1].
 
-build: a log of so many events (20 for each user, popularity after Zipf) to user-item edges, their transpose, item
-transitions and a table of 20 neighbours. sample: minibatches of 1,024 seeds from a graph of so many edges. train: GAT
-over the whole user-item graph of such a log, half a million edges drawn anew for each step; the epoch ends after
---minutes, what was trained on until then is a sample of the users; then the table that scoring reads is made over all
-edges, and 1,000 users are scored.
-Peak memory is that of the process: run each part in one of its own, as this command does. Needs Linux.
+build: from a log with --size events (20 per user, Zipf popularity), build the user-item edges, their transpose, item
+transitions and a table of 20 neighbours. sample: sample minibatches of 1,024 seeds from a graph with --size edges.
+train: train GAT on the user-item graph of such a log with half a million sampled edges per step, for --minutes, which
+covers a sample of the users; then compute the item vectors for scoring over all edges and score 1,024 users.
+Peak memory is that of the process, so run each part in a separate process, as this command does. Needs Linux.
 """
 
 import argparse
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
     from attnrec.dataset import Histories
     from attnrec.dataset.graph import Graph
 
-EVENTS_OF_A_USER, K = 20, 20
+EVENTS_PER_USER, K = 20, 20
 N_SEEDS, FANOUTS, ROUNDS = 1024, (15, 10), 30
 DAY_SECONDS = 86_400
 GAT_SETTINGS = {"edges_per_step": 500_000, "loss": "sampled_softmax", "n_negatives": 1024, "max_length": 20}
-USERS_OF_A_STEP = 1024
+USERS_PER_STEP = 1024
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("part", choices=("build", "sample", "train"))
     parser.add_argument("--size", type=int, default=10_000_000, help="events of the log, or edges of the graph")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
@@ -53,10 +52,10 @@ def main() -> None:
 
 
 def build(n_events: int) -> dict[str, Any]:
-    """Seconds and processor seconds of each step, all kept until the end."""
+    """Measure wall and CPU seconds of each step; all results stay in memory until the end."""
     from attnrec.dataset import item_transitions, strongest_neighbours, user_item_edges
 
-    histories = synthetic_log(n_events // EVENTS_OF_A_USER, n_items=n_events // 100)
+    histories = synthetic_log(n_events // EVENTS_PER_USER, n_items=n_events // 100)
     before = _peak_mb()
     clocks: dict[str, tuple[float, float]] = {}
     edges = _timed(clocks, "user-item edges", lambda: user_item_edges(histories))
@@ -77,7 +76,7 @@ def build(n_events: int) -> dict[str, Any]:
 
 
 def sample(n_edges: int) -> dict[str, Any]:
-    """Median milliseconds of a minibatch, from seeds drawn anew each time."""
+    """Measure the median milliseconds of a minibatch with new random seeds."""
     import numpy as np
 
     from attnrec.dataset import sample_blocks
@@ -91,11 +90,11 @@ def sample(n_edges: int) -> dict[str, Any]:
         blocks = sample_blocks(graph, seeds, FANOUTS, random)
         milliseconds.append(1000 * (time.process_time() - started))
         sizes.append(len(blocks[0].sources))
-    held = sum(array.nbytes for array in (graph.sources, graph.offsets, graph.weights, *graph.columns.values()))
+    graph_bytes = sum(array.nbytes for array in (graph.sources, graph.offsets, graph.weights, *graph.columns.values()))
     return {
         "data": f"{n_edges:,} edges",
         "model": f"blocks of {N_SEEDS} seeds, fan-outs {FANOUTS}",
-        "metrics": {"ms": round(statistics.median(milliseconds), 2), "held_mb": held // 2**20},
+        "metrics": {"ms": round(statistics.median(milliseconds), 2), "held_mb": graph_bytes // 2**20},
         "sizes": {"rows": statistics.median(sizes)},
         "mb_before": before,
         "seconds": round(statistics.median(milliseconds) / 1000, 5),
@@ -104,20 +103,20 @@ def sample(n_edges: int) -> dict[str, Any]:
 
 
 def train_on(n_events: int, *, minutes: float, threads: int) -> dict[str, Any]:
-    """Tokens a second of the processor's time, and seconds of what comes before and after."""
+    """Measure tokens per CPU second of training, and seconds of the steps before and after it."""
     import numpy as np
 
     from attnrec.models import build_model, model_config
     from attnrec.scoring.recommendations import ScoreConfig, recommend
     from attnrec.training import TrainConfig, train
 
-    histories = synthetic_log(n_events // EVENTS_OF_A_USER, n_items=n_events // 100)
+    histories = synthetic_log(n_events // EVENTS_PER_USER, n_items=n_events // 100)
     before, clocks = _peak_mb(), dict[str, tuple[float, float]]()
     config = model_config("gat", GAT_SETTINGS)
     model = build_model(config, histories.n_items)
     _timed(clocks, "graph", lambda: model.observe(histories))
     limits = {"epochs": 1, "max_minutes": minutes, "clock": "cpu_time", "device": "cpu", "threads": threads}
-    settings = TrainConfig.from_dict({"batch_size": USERS_OF_A_STEP, "ema_decay": 0.0, "warmup_steps": 10} | limits)
+    settings = TrainConfig.from_dict({"batch_size": USERS_PER_STEP, "ema_decay": 0.0, "warmup_steps": 10} | limits)
     result = _timed(clocks, "training", lambda: train(model, histories, config=settings, progress_bar=False))
     _timed(clocks, "item table", model.refresh)
     users = np.arange(N_SEEDS)
@@ -137,27 +136,27 @@ def train_on(n_events: int, *, minutes: float, threads: int) -> dict[str, Any]:
 
 
 def synthetic_log(n_users: int, *, n_items: int) -> "Histories":
-    """Events of items by popularity 1 / rank, about one a day."""
+    """Return a log of random items with popularity 1 / rank, about one event per user and day."""
     import numpy as np
 
     from attnrec.dataset import Histories, Vocabulary
 
-    random, n_events = np.random.default_rng(0), n_users * EVENTS_OF_A_USER
+    random, n_events = np.random.default_rng(0), n_users * EVENTS_PER_USER
     popularity = np.cumsum(1 / np.arange(1, n_items + 1))
     items = np.searchsorted(popularity, random.random(n_events) * popularity[-1]).astype(np.int32) + 1
-    gaps = random.exponential(DAY_SECONDS, (n_users, EVENTS_OF_A_USER)).astype(np.int64)
+    gaps = random.exponential(DAY_SECONDS, (n_users, EVENTS_PER_USER)).astype(np.int64)
     return Histories(
         user_ids=Vocabulary(np.arange(n_users)),
         item_ids=Vocabulary(np.arange(n_items), first=1),
         items=items,
         times=np.cumsum(gaps, axis=1).ravel(),
-        offsets=np.arange(0, n_events + 1, EVENTS_OF_A_USER),
-        lengths=np.full(n_users, EVENTS_OF_A_USER),
+        offsets=np.arange(0, n_events + 1, EVENTS_PER_USER),
+        lengths=np.full(n_users, EVENTS_PER_USER),
     )
 
 
 def synthetic_graph(n_edges: int) -> "Graph":
-    """Rows with 0 to 1,000 edges, far more than a fan-out, from sources all over the graph."""
+    """Return a graph with 0 to 1,000 edges per row, far more than a fan-out, from random sources."""
     import numpy as np
 
     from attnrec.dataset.graph import Graph
@@ -177,10 +176,10 @@ def synthetic_graph(n_edges: int) -> "Graph":
 
 def _timed(clocks: dict[str, tuple[float, float]], name: str, step: Callable[[], Any]) -> Any:
     wall, cpu = time.perf_counter(), time.process_time()
-    made = step()
+    result = step()
     clocks[name] = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{name}: {clocks[name][0]:.2f} s, {clocks[name][1]:.2f} s of processor, peak so far {_peak_mb()} MB")
-    return made
+    print(f"{name}: {clocks[name][0]:.2f} s, {clocks[name][1]:.2f} s of CPU time, peak so far {_peak_mb()} MB")
+    return result
 
 
 def _peak_mb() -> int:

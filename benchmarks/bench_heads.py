@@ -1,8 +1,8 @@
-"""What attention heads are worth: python benchmarks/bench_heads.py --home HOME --experiment ml-1m [--kind attnrec].
+"""Importance of attention heads: python benchmarks/bench_heads.py --home HOME --experiment ml-1m [--kind attnrec].
 
-Takes the newest model of a kind that the flows trained in HOME on the experiment's data and split; trains nothing.
-Importance and curve are measured on validation. The test part is asked once for each model of the price: the whole
-one, and those without the least important quarter and half of the heads, chosen on validation.
+Uses the newest model of a kind that the flows trained in HOME on the experiment's data and split; trains nothing.
+Importance and the pruning curve are measured on validation. The test part is used once for each of three models: the
+full model, and those without the least important quarter and half of the heads, chosen on validation.
 """
 
 import argparse
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attnrec_pipelines.job import Job
 
 SHARES = (0.25, 0.5)
-"""Of the heads, removed for the price."""
+"""Shares of the heads that are removed for the test."""
 
 
 def main() -> None:
@@ -38,29 +38,29 @@ def main() -> None:
     job = make_job(options.experiment, tuple(options.set), options.home)
     split = split_of(job)
     trained, saved = newest(job, split, kind=options.kind)
-    asked = {"metric": job.experiment.promote.metric, "filter_viewed": job.experiment.evaluate.filter_viewed}
+    settings = {"metric": job.experiment.promote.metric, "filter_viewed": job.experiment.evaluate.filter_viewed}
     started = time.perf_counter()
-    importance = head_importance(saved.model, split.validation, **asked)
-    curve = pruning_curve(saved.model, split.validation, importance, **asked)
-    whole, prices = price(saved.model, split, importance, job)
+    importance = head_importance(saved.model, split.validation, **settings)
+    curve = pruning_curve(saved.model, split.validation, importance, **settings)
+    full, pruned = evaluate_pruned(saved.model, split, importance, job)
     seconds = time.perf_counter() - started
-    said = f"{asked['metric']} of {saved.model.description} ({trained.name})"
-    print(f"{said}, validation\n{importance.to_string(float_format='%.4f')}")
-    print(f"\nremoved one after the other, validation\n{curve.to_string(index=False, float_format='%.4f')}")
-    print(f"\nwithout the least important ones, test: {whole[asked['metric']]:.4f} before")
-    for row in prices:
+    title = f"{settings['metric']} of {saved.model.description} ({trained.name})"
+    print(f"{title}, validation\n{importance.to_string(float_format='%.4f')}")
+    print(f"\nheads removed cumulatively, validation\n{curve.to_string(index=False, float_format='%.4f')}")
+    print(f"\nwithout the least important heads, test: {full[settings['metric']]:.4f} with all heads")
+    for row in pruned:
         low, high = row["interval"]
         print(f"{row['n_removed']} removed: {row['change']:+.4f} ({low:+.4f} to {high:+.4f}), p = {row['p_value']:.4f}")
     facts: dict[str, Any] = {"data": job.experiment.name, "model": saved.model.kind, "split": job.experiment.split.kind}
-    facts |= {"readout": getattr(saved.model.config, "readout", "-"), "seed": saved.metadata["seed"], "metrics": whole}
+    facts |= {"readout": getattr(saved.model.config, "readout", "-"), "seed": saved.metadata["seed"], "metrics": full}
     facts |= {"seconds": seconds, "tokens_per_second": None, "device": "cpu", "threads": options.threads}
-    facts |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "stage": trained.name, **asked}
+    facts |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "stage": trained.name, **settings}
     tables = {name: table.to_dict("records") for name, table in (("importance", importance), ("curve", curve))}
-    print(append("heads", facts | tables | {"price": prices}))
+    print(append("heads", facts | tables | {"price": pruned}))
 
 
 def split_of(job: "Job") -> "Split":
-    """The experiment's split; its log and histories are found in the home, or made as the flows make them."""
+    """Return the experiment's split; log and histories come from cached stages or are built as in the flows."""
     from attnrec_pipelines.stages.histories import gather_histories, load_split
     from attnrec_pipelines.stages.ingest import ingest_log
 
@@ -72,7 +72,7 @@ def split_of(job: "Job") -> "Split":
 
 
 def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"]:
-    """The train stage made last whose model is of this kind and was trained on this data and split."""
+    """Return the newest train stage whose model has this kind and was trained on this data and split."""
     from attnrec.models.saved_model import load_model
     from attnrec.storage import MANIFEST, is_done, read_json
 
@@ -82,7 +82,7 @@ def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"
             continue
         saved, train = load_model(folder / "model"), split.train
         same_data = saved.metadata["data"] == train.content_hash and saved.item_ids.index.equals(train.item_ids.index)
-        if same_data and answers_as_in_training(folder, saved, split, job):
+        if same_data and validates_as_in_training(folder, saved, split, job):
             return folder, saved
     raise SystemExit(
         f"a model of kind {kind!r} trained on {job.experiment.name} is needed, got none of {len(folders)} in "
@@ -90,45 +90,51 @@ def newest(job: "Job", split: "Split", *, kind: str) -> tuple[Path, "SavedModel"
     )
 
 
-def answers_as_in_training(folder: Path, saved: "SavedModel", split: "Split", job: "Job") -> bool:
-    """Whether validation says what it said in training; on another split, whose test part leaks, it would not."""
+def validates_as_in_training(folder: Path, saved: "SavedModel", split: "Split", job: "Job") -> bool:
+    """Return whether validation reproduces the value logged in training; on another split it does not."""
     from attnrec.storage import read_json
     from attnrec.training.validation import ValidationSet
 
     report = read_json(folder / "epochs.json")[read_json(folder / "manifest.json")["best_epoch"] - 1]
-    said = {name.removeprefix("val/"): value for name, value in report.items() if name.startswith("val/")}
+    logged = {name.removeprefix("val/"): value for name, value in report.items() if name.startswith("val/")}
     config = job.experiment.train.model_copy(update={"seed": saved.metadata["seed"]})
-    asked = ValidationSet.sample(split.validation, config, filter_viewed=job.experiment.evaluate.filter_viewed)
-    now = asked.ask(saved.model, config.metric)
-    # 1 %: a GPU rounds otherwise than this CPU
-    return now.keys() == said.keys() and all(math.isclose(now[name], said[name], rel_tol=0.01) for name in now)
+    validation = ValidationSet.sample(split.validation, config, filter_viewed=job.experiment.evaluate.filter_viewed)
+    values = validation.evaluate(saved.model, config.metric)
+    # 1 %: rounding differs between GPU and CPU
+    return values.keys() == logged.keys() and all(
+        math.isclose(values[name], logged[name], rel_tol=0.01) for name in values
+    )
 
 
-def price(model: "Model", split: "Split", importance: Any, job: "Job") -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Test metrics of the whole model, and how much those without some heads are better, user by user."""
+def evaluate_pruned(
+    model: "Model", split: "Split", importance: Any, job: "Job"
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Return the test metrics of the full model, and a paired comparison of each pruned model with it."""
     from attnrec.analysis.head_pruning import least_important_heads, prune_heads
     from attnrec.evaluation.comparison import compare
     from attnrec.evaluation.evaluator import evaluate
 
     settings = {"ks": job.experiment.evaluate.ks, "filter_viewed": job.experiment.evaluate.filter_viewed}
-    whole, rows = evaluate(model, split.test, **settings, intervals=False), []
+    full, rows = evaluate(model, split.test, **settings, intervals=False), []
     for share in SHARES:
         heads = least_important_heads(importance, max(1, int(share * len(importance))))
         pruned = evaluate(prune_heads(model, heads), split.test, **settings, intervals=False)
-        found = compare(pruned.per_user, whole.per_user, metric=job.experiment.promote.metric)
-        row = {"share": share, "n_removed": len(heads), "heads": heads, "change": found.mean}
-        row |= {"interval": found.interval, "p_value": found.p_value, "n_users": found.n_users}
-        rows.append(row | {"n_better": found.n_better, "n_worse": found.n_worse, "metrics": pruned.summary})
-    return whole.summary, rows
+        comparison = compare(pruned.per_user, full.per_user, metric=job.experiment.promote.metric)
+        row = {"share": share, "n_removed": len(heads), "heads": heads, "change": comparison.mean}
+        row |= {"interval": comparison.interval, "p_value": comparison.p_value, "n_users": comparison.n_users}
+        rows.append(row | {"n_better": comparison.n_better, "n_worse": comparison.n_worse, "metrics": pruned.summary})
+    return full.summary, rows
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", default="ml-1m", help="in pipelines/experiments, or a TOML file")
-    parser.add_argument("--kind", default="attnrec", help="of the model")
-    parser.add_argument("--home", help="where stages lie; default ATTNREC_HOME or ./data")
+    parser.add_argument("--experiment", default="ml-1m", help="a built-in experiment, or a TOML file")
+    parser.add_argument("--kind", default="attnrec", help="kind of the model")
+    parser.add_argument("--home", help="folder of the stages; default ATTNREC_HOME or ./data")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the data and the split")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the data or the split"
+    )
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""SASRec of attnrec beside RecTools', one after the other on one machine: python benchmarks/bench_peers.py.
+"""SASRec of attnrec compared with that of RecTools on the same machine: python benchmarks/bench_peers.py.
 
-Same data, split, shape (see peers/world.py) and threads; RecTools runs in an environment of its own (it pins
-numpy 1.26), which is made under data/peers on the first run. MovieLens-1M and Amazon Beauty are read from
---data-root (see data/README.md): ml-1m/ratings.parquet, beauty/interactions.parquet.
+Same data, split, configuration (see peers/world.py) and threads, one library after the other. RecTools runs in a
+separate environment (it pins numpy 1.26), which the first run creates in data/peers. MovieLens-1M and Amazon Beauty are
+read from --data-root (see data/README.md): ml-1m/ratings.parquet, beauty/interactions.parquet.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from record import append
 
 HERE = Path(__file__).parent
 FILES = {"ml-1m": "ml-1m/ratings.parquet", "beauty": "beauty/interactions.parquet"}
-FEWEST = {"ml-1m": 5, "beauty": 1}  # events an item needs, as in the papers
+MIN_EVENTS = {"ml-1m": 5, "beauty": 1}  # per item, as in the papers
 RECTOOLS = "rectools[torch]==0.19.0"
 
 
 def main() -> None:
-    """Run both sides and append their last lines."""
+    """Run both libraries and append their last lines."""
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         prepare(options.data, options.data_root, Path(folder))
@@ -35,23 +35,23 @@ def main() -> None:
 
 
 def prepare(data: str, root: Path, folder: Path) -> None:
-    """Leave two out: the last event of each user is the test's and not used here, the one before is asked for."""
+    """Write the leave-one-out split: the event before the last is for validation; the last is not used here."""
     frame = pd.read_parquet(root / FILES[data])
-    frame = frame[frame["item_id"].map(frame["item_id"].value_counts()) >= FEWEST[data]]
+    frame = frame[frame["item_id"].map(frame["item_id"].value_counts()) >= MIN_EVENTS[data]]
     frame = frame.rename(columns={"timestamp": "datetime"})[["user_id", "item_id", "datetime"]]
-    back = frame.groupby("user_id").cumcount(ascending=False)
-    frame[back >= 2].to_csv(folder / "train.csv", index=False)
-    frame[back == 1].to_csv(folder / "validation.csv", index=False)
+    from_end = frame.groupby("user_id").cumcount(ascending=False)
+    frame[from_end >= 2].to_csv(folder / "train.csv", index=False)
+    frame[from_end == 1].to_csv(folder / "validation.csv", index=False)
 
 
 def run_side(side: str, python: Path, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Start a side and read its lines."""
+    """Run one library in a process and return its lines."""
     out = folder / f"{side}.jsonl"
-    given = ["--data", folder, "--out", out, "--threads", options.threads, "--ask-every", options.ask_every]
+    inputs = ["--data", folder, "--out", out, "--threads", options.threads, "--validate-every", options.validate_every]
     limits = ["--epochs", options.epochs, "--minutes", options.minutes, "--until", options.until]
-    changes = [part for change in options.set for part in ("--set", change)]
-    mine = [part for change in options.ours if side == "attnrec" for part in ("--set", change)]
-    command = [python, HERE / "peers" / f"{side}_sasrec.py", *given, *limits, *changes, *mine]
+    shared = [part for change in options.set for part in ("--set", change)]
+    own = [part for change in options.ours if side == "attnrec" for part in ("--set", change)]
+    command = [python, HERE / "peers" / f"{side}_sasrec.py", *inputs, *limits, *shared, *own]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(HERE.parent)}
     if side != "attnrec":
         environment.pop("PYTHONPATH")
@@ -60,8 +60,8 @@ def run_side(side: str, python: Path, folder: Path, options: argparse.Namespace)
 
 
 def record(side: str, lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """One line per side: the last epoch, and how long recommending took."""
-    last, asked = lines[-2], lines[-1]
+    """Append one line: the last epoch, and the time of recommending."""
+    last, recommending = lines[-2], lines[-1]
     curve = [[line["epochs"], line["seconds"], line["ndcg_at_10"]] for line in lines[:-1]]
     shape = last["shape"]
     facts = {
@@ -72,20 +72,20 @@ def record(side: str, lines: list[dict[str, Any]], options: argparse.Namespace) 
         "seed": 0,
         "metrics": {"val_ndcg_at_10": last["best"]},
         "seconds": last["seconds"],
-        "peak_mb": asked["peak_mb"],
+        "peak_mb": recommending["peak_mb"],
         "tokens_per_second": last["tokens_per_second"],
         "device": "cpu",
         "threads": options.threads,
         "shape": shape,
         "curve": curve,
-        "recommend": {key: value for key, value in asked.items() if key.startswith("recommend")},
+        "recommend": {key: value for key, value in recommending.items() if key.startswith("recommend")},
     }
     path = append("peers", facts)
-    print(f"{side}: {last['tokens_per_second']:,} tokens/s, {asked['peak_mb']} MB, {asked}; {path}")
+    print(f"{side}: {last['tokens_per_second']:,} tokens/s, {recommending['peak_mb']} MB, {recommending}; {path}")
 
 
 def rectools_python(folder: Path) -> Path:
-    """RecTools' interpreter, installed on the first call (torch first: which build pip takes depends on its index)."""
+    """Return RecTools' interpreter; the first call installs it, torch first to keep the build of pip's index."""
     python = folder / "rectools" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder / "rectools"], check=True)
@@ -98,15 +98,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=sorted(FILES), default="ml-1m")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--peers", type=Path, default=Path("data/peers"), help="where peers are installed")
+    parser.add_argument("--peers", type=Path, default=Path("data/peers"), help="folder of the environments")
     parser.add_argument("--sides", nargs="+", choices=("attnrec", "rectools"), default=("attnrec", "rectools"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--until", type=float, default=1.0, help="stop at this validation NDCG@10")
-    parser.add_argument("--ask-every", type=int, default=1)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="shape of both sides")
-    parser.add_argument("--ours", action="append", default=[], metavar="KEY=VALUE", help="shape of attnrec alone")
+    parser.add_argument("--validate-every", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of both libraries")
+    parser.add_argument("--ours", action="append", default=[], metavar="KEY=VALUE", help="a setting of attnrec only")
     return parser.parse_args()
 
 

@@ -1,9 +1,8 @@
-"""What reasons cost on top of scoring: python benchmarks/bench_reasons.py --data ml-1m.
+"""Cost of reasons in addition to scoring: python benchmarks/bench_reasons.py --data ml-1m.
 
-All users of a log are scored by the default model as the scoring flow does it, up to the Parquet file: by ranking
-alone, with scores held to their sums, and with five reasons each. The ways take turns; what counts is processor time
-of one thread, which neighbours on the machine disturb least. The weights are those of a model that has not been
-trained: they change no step of the work.
+Scores all users of a log with the default model as in the scoring flow, including the Parquet file, in three ways:
+ranking alone, with the additivity check, and with five reasons per item. The ways alternate; CPU time of one thread is
+measured, which depends least on other load. The model is untrained, which does not change the work.
 """
 
 import argparse
@@ -30,7 +29,7 @@ K = 10
 
 
 def main() -> None:
-    """Take turns, print medians, append a line."""
+    """Measure alternately, print medians, append a line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=sorted(FILES), default="ml-1m")
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"))
@@ -50,8 +49,8 @@ def main() -> None:
     model = build_model(config, histories.n_items)
     model.observe(histories)
     with tempfile.TemporaryDirectory() as folder:
-        ways = ways_of(model, histories, Path(folder) / "part.parquet")
-        seconds = take_turns(ways, rounds=options.rounds)
+        ways = make_ways(model, histories, Path(folder) / "part.parquet")
+        seconds = alternate(ways, rounds=options.rounds)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     bare = medians["ranking alone"]
     for name, median in medians.items():
@@ -62,8 +61,8 @@ def main() -> None:
     print(append("reasons", facts | {"device": "cpu", "threads": 1, "n_users": histories.n_users}))
 
 
-def ways_of(model: "Model", histories: "Histories", path: Path) -> dict[str, Callable[[], None]]:
-    """Name -> scores everybody and writes the file."""
+def make_ways(model: "Model", histories: "Histories", path: Path) -> dict[str, Callable[[], None]]:
+    """Return functions by name that score all users and write the file."""
     import numpy as np
     import pyarrow as pa
 
@@ -88,14 +87,16 @@ def ways_of(model: "Model", histories: "Histories", path: Path) -> dict[str, Cal
         write_table(pa.table(columns), path)
 
     def with_reasons(n: int) -> None:
-        found = recommend(model, histories, users, config=ScoreConfig(k=K, n_reasons=n))
-        write_table(to_table(found, histories, model_version="1", scored_at=datetime(2026, 1, 1, tzinfo=UTC)), path)
+        recommendations = recommend(model, histories, users, config=ScoreConfig(k=K, n_reasons=n))
+        write_table(
+            to_table(recommendations, histories, model_version="1", scored_at=datetime(2026, 1, 1, tzinfo=UTC)), path
+        )
 
     return {"ranking alone": alone, "sums checked": lambda: with_reasons(0), "five reasons": lambda: with_reasons(5)}
 
 
-def take_turns(ways: dict[str, Callable[[], None]], *, rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each way, round by round, after one that does not count."""
+def alternate(ways: dict[str, Callable[[], None]], *, rounds: int) -> dict[str, list[float]]:
+    """Return CPU seconds of each way by round, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():

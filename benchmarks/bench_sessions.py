@@ -1,7 +1,7 @@
-"""One model on Diginetica: python benchmarks/bench_sessions.py KIND [--part final --epochs 8] [--set random_walk=items].
+"""One model on Diginetica: python benchmarks/bench_sessions.py KIND [--part final --epochs 8] [--set KEY=VALUE].
 
-On the part "choosing" validation on the last tenth of the sessions picks the epoch; on "final", where the questions are
-the test's, the model is trained on all sessions for exactly --epochs. Seconds are the processor's.
+Part "choosing": validation on the last tenth of the sessions chooses the epoch. Part "final": the model is trained on
+all sessions for exactly --epochs and evaluated on the test prefixes. Seconds are CPU time.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from changes import parse_settings
 from record import append
 
 METRICS = ("recall_at_20", "mrr_at_20")
-MOST_EPOCHS = 1000
+MAX_EPOCHS = 1000
 
 
 def main() -> None:
-    """Train, ask, append a line."""
+    """Train, evaluate, append a line."""
     options = _options()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -37,22 +37,22 @@ def main() -> None:
     model = build_model(config, train_part.n_items)
     limit = {} if options.part == "final" else {"max_minutes": options.minutes}
     fixed = {"device": "cpu", "clock": "cpu_time", "threads": options.threads, "seed": options.seed}
-    asked = {"metric": "recall_at_20", "epochs": options.epochs or MOST_EPOCHS}
-    trained_as = TrainConfig.from_dict(asked | training | fixed | limit)
+    defaults = {"metric": "recall_at_20", "epochs": options.epochs or MAX_EPOCHS}
+    train_config = TrainConfig.from_dict(defaults | training | fixed | limit)
 
-    def tell(epoch: int, report: dict[str, float]) -> None:
+    def print_epoch(epoch: int, report: dict[str, float]) -> None:
         print(epoch, {name: round(value, 4) for name, value in report.items()}, flush=True)
 
     started = time.process_time()
     model.observe(train_part)
-    observed = time.process_time() - started
+    observe_seconds = time.process_time() - started
     result = train(
         model,
         train_part,
         validation=None if options.part == "final" else holdout,
-        config=trained_as,
+        config=train_config,
         filter_viewed=False,
-        on_epoch=tell,
+        on_epoch=print_epoch,
         progress_bar=False,
     )
     started = time.process_time()
@@ -67,7 +67,7 @@ def main() -> None:
         "intervals": mean_intervals(values),
         "n_questions": len(values),
         "seconds": round(result.seconds, 1),
-        "observe_seconds": round(observed, 1),
+        "observe_seconds": round(observe_seconds, 1),
         "scoring_seconds": round(time.process_time() - started, 1),
         "peak_mb": round(peak_memory_mb(torch.device("cpu"))),
         "tokens_per_second": round(result.epochs[-1]["train/tokens"] / result.seconds),
@@ -75,7 +75,7 @@ def main() -> None:
         "threads": options.threads,
         "best_epoch": result.best_epoch,
         "curve": [[round(e["train/seconds"], 1), *(e.get(f"val/{name}") for name in METRICS)] for e in result.epochs],
-        "settings": config.model_dump(mode="json") | {"train": trained_as.model_dump(mode="json")},
+        "settings": config.model_dump(mode="json") | {"train": train_config.model_dump(mode="json")},
     }
     path = append("sessions", facts)
     print(f"{options.model}: {facts['metrics']}, {result.seconds:,.0f} s, {facts['peak_mb']:,} MB -> {path.name}")
@@ -85,14 +85,16 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a kind of `attnrec models`")
     parser.add_argument("--part", choices=("choosing", "final"), default="choosing")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of training, on the choosing part")
-    parser.add_argument("--epochs", type=int, help="exactly so many on the final part, at most on the other")
+    parser.add_argument("--minutes", type=float, default=30.0, help="training time on the choosing part")
+    parser.add_argument("--epochs", type=int, help="exact number on the final part, maximum on the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="train.KEY: of training")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the model, or train.KEY"
+    )
     options = parser.parse_args()
     if options.part == "final" and options.epochs is None:
-        parser.error("the final part has no validation: give the --epochs that the choosing part chose")
+        parser.error("the final part has no validation: give --epochs, the best epoch of the choosing part")
     return options
 
 

@@ -1,8 +1,8 @@
-"""Parts of training on their own: python benchmarks/bench_training.py softmax|memory|outside [--threads 2].
+"""Parts of training: python benchmarks/bench_training.py softmax|memory|outside [--threads 2].
 
-softmax: forward and backward of the softmax layer, beside torch's own two ways.
-memory: one step with 1,000,000 items x 64 and 8,192 tokens, in a process of its own.
-outside: share of an epoch that is not forward, backward and optimizer step (needs ml-1m under --data-root).
+softmax: forward and backward pass of the softmax layer, compared with two implementations of torch.
+memory: one step with 1,000,000 items x 64 and 8,192 tokens.
+outside: share of an epoch outside forward pass, backward pass and optimizer step (needs ml-1m in --data-root).
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def softmax(options: argparse.Namespace) -> None:
-    """Tokens/s of the layer, median of 7, the four ways in turn so that all meet the same neighbours."""
+    """Measure tokens/s of the layer: median of 7 runs, the four implementations alternating under the same load."""
     import torch
     import torch.nn.functional as F
 
@@ -58,7 +58,7 @@ def softmax(options: argparse.Namespace) -> None:
     def plain(users: torch.Tensor, items: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(users @ items.mT + bias, targets)
 
-    ways = {
+    implementations = {
         "plain cross_entropy": plain,
         "torch linear_cross_entropy": linear_cross_entropy,
         "full_softmax float32": ours("float32"),
@@ -69,11 +69,11 @@ def softmax(options: argparse.Namespace) -> None:
         items = (0.3 * torch.randn(n_items, DIM)).requires_grad_()
         bias = torch.zeros(n_items, requires_grad=True)
         targets = torch.randint(n_items, (n_tokens,))
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[str, list[float]] = {name: [] for name in implementations}
         for _ in range(9):
-            for name, way in ways.items():
+            for name, implementation in implementations.items():
                 started = time.perf_counter()
-                way(users, items, bias, targets).backward()
+                implementation(users, items, bias, targets).backward()
                 seconds[name].append(time.perf_counter() - started)
         for name, taken in seconds.items():
             median = statistics.median(taken[2:])
@@ -82,7 +82,7 @@ def softmax(options: argparse.Namespace) -> None:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of training steps on a catalogue of a million, full softmax."""
+    """Measure the peak memory of training steps with a million items and full softmax."""
     import numpy as np
     import pandas as pd
 
@@ -107,7 +107,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def outside(options: argparse.Namespace) -> None:
-    """Time of an epoch beside forward, backward and step: cutting batches, looking at losses, the bar."""
+    """Measure the time of an epoch outside the steps: cutting batches, reading losses, progress."""
     import bench_peers
     import numpy as np
     import pandas as pd

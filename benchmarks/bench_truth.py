@@ -1,7 +1,7 @@
 """How often the first reason is the planted cause, for every model and method: python benchmarks/bench_truth.py.
 
 Trains every kind of model on the sample log with the same settings and evaluates every method that supports it. Writes
-docs/ground-truth.md and appends a line per model to results/truth.jsonl. Takes about ten minutes on one thread; `--page`
+docs/ground-truth.md and appends a line per model to results/truth.jsonl. Takes about ten minutes on one thread; --page
 only rewrites the page from the results.
 """
 
@@ -91,9 +91,9 @@ def page(results: dict[str, dict[str, dict[str, float]]]) -> str:
         head,
         *(row(kind, results[kind], "cause_share") for kind in kinds),
         "\n## The distractor is the first reason\n",
-        "Share of all recommendations to these users whose first reason is the distractor. With a first reason drawn",
-        f"uniformly from the items of the history it would be at most {random_share:.1%}. The values of all events of an",
-        "item are summed to one reason, so the controls often name items that are bought often.\n",
+        "Share of all recommendations to these users with the distractor as first reason. For a first reason drawn",
+        f"uniformly from the items of the history it would be at most {random_share:.1%}. The values of all events",
+        "of an item are summed to one reason, so the controls often name items that are bought often.\n",
         head,
         *(row(kind, results[kind], "distractor_share") for kind in kinds),
     ]

@@ -1,4 +1,4 @@
-"""Write docs/faithfulness.md's tables from results/faithfulness.jsonl: make results."""
+"""Write the tables of docs/faithfulness.md from results/faithfulness.jsonl (`make results`)."""
 
 import json
 from pathlib import Path
@@ -19,20 +19,20 @@ COLUMNS = {
 
 
 def table(line: dict[str, Any]) -> str:
-    """One row per method, as measured; controls in italics, the exact split in bold."""
+    """Return the table of one measurement, a row per method; controls in italics, the exact method in bold."""
     p_values = {row["other"]: row["p_value"] for row in line["against"]}
     rows = ["| method | " + " | ".join(COLUMNS.values()) + " | p |", "|---|" + "---|" * (1 + len(COLUMNS))]
-    for found in line["metrics"]["methods"]:
-        name = found["method"]
-        mark = {(True, False): "**", (False, True): "*"}.get((found["exact"], found["control"]), "")
-        cells = ["-" if found[column] is None else f"{found[column]:.3f}" for column in COLUMNS]
+    for row in line["metrics"]["methods"]:
+        name = row["method"]
+        mark = {(True, False): "**", (False, True): "*"}.get((row["exact"], row["control"]), "")
+        cells = ["-" if row[column] is None else f"{row[column]:.3f}" for column in COLUMNS]
         p_value = f"{p_values[name]:.4f}" if name in p_values else ""
         rows.append(f"| {mark}{name}{mark} | " + " | ".join(cells) + f" | {p_value} |")
     return "\n".join(rows)
 
 
 def write_tables() -> None:
-    """Replace what stands between each data set's two marks by its newest line."""
+    """Replace the text between the markers of each data set by the table of its newest line."""
     lines = (ROOT / "benchmarks" / "results" / "faithfulness.jsonl").read_text().splitlines()
     newest = {line["data"]: line for line in map(json.loads, lines)}
     text = PAGE.read_text()

@@ -1,4 +1,4 @@
-"""One line per benchmark run in benchmarks/results/NAME.jsonl, with all that is needed to compare it later."""
+"""Results of benchmarks: one line per run in benchmarks/results/NAME.jsonl, with versions, commit and date."""
 
 import json
 import platform
@@ -30,21 +30,26 @@ PACKAGES = ("torch", "numpy", "pandas")
 
 
 def append(name: str, facts: dict[str, Any]) -> Path:
-    """Append a run; versions, commit and date are filled in here.
+    """Append the line of a run; versions, commit and date are added.
 
     Args:
-        name: of the benchmark, and of its file.
-        facts: the other keys of `KEYS`; more may be given.
+        name: name of the benchmark and of its file.
+        facts: the other keys of `KEYS`, and any further keys.
+
+    Returns:
+        The file.
 
     Raises:
-        ValueError: when a key is missing.
+        ValueError: if a key is missing.
     """
     versions = {package: version(package) for package in PACKAGES} | {"python": platform.python_version()}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"bench": name} | facts | {"versions": versions, "commit": _commit(), "date": date}
     missing = [key for key in KEYS if key not in line]
     if missing:
-        raise ValueError(f"a benchmark line needs {', '.join(KEYS)}; {', '.join(missing)} is missing")
+        raise ValueError(
+            f"a benchmark line needs the keys {', '.join(KEYS)}, got none for {', '.join(missing)}; add them to facts"
+        )
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
     with path.open("a", encoding="utf-8") as file:
@@ -53,6 +58,6 @@ def append(name: str, facts: dict[str, Any]) -> Path:
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "attnrec"], check=False).returncode
-    return found.stdout.strip() + ("+" if changed else "")
+    return head.stdout.strip() + ("+" if changed else "")

@@ -1,4 +1,4 @@
-"""Write the README's tables from benchmarks/results/*.jsonl, and that of docs/graphs.md: make results."""
+"""Write the tables of docs/results.md and docs/graphs.md from benchmarks/results/*.jsonl (`make results`)."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,18 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|---|"
 )
 GRAPHS_HEAD = (
-    "| data | model | Recall@20 (95 %) | second metric | training s | graph s | peak MB |\n|---|---|---|---|---|---|---|"
+    "| data | model | Recall@20 (95 %) | second metric | training s | graph s | peak MB |\n"
+    "|---|---|---|---|---|---|---|"
 )
 PEERS_HEAD = (
-    "| data | side | batch, rate | threads | tokens/s | s to NDCG@10 .15 | best | peak MB | recommend to all, s |\n"
+    "| data | library | batch, learning rate | threads | tokens/s | s to val NDCG@10 .15 | best val NDCG@10 "
+    "| peak MB | recommend to all users, s |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def main() -> None:
-    """Replace what stands between each table's two marks."""
+    """Replace the text between the markers of each table."""
     results = ROOT / "docs/results.md"
     text = results.read_text()
     text = between_marks(text, "results", table(_lines("accuracy")))
@@ -30,15 +32,16 @@ def main() -> None:
 
 
 def between_marks(text: str, name: str, content: str) -> str:
-    """The text with `content` between the marks of `name`."""
+    """Return the text with `content` between the markers of `name`."""
     begin, end = f"<!-- {name}: begin (make results) -->", f"<!-- {name}: end -->"
     return f"{text.split(begin)[0]}{begin}\n{content}\n{end}{text.split(end)[1]}"
 
 
 def peers_table(lines: list[dict[str, Any]]) -> str:
-    """One row per (data, threads, side, shape): the run of median training time, and the newest recommending.
+    """Return one row per (data, threads, library, configuration): the run of median training time.
 
-    Runs of less than half as many epochs as the longest were made for their recommending alone.
+    Times of recommending are those of the newest run. Runs with less than half as many epochs as the longest measured
+    only recommending; their training is ignored.
     """
     runs: dict[tuple[str, int, str, str], list[dict[str, Any]]] = {}
     for line in lines:
@@ -54,7 +57,7 @@ def peers_table(lines: list[dict[str, Any]]) -> str:
 
 
 def _peer_row(line: dict[str, Any]) -> str:
-    shape, asked = line["shape"], line["recommend"]
+    shape, recommend = line["shape"], line["recommend"]
     side = line["model"].split()[0]
     if side == "attnrec":
         side += f" ({line['readout']}{', float32' if shape.get('precision') == 'float32' else ''})"
@@ -62,14 +65,14 @@ def _peer_row(line: dict[str, Any]) -> str:
     best = line["metrics"]["val_ndcg_at_10"]
     cells = [line["data"], side, f"{shape['batch_size']}, {shape['learning_rate']:g}", str(line["threads"])]
     cells += [f"{line['tokens_per_second']:,}", reached[0] if reached else "-", f"{best:.4f}", f"{line['peak_mb']:,}"]
-    told = {"": "recommend_seconds", "with reasons ": "recommend_with_reasons_seconds"}
-    cells.append(", ".join(f"{name}{asked[key]:.2f}" for name, key in told.items() if key in asked))
+    times = {"": "recommend_seconds", "with reasons ": "recommend_with_reasons_seconds"}
+    cells.append(", ".join(f"{name}{recommend[key]:.2f}" for name, key in times.items() if key in recommend))
     return "| " + " | ".join(cells) + " |"
 
 
 def graphs_table(lines: list[dict[str, Any]]) -> str:
-    """One row per (data, model) of what the test part was asked: the newest line, best recall first."""
-    newest = {(line["data"], line["model"], _walk(line)): line for line in lines if line["split"] == "final"}
+    """Return one row per (data, model) evaluated on the test part: the newest line, best recall first."""
+    newest = {(line["data"], line["model"], _variant(line)): line for line in lines if line["split"] == "final"}
     ordered = sorted(newest.values(), key=lambda line: (line["data"], -line["metrics"]["recall_at_20"]))
     return "\n".join([GRAPHS_HEAD, *(_graphs_row(line) for line in ordered)])
 
@@ -79,15 +82,20 @@ def _graphs_row(line: dict[str, Any]) -> str:
     low, high = line["intervals"]["recall_at_20"]
     name = other.replace("_at_", "@").upper()
     graph = line.get("observe_seconds")
-    cells = [line["data"], line["model"] + _walk(line), f"{recall:.4f} ({low:.4f}-{high:.4f})", f"{name} {value:.4f}"]
+    cells = [
+        line["data"],
+        line["model"] + _variant(line),
+        f"{recall:.4f} ({low:.4f}-{high:.4f})",
+        f"{name} {value:.4f}",
+    ]
     cells += [f"{line['seconds']:,.0f}", "-" if graph is None else f"{graph:,.0f}", f"{line['peak_mb']:,}"]
     return "| " + " | ".join(cells) + " |"
 
 
-def _walk(line: dict[str, Any]) -> str:
+def _variant(line: dict[str, Any]) -> str:
     settings = line["settings"]
-    walk, hops = settings.get("random_walk", "none"), settings.get("hops", 1)
-    return (", two hops" if hops == 2 else "") + ("" if walk == "none" else f" + walk over {walk}")
+    relation, hops = settings.get("random_walk", "none"), settings.get("hops", 1)
+    return (", two hops" if hops == 2 else "") + ("" if relation == "none" else f" x random walk over {relation}")
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
@@ -96,7 +104,7 @@ def _lines(name: str) -> list[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """One row per (data, split, model, readout, seed): the newest line of each, best NDCG@10 first."""
+    """Return one row per (data, split, model, readout, seed): the newest line of each, best NDCG@10 first."""
     newest = {tuple(line[key] for key in ("data", "split", "model", "readout", "seed")): line for line in lines}
     ordered = sorted(newest.values(), key=lambda line: (line["data"], -line["metrics"]["ndcg_at_10"]))
     return "\n".join([HEAD, *(_row(line) for line in ordered)])

@@ -1,16 +1,16 @@
-"""Graph filters: linear maps of a user's items along the graph of users and items, with nothing to train.
+"""Graph filters: linear models on the user-item graph without training.
 
 R is the 0/1 matrix of users and items, Du and Di the degrees, R~ = Du^-1/2 R Di^-1/2 and V the right singular vectors
-of R~ with the largest singular values, (N, K). What a user has is the signal r, a row of R.
+of R~ with the largest singular values, (N, K). A user's items are the signal r, a row of R.
 
 `GFCF` (Shen et al. 2021, doi:10.1145/3459637.3482264): r (R~' R~ + weight * Di^-1/2 V V' Di^1/2).
 
-`ChebyCF` (Kim et al. 2025, arXiv:2505.00552): Di^power (p(L) + weight * V V') Di^-power r with the normalised
-Laplacian L = I - R~' R~. Its transfer function is a plateau, h(x) = (1 - sign(x) |x|^flatness) / 2 at x = 2 l - 1 for
-an eigenvalue l of L: from 1 for what neighbours share down to 0, flat in between. p is the polynomial of degree
-`order` that takes the values of h at the roots of the Chebyshev polynomial of degree order + 1. The authors' code
-reads h elsewhere, at the extrema of that of degree `order`, and puts those values at the roots: `stretched`. Theirs is
-the default here: Recall@20 .2149 beside .2133, of 1,024 users of the validation part.
+`ChebyCF` (Kim et al. 2025, arXiv:2505.00552): Di^power (p(L) + weight * V V') Di^-power r with the normalised Laplacian
+L = I - R~' R~. Its transfer function is a plateau, h(x) = (1 - sign(x) |x|^flatness) / 2 at x = 2 l - 1 for an
+eigenvalue l of L: 1 for low frequencies (shared by neighbours), 0 for high ones, flat in between. p is the polynomial
+of degree `order` that takes the values of h at the roots of the Chebyshev polynomial of degree order + 1. The authors'
+code evaluates h at the extrema of the polynomial of degree `order` instead and assigns these values to the roots:
+`stretched`. Their variant is the default here: Recall@20 .2149, without .2133, for 1,024 users of the validation part.
 
 Shapes: U users, B of them at a time, N = n_items + 1 item rows, K singular vectors. No array is (N, N).
 """
@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 
 
 class GFCFConfig(Config):
-    """Settings of GF-CF: the share of the ideal low pass, and how many singular vectors it keeps."""
+    """Settings of GF-CF: weight of the ideal low-pass filter, and its number of singular vectors."""
 
     weight: float = Field(default=0.3, ge=0)
     singular_vectors: int = Field(default=256, gt=0)
@@ -36,7 +36,7 @@ class GFCFConfig(Config):
 
 
 class ChebyCFConfig(Config):
-    """Settings of ChebyCF, by default the authors' for Gowalla; see the head of this file."""
+    """Settings of ChebyCF (see the module docstring); the defaults are the authors' for Gowalla."""
 
     order: int = Field(default=8, gt=0)
     flatness: float = Field(default=1.5, gt=0)
@@ -48,10 +48,10 @@ class ChebyCFConfig(Config):
 
 
 class GFCF:
-    """A linear filter, and an ideal low pass.
+    """GF-CF: a linear filter plus an ideal low-pass filter.
 
     Args:
-        histories: the training part; how often a user had an item plays no part.
+        histories: the training part; repeated events count once.
         config: settings.
     """
 
@@ -61,18 +61,18 @@ class GFCF:
         self.low_pass = self.graph.singular_vectors(self.config.singular_vectors, seed=self.config.seed)
 
     def score(self, users: NDArray[np.int64]) -> Floats:
-        """Scores of all item rows, (B,) -> (B, N)."""
+        """Return scores of all item rows, (B,) -> (B, N)."""
         signal, roots = self.graph.signal(users), self.graph.degrees_to(0.5)
-        smooth = self.graph.both_ways(signal)
+        smoothed = self.graph.smooth(signal)
         ideal = _project(self.low_pass, _divided(signal, roots)) * roots[:, None]
-        return (smooth + self.config.weight * ideal).T
+        return (smoothed + self.config.weight * ideal).T
 
 
 class ChebyCF:
-    """A plateau by Chebyshev interpolation, and an ideal low pass, between two scalings by degree.
+    """ChebyCF: a plateau filter by Chebyshev interpolation plus an ideal low-pass filter, between two degree scalings.
 
     Args:
-        histories: the training part; how often a user had an item plays no part.
+        histories: the training part; repeated events count once.
         config: settings.
     """
 
@@ -83,21 +83,21 @@ class ChebyCF:
         self.coefficients = plateau(self.config.order, self.config.flatness, stretched=self.config.stretched)
 
     def score(self, users: NDArray[np.int64]) -> Floats:
-        """Scores of all item rows, (B,) -> (B, N)."""
+        """Return scores of all item rows, (B,) -> (B, N)."""
         degrees = self.graph.degrees_to(self.config.degree_power)
         signal = _divided(self.graph.signal(users), degrees)
         filtered = self.config.weight * _project(self.low_pass, signal)
         # T_0 = 1, T_1 = x, T_k = 2 x T_(k-1) - T_(k-2), at x = 2 L - 1 = 1 - 2 R~' R~
-        before, now = signal, signal - 2 * self.graph.both_ways(signal)
-        filtered += self.coefficients[0] * before + self.coefficients[1] * now
+        previous, current = signal, signal - 2 * self.graph.smooth(signal)
+        filtered += self.coefficients[0] * previous + self.coefficients[1] * current
         for coefficient in self.coefficients[2:]:
-            before, now = now, 2 * (now - 2 * self.graph.both_ways(now)) - before
-            filtered += coefficient * now
+            previous, current = current, 2 * (current - 2 * self.graph.smooth(current)) - previous
+            filtered += coefficient * current
         return (filtered * degrees[:, None]).T
 
 
 def plateau(order: int, flatness: float, *, stretched: bool) -> Floats:
-    """Coefficients of the interpolated transfer function in Chebyshev polynomials, (order + 1,)."""
+    """Return the Chebyshev coefficients of the interpolated transfer function, (order + 1,)."""
 
     def target(x: NDArray[np.float64]) -> NDArray[np.float64]:
         if stretched:  # the angles pi (m + 1/2) / (order + 1) of the roots become pi m / order
@@ -108,7 +108,7 @@ def plateau(order: int, flatness: float, *, stretched: bool) -> Floats:
 
 
 class _Graph:
-    """R and R~ of the visible events, as compressed rows."""
+    """R and R~ of the visible events as CSR matrices."""
 
     def __init__(self, histories: Histories) -> None:
         edges = user_item_edges(histories)
@@ -121,19 +121,19 @@ class _Graph:
         self.transposed = self.normalized.T.tocsr()
 
     def signal(self, users: NDArray[np.int64]) -> Floats:
-        """What users have, (B,) -> (N, B)."""
+        """Return the signals of users, (B,) -> (N, B)."""
         return self.log[users].T.toarray()
 
-    def both_ways(self, signal: Floats) -> Floats:
-        """R~' R~ times (N, B)."""
+    def smooth(self, signal: Floats) -> Floats:
+        """Return R~' R~ times a signal (N, B)."""
         return self.transposed @ (self.normalized @ signal)
 
     def degrees_to(self, power: float) -> Floats:
-        """Degrees of items to a power, (N,); 0 for items without an event."""
+        """Return item degrees to a power, (N,); 0 for items without an event."""
         return np.where(self.degrees > 0, np.maximum(self.degrees, 1) ** power, 0).astype(np.float32)
 
     def singular_vectors(self, count: int, *, seed: int) -> Floats:
-        """(N, K), K at most `count` and fewer than the shorter side of R~ has."""
+        """Return right singular vectors (N, K); K is at most `count` and below the smaller dimension of R~."""
         count = min(count, min(self.normalized.shape) - 1)
         return svds(self.normalized, count, rng=seed, return_singular_vectors="vh")[2].T.astype(np.float32)
 
@@ -143,5 +143,5 @@ def _project(vectors: Floats, signal: Floats) -> Floats:
 
 
 def _divided(signal: Floats, by: Floats) -> Floats:
-    """(N, B) by (N,); 0 where that is 0."""
+    """Divide (N, B) by (N,), by 1 where the divisor is 0."""
     return signal / np.where(by > 0, by, 1)[:, None]

@@ -1,11 +1,11 @@
-"""LightGCN (He et al. 2020, arXiv:2002.02126) by PyTorch Geometric: a row for each user and each item, trained by BPR.
+"""LightGCN (He et al. 2020, arXiv:2002.02126) from PyTorch Geometric: a vector per user and item, trained with BPR.
 
-An epoch asks for every pair of user and item once, in random order, each beside an item that the user does not have.
-Each step propagates over the whole graph, as the authors' code does. The normalised adjacency is symmetric, so the
-gradient of a propagation is a propagation of the gradient; that is used here, and computes the same as PyG's own ways
-in less time. One core, Gowalla, a step of 2,048 pairs: a list of edges 2,960 ms, a sparse tensor, whose transpose PyG
-makes for each gradient, 620 ms, this 230 ms.
-Shapes: U users, N = n_items + 1 item rows, V = U + N nodes (users first), D channels, B pairs of a step.
+An epoch contains every (user, item) pair once, in random order, each with a negative item that the user does not have.
+Each step propagates over the whole graph, as in the authors' code. The normalised adjacency is symmetric, so the
+gradient of a propagation is a propagation of the gradient. Using this gives the same result as PyG in less time. One
+core, Gowalla, a step of 2,048 pairs: edge list 2,960 ms, sparse tensor (PyG transposes it for each gradient) 620 ms,
+this module 230 ms.
+Shapes: U users, N = n_items + 1 item rows, V = U + N nodes (users first), D channels, B pairs per step.
 """
 
 import time
@@ -27,17 +27,17 @@ from attnrec.dataset import Edges, Histories, Holdout, user_item_edges
 
 
 class LightGCNConfig(Config):
-    """Settings, by default the paper's for Gowalla.
+    """Settings; the defaults are those of the paper for Gowalla.
 
     Attributes:
         dim, layers: of the model.
-        regularization: of the squared length of the vectors that a step reads, over its pairs.
+        regularization: weight of the squared norm of the vectors of a step, averaged over its pairs.
         learning_rate: of Adam.
-        batch_size: pairs of a step.
-        initial_std: of the vectors at the start, as in the authors' PyTorch code; None is PyG's Xavier start.
-        epochs: at most so many.
-        max_minutes: no epoch begins after so much processor time in training.
-        check_minutes: validate at the end of the first epoch after so much more of it, and at the end.
+        batch_size: pairs per step.
+        initial_std: of the initial vectors, as in the authors' PyTorch code; None is PyG's Xavier initialisation.
+        epochs: maximum number.
+        max_minutes: no epoch starts after this CPU time of training.
+        check_minutes: CPU time of training between validations, which follow an epoch; the last epoch is validated.
         seed: of vectors, order and negatives.
     """
 
@@ -55,27 +55,27 @@ class LightGCNConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Propagated vectors of users (U, D) and items (N, D), after so many epochs."""
+    """Propagated vectors of users (U, D) and items (N, D) after `epoch` epochs."""
 
     users: Tensor
     items: Tensor
     epoch: int
 
     def score(self, users: NDArray[np.int64]) -> Tensor:
-        """Inner products with all item rows, (B,) -> (B, N)."""
+        """Return dot products with all item rows, (B,) -> (B, N)."""
         return self.users[torch.from_numpy(users)] @ self.items.mT
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training hands back.
+    """Result of training.
 
     Attributes:
-        vectors: of the epoch that validated best; of the last one without validation.
-        epochs: how many were trained.
-        seconds: of processor time in training.
+        vectors: of the best validated epoch; without validation, of the last.
+        epochs: number of trained epochs.
+        seconds: CPU time of training.
         pairs_per_second: in training.
-        step_milliseconds: of processor time, the median.
+        step_milliseconds: median CPU time of a step.
         curve: seconds and Recall@20 at each validation.
     """
 
@@ -94,16 +94,16 @@ def train(
     validation: Holdout | None = None,
     on_check: Callable[[float, float], None] | None = None,
 ) -> Trained:
-    """Train on the visible events, whatever their order; the clock stands still while questions are asked.
+    """Train on the visible events in any order; the time of validation is not counted.
 
     Args:
         histories: the training part.
         config: settings.
-        validation: questions that choose the epoch; None keeps the last.
-        on_check: called with the seconds so far and Recall@20 of each validation.
+        validation: holdout that chooses the epoch; None keeps the last.
+        on_check: called after each validation with the seconds of training and Recall@20.
 
     Raises:
-        ValueError: when no user has an item and lacks another.
+        ValueError: if no user has an item and lacks another.
     """
     run = _Run(histories, config or LightGCNConfig())
     curve: list[tuple[float, float]] = []
@@ -124,7 +124,7 @@ def train(
 
 
 class _Run:
-    """A model, its graph and its clock."""
+    """Model, graph, optimizer and clock of a training run."""
 
     def __init__(self, histories: Histories, config: LightGCNConfig) -> None:
         edges = user_item_edges(histories)
@@ -149,18 +149,18 @@ class _Run:
 
     def train_epoch(self) -> None:
         started = time.process_time()
-        for users, had, lacked in self.pairs.epoch(self.random, self.config.batch_size):
-            self._step(torch.from_numpy(users), *(torch.from_numpy(x) + self.n_users for x in (had, lacked)))
+        for users, positives, negatives in self.pairs.epoch(self.random, self.config.batch_size):
+            self._step(torch.from_numpy(users), *(torch.from_numpy(x) + self.n_users for x in (positives, negatives)))
             now = time.process_time()
             self.step_seconds.append(now - started)
             started = now
         self.epochs += 1
 
-    def _step(self, users: Tensor, had: Tensor, lacked: Tensor) -> None:
-        asked = torch.stack([users.repeat(2), torch.cat([had, lacked])])
-        scores = self.model(self.adjacency, asked)
+    def _step(self, users: Tensor, positives: Tensor, negatives: Tensor) -> None:
+        edges = torch.stack([users.repeat(2), torch.cat([positives, negatives])])
+        scores = self.model(self.adjacency, edges)
         loss = self.model.recommendation_loss(
-            *scores.chunk(2), node_id=torch.cat([users, had, lacked]), lambda_reg=self.config.regularization
+            *scores.chunk(2), node_id=torch.cat([users, positives, negatives]), lambda_reg=self.config.regularization
         )
         self.optimizer.zero_grad()
         loss.backward()
@@ -173,41 +173,41 @@ class _Run:
 
 
 class Pairs:
-    """The pairs of a log, and items that their users lack.
+    """The (user, item) pairs of a log, with sampled negative items.
 
     Args:
-        edges: each pair once; those of users who have every item are left out.
+        edges: each pair once; users who have every item are left out.
 
     Raises:
         ValueError: when no pair is left.
     """
 
     def __init__(self, edges: Edges) -> None:
-        left = np.bincount(edges.users, minlength=edges.n_users)[edges.users] < edges.n_items
-        if not left.any():
-            raise ValueError("BPR needs a user who has an item and lacks another, got none; give it another log")
-        self.users, self.items, self.n_items = edges.users[left], edges.items[left], edges.n_items
-        self.known = np.sort(self._keys(self.users, self.items))
+        lacks_item = np.bincount(edges.users, minlength=edges.n_users)[edges.users] < edges.n_items
+        if not lacks_item.any():
+            raise ValueError("BPR needs a user who has an item and lacks another, got none; train on another log")
+        self.users, self.items, self.n_items = edges.users[lacks_item], edges.items[lacks_item], edges.n_items
+        self.positive_keys = np.sort(self._keys(self.users, self.items))
 
     def __len__(self) -> int:
         return len(self.users)
 
     def epoch(self, random: np.random.Generator, batch_size: int) -> Iterator[tuple[NDArray[np.int64], ...]]:
-        """Users, items they have and items they lack, (B,) each, every pair once in random order."""
+        """Yield users, their items and negative items, (B,) each; every pair once in random order."""
         order = random.permutation(len(self))
         for chosen in np.split(order, np.arange(batch_size, len(self), batch_size)):
             users = self.users[chosen]
-            yield users, self.items[chosen], self._lacked(users, random)
+            yield users, self.items[chosen], self._negatives(users, random)
 
-    def _lacked(self, users: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        """Drawn evenly, and again where the user has it."""
+    def _negatives(self, users: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+        """Sample items uniformly; resample those that the user has."""
         items = random.integers(1, self.n_items + 1, len(users))
-        again = np.arange(len(users))
-        while len(again):
-            keys = self._keys(users[again], items[again])
-            places = np.searchsorted(self.known, keys).clip(max=len(self) - 1)
-            again = again[self.known[places] == keys]
-            items[again] = random.integers(1, self.n_items + 1, len(again))
+        pending = np.arange(len(users))
+        while len(pending):
+            keys = self._keys(users[pending], items[pending])
+            positions = np.searchsorted(self.positive_keys, keys).clip(max=len(self) - 1)
+            pending = pending[self.positive_keys[positions] == keys]
+            items[pending] = random.integers(1, self.n_items + 1, len(pending))
         return items
 
     def _keys(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -215,7 +215,7 @@ class Pairs:
 
 
 def light_gcn(n_nodes: int, config: LightGCNConfig) -> LightGCN:
-    """PyG's model, with propagations whose gradient uses that the adjacency is symmetric."""
+    """Return PyG's model with propagations whose gradient uses the symmetry of the adjacency."""
     model = LightGCN(n_nodes, config.dim, config.layers)
     model.convs = nn.ModuleList([SymmetricLGConv() for _ in range(config.layers)])
     if config.initial_std is not None:
@@ -224,14 +224,14 @@ def light_gcn(n_nodes: int, config: LightGCNConfig) -> LightGCN:
 
 
 class SymmetricLGConv(LGConv):
-    """LGConv for a sparse adjacency (V, V) that is normalised already and symmetric."""
+    """LGConv for a normalised, symmetric, sparse adjacency (V, V)."""
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_weight: None = None) -> Tensor:
         return _Propagate.apply(x, edge_index)
 
 
 class _Propagate(torch.autograd.Function):
-    """A @ x, where A = A' (V, V) is no parameter; x is (V, D)."""
+    """A @ x for a constant symmetric A (V, V) and x (V, D)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, adjacency: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class _Propagate(torch.autograd.Function):
 
 
 def normalized_adjacency(edges: Edges) -> Tensor:
-    """D^-1/2 A D^-1/2 of users and items, both ways: (V, V), rows compressed; users first, then item rows."""
+    """Return D^-1/2 A D^-1/2 of the user-item graph in both directions as CSR, (V, V); users first, then item rows."""
     n_nodes = edges.n_users + edges.n_items + 1
     users, items = torch.from_numpy(edges.users), torch.from_numpy(edges.items) + edges.n_users
     sources, targets = torch.cat([users, items]), torch.cat([items, users])
@@ -253,8 +253,8 @@ def normalized_adjacency(edges: Edges) -> Tensor:
     order = (targets * n_nodes + sources).argsort()
     starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR")  # torch calls it a beta
-        # 32 bits: the product is then done by MKL
+        warnings.filterwarnings("ignore", message="Sparse CSR")  # torch warns that CSR is in beta
+        # 32-bit indices: torch then uses MKL for the product
         return torch.sparse_csr_tensor(
             starts.int(), sources[order].int(), weights[order], (n_nodes, n_nodes), check_invariants=False
         )

@@ -1,6 +1,6 @@
-"""RecTools' SASRec (github.com/MobileTeleSystems/RecTools), trained as its documentation does, timed by `world`.
+"""RecTools' SASRec (github.com/MobileTeleSystems/RecTools), trained as in its documentation, timed outside the library.
 
-Runs in an environment of its own: pip install torch==2.13.0 "rectools[torch]==0.19.0" (it pins numpy 1.26).
+Runs in a separate environment: pip install torch==2.13.0 "rectools[torch]==0.19.0" (it pins numpy 1.26).
 """
 
 import logging
@@ -11,8 +11,8 @@ from typing import Any
 
 import world
 
-GIVEN = world.options(__doc__)
-os.environ["OMP_NUM_THREADS"] = str(GIVEN.threads)
+OPTIONS = world.options(__doc__)
+os.environ["OMP_NUM_THREADS"] = str(OPTIONS.threads)
 warnings.simplefilter("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
@@ -25,7 +25,7 @@ from rectools.models.nn.item_net import IdEmbeddingsItemNet  # noqa: E402
 
 
 def trainer() -> Any:
-    """A trainer that shows, logs and saves nothing, so that only training is timed."""
+    """Return a trainer without progress bar, logs and checkpoints, so that only training is timed."""
     return Trainer(
         accelerator="cpu",
         min_epochs=1,
@@ -38,11 +38,11 @@ def trainer() -> Any:
 
 
 def main() -> None:
-    """One side of bench_peers.py."""
-    torch.set_num_threads(GIVEN.threads)
+    """Run RecTools for bench_peers.py."""
+    torch.set_num_threads(OPTIONS.threads)
     seed_everything(0)
-    shape = world.shape(GIVEN)
-    train, answers = world.read(GIVEN.data)
+    shape = world.shape(OPTIONS)
+    train, targets = world.read(OPTIONS.data)
     length = int(shape["max_length"])
     tokens = int((train.groupby("user_id").size() - 1).clip(upper=length).sum())
     frame = train.assign(**{Columns.Weight: 1.0, Columns.Datetime: range(len(train))})
@@ -63,20 +63,22 @@ def main() -> None:
         verbose=0,
     )
 
-    users = answers.index.to_numpy()
-    recorder = world.Recorder(GIVEN, {"side": "rectools", "shape": shape})
-    seconds, epochs, going = 0.0, 0, True
-    while going:
+    users = targets.index.to_numpy()
+    recorder = world.Recorder(OPTIONS, {"side": "rectools", "shape": shape})
+    seconds, epochs, running = 0.0, 0, True
+    while running:
         started = time.perf_counter()
-        model.fit_partial(dataset, min_epochs=GIVEN.ask_every, max_epochs=GIVEN.ask_every)
+        model.fit_partial(dataset, min_epochs=OPTIONS.validate_every, max_epochs=OPTIONS.validate_every)
         seconds += time.perf_counter() - started
-        epochs += GIVEN.ask_every
-        found = model.recommend(users, dataset, k=10, filter_viewed=True)
-        going = recorder.record(
-            epochs=epochs, seconds=seconds, tokens=epochs * tokens, ndcg=world.ndcg_at_10(found, answers)
+        epochs += OPTIONS.validate_every
+        recommendations = model.recommend(users, dataset, k=10, filter_viewed=True)
+        running = recorder.record(
+            epochs=epochs, seconds=seconds, tokens=epochs * tokens, ndcg=world.ndcg_at_10(recommendations, targets)
         )
-    taken, _ = world.recommend_seconds(lambda: model.recommend(users, dataset, k=10, filter_viewed=True))
-    recorder.write({"recommend_seconds": round(taken, 3), "n_users": len(users), "peak_mb": world.peak_mb()})
+    recommend_seconds, _ = world.recommend_seconds(lambda: model.recommend(users, dataset, k=10, filter_viewed=True))
+    recorder.write(
+        {"recommend_seconds": round(recommend_seconds, 3), "n_users": len(users), "peak_mb": world.peak_mb()}
+    )
 
 
 if __name__ == "__main__":
