@@ -134,18 +134,18 @@ def print_faithfulness(out: Console, measured: "Faithfulness", verdict: "Verdict
     names = [name for name in FAITHFULNESS_COLUMNS if name in summary]
     table = Table("method", box=SIMPLE, padding=0)
     for name in names:
-        sign = {"less": "-", "more": "+"}[DIRECTIONS[name.partition("_at_")[0]]]
+        sign = {"lower": "-", "higher": "+"}[DIRECTIONS[name.partition("_at_")[0]]]
         table.add_column(f"{FAITHFULNESS_COLUMNS[name]} {sign}", justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
         style = "dim" if row["control"] else ("bold" if row["exact"] else "")
         table.add_row(row["method"], *(f"{row[name]:.3f}" for name in names), style=style)
     out.print(table)
     out.print("+: higher is better; -: lower is better; bold: exact contributions; dim: controls, which use no score")
-    for reason in measured.left_out.values():
-        out.print(plain(f"left out: {reason}"))
-    for reason, n in measured.users_left_out.items():
+    for reason in measured.skipped_methods.values():
+        out.print(plain(f"skipped: {reason}"))
+    for reason, n in measured.skipped_users.items():
         if n:
-            out.print(plain(f"{n} users left out: {reason}"))
+            out.print(plain(f"{n} users skipped: {reason}"))
     if len(measured.permutation):
         share = measured.interchangeable_share
         out.print(f"permutation test: attention is interchangeable for {share:.0%} of the users (lower is better)")

@@ -13,7 +13,7 @@ from attnrec.faithfulness.files import load_faithfulness
 from attnrec.models.saved_model import load_model
 from attnrec.recommender import Recommender
 from attnrec.report import write_report
-from attnrec.report.selection import NEEDED, OPTIONAL
+from attnrec.report.selection import REQUIRED, OPTIONAL
 from attnrec.schema import ITEM
 from attnrec.storage import read_json
 from attnrec_pipelines.job import Job
@@ -95,7 +95,7 @@ def read_published(path: Path) -> pa.Table:
         path: a Parquet file, or a folder of them.
     """
     available = pq.ParquetDataset(path).schema.names
-    return pq.read_table(path, columns=[name for name in (*NEEDED, *OPTIONAL) if name in available])
+    return pq.read_table(path, columns=[name for name in (*REQUIRED, *OPTIONAL) if name in available])
 
 
 def report_title(experiment: str) -> str:

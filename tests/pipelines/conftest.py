@@ -92,7 +92,7 @@ def read(path: Path) -> object:
 
 
 def pytest_collection_modifyitems(items):
-    """Prefect's and MLflow's own warnings are theirs to mend; elsewhere a warning is an error."""
+    """Ignore warnings of Prefect and MLflow; elsewhere a warning is an error."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default"))

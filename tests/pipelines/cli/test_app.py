@@ -37,7 +37,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -
 
 
 @pytest.fixture
-def asked(first_day, monkeypatch, capsys):
+def run_command(first_day, monkeypatch, capsys):
     """Runs the command in this process, which is quicker, as `attnrec` does."""
     from attnrec_pipelines.cli.app import main
 
@@ -72,7 +72,7 @@ def test_models_tells_kinds_papers_and_whether_reasons_are_exact():
 
 def test_one_model_is_told_with_its_settings():
     done = attnrec("models", "bert4rec")
-    assert re.search(r"objective +│ \"masked_items\" +│ of this kind", done.stdout)
+    assert re.search(r"objective +│ \"masked_items\" +│ preset", done.stdout)
     assert "pre-norm for post-norm" in done.stdout
     assert_one_clear_line(attnrec("models", "bertrec"), "model must be one of", "'bert4rec'", "got 'bertrec'")
 
@@ -85,7 +85,7 @@ def test_models_are_compared_in_a_terminal_and_what_cannot_be_is_said_at_once(tm
     told = [line for line in done.stdout.splitlines() if re.search(r"│ (popularity|item_knn) +│", line)]
     assert len(told) == 2
     assert "best" in told[0]
-    assert re.search(r"the whole table, figures: \S+compare-", done.stdout)
+    assert re.search(r"full table and figures: \S+compare-", done.stdout)
     assert_one_clear_line(attnrec(*arguments, "--over", "model=lstm"), "--over model=lstm", "sasrec")
     assert_one_clear_line(attnrec("train", "smoke", *home, "--over", "model=gat"), "--minutes")
 
@@ -131,21 +131,21 @@ def test_recommend_and_explain_tell_the_same_score(first_day, tmp_path):
         (["recommend", "--user", "user-0003", "--model", "no/such/folder"], ["a model folder needs config.json"]),
     ],
 )
-def test_questions_that_cannot_be_answered(first_day, arguments, words):
+def test_queries_that_cannot_be_answered(first_day, arguments, words):
     _, home, _ = first_day
     assert_one_clear_line(attnrec(*arguments, "--home", home), *words)
 
 
-def test_questions_before_the_first_run(tmp_path):
+def test_queries_before_the_first_run(tmp_path):
     for arguments in (["recommend", "--user", "a"], ["explain", "--user", "a", "--item", "b"], ["ui"]):
         home = tmp_path / arguments[0]
         assert_one_clear_line(attnrec(*arguments, "--home", home), "attnrec daily EXPERIMENT")
-        assert not home.exists()  # who only asks leaves nothing behind
+        assert not home.exists()  # a query leaves no files
 
 
-def test_nothing_is_measured_or_shown_before_the_first_run(asked, tmp_path):
+def test_nothing_is_measured_or_shown_before_the_first_run(run_command, tmp_path):
     for command in ("faithfulness", "report"):
-        assert_one_clear_line(asked(command, "--home", tmp_path), "attnrec daily EXPERIMENT")
+        assert_one_clear_line(run_command(command, "--home", tmp_path), "attnrec daily EXPERIMENT")
 
 
 # --- whether reasons are true, and the page -------------------------------------------------------------
@@ -162,10 +162,10 @@ def showing_all(first_day, tmp_path):
     return tmp_path / "home"
 
 
-def test_faithfulness_tells_every_method_and_what_follows(asked, first_day, tmp_path):
+def test_faithfulness_tells_every_method_and_what_follows(run_command, first_day, tmp_path):
     _, home, _ = first_day
     table, picture = tmp_path / "new folder" / "methods.csv", tmp_path / "other" / "curves.png"
-    done = asked("faithfulness", "--users", 12, "--table", table, "--plot", picture, "--home", home)
+    done = run_command("faithfulness", "--users", 12, "--table", table, "--plot", picture, "--home", home)
     assert done.returncode == 0, done.stderr
     summary = pd.read_csv(table).set_index("method")
     assert tuple(summary.index) == DEFAULT_METHODS
@@ -179,7 +179,7 @@ def test_faithfulness_tells_every_method_and_what_follows(asked, first_day, tmp_
     assert max(len(line) for line in done.stdout.splitlines() if line.startswith(" ")) <= 80
 
 
-def test_methods_that_a_model_cannot_do_are_named(asked, first_day, tmp_path):
+def test_methods_that_a_model_cannot_do_are_named(run_command, first_day, tmp_path):
     _, home, _ = first_day
     served = load_model(home / json.loads((home / "current.json").read_text())["model"])
     settings = {"dim": 16, "layers": 1, "max_length": 30, "readout": "last"}
@@ -187,9 +187,11 @@ def test_methods_that_a_model_cannot_do_are_named(asked, first_day, tmp_path):
     model.rankable = served.model.rankable
     (tmp_path / "last").mkdir()
     save_model(SavedModel(model, served.item_ids), tmp_path / "last")
-    done = asked("faithfulness", tmp_path / "last", "--methods", "contribution, random", "--users", 5, "--home", home)
+    done = run_command(
+        "faithfulness", tmp_path / "last", "--methods", "contribution, random", "--users", 5, "--home", home
+    )
     assert done.returncode == 0, done.stderr
-    assert "left out: contribution needs " in done.stdout
+    assert "skipped: contribution needs " in done.stdout
     assert "attnrec-last-d16-L30 has no exact contributions: contribution needs " in done.stdout
     assert re.search(r"^ random +\d", done.stdout, re.MULTILINE)
     assert not re.search(r"^ contribution +\d", done.stdout, re.MULTILINE)
@@ -200,58 +202,58 @@ def test_methods_that_a_model_cannot_do_are_named(asked, first_day, tmp_path):
     [
         (["faithfulness", "--methods", "contribution,magic"], ["methods: each must be one of", "take 'magic' out"]),
         (["faithfulness", "--methods", "recency"], ["for a verdict", "add contribution and random"]),
-        (["faithfulness", "--plot", "curves.txt"], ["a picture ends in .png, .svg, .pdf", "got 'curves.txt'"]),
+        (["faithfulness", "--plot", "curves.txt"], ["a figure is saved as .png, .svg, .pdf", "got 'curves.txt'"]),
         (["faithfulness", "no/such/folder"], ["a model folder needs config.json"]),
         (["report", "--user", "nobody"], ["users must be some of those recommended to, got 'nobody'"]),
     ],
 )
-def test_what_cannot_be_measured_or_shown(asked, first_day, tmp_path, monkeypatch, arguments, words):
+def test_what_cannot_be_measured_or_shown(run_command, first_day, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    assert_one_clear_line(asked(*arguments, "--home", first_day[1]), *words)
+    assert_one_clear_line(run_command(*arguments, "--home", first_day[1]), *words)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_measured_is_said_before_training(asked, first_day, tmp_path):
+def test_what_cannot_be_measured_is_said_before_training(run_command, first_day, tmp_path):
     wrong = ("--set", 'faithfulness.methods=["random"]', "--home", tmp_path / "home")
     for command in ("daily", "train"):
-        assert_one_clear_line(asked(command, first_day[0], *wrong), "faithfulness.methods: ", "add contribution")
+        assert_one_clear_line(run_command(command, first_day[0], *wrong), "faithfulness.methods: ", "add contribution")
     assert not (tmp_path / "home").exists()
 
 
-def test_a_place_that_is_a_folder_is_refused_before_anything_is_computed(asked, first_day, tmp_path):
+def test_a_place_that_is_a_folder_is_refused_before_anything_is_computed(run_command, first_day, tmp_path):
     for arguments in (["report", "--to"], ["faithfulness", "--table"], ["report"]):
         place = tmp_path / "not there" if arguments == ["report"] else tmp_path
-        done = asked(*arguments, place, "--home", first_day[1])
+        done = run_command(*arguments, place, "--home", first_day[1])
         assert done.returncode == 2
         assert "Invalid value for" in done.stderr
 
 
-def test_report_writes_the_page_that_the_run_wrote(asked, first_day, tmp_path):
+def test_report_writes_the_page_that_the_run_wrote(run_command, first_day, tmp_path):
     _, home, first = first_day
-    done = asked("report", "--to", tmp_path / "new" / "page.html", "--home", home)
+    done = run_command("report", "--to", tmp_path / "new" / "page.html", "--home", home)
     assert done.returncode == 0, done.stderr
     assert f"100 of 150 users in {tmp_path / 'new' / 'page.html'} (0." in done.stdout
     assert (tmp_path / "new" / "page.html").read_bytes() == first.page.read_bytes()
 
 
-def test_report_shows_the_users_that_were_asked_for(asked, first_day, tmp_path):
+def test_report_shows_the_users_that_were_asked_for(run_command, first_day, tmp_path):
     page = tmp_path / "page.html"
-    done = asked("report", "--to", page, "--user", "user-0007", "--user", "user-0003", "--home", first_day[1])
+    done = run_command("report", "--to", page, "--user", "user-0007", "--user", "user-0003", "--home", first_day[1])
     assert "2 of 150 users" in done.stdout
     assert re.findall(r'\{"id":"(user-\d+)"', page.read_text()) == ["user-0007", "user-0003"]
 
 
-def test_report_refuses_recommendations_of_another_model(asked, first_day, tmp_path):
+def test_report_refuses_recommendations_of_another_model(run_command, first_day, tmp_path):
     _, home, first = first_day
     others = pd.read_parquet(first.published)
     others.assign(score=others["score"] + 1).to_parquet(tmp_path / "others.parquet")
     page = tmp_path / "page.html"
-    done = asked("report", tmp_path / "others.parquet", "--to", page, "--home", home)
+    done = run_command("report", tmp_path / "others.parquet", "--to", page, "--home", home)
     assert_one_clear_line(done, "made by another model or other histories")
     assert not page.exists()
 
 
-def test_questions_leave_out_what_was_seen_only_where_the_run_did(asked, first_day, showing_all, monkeypatch):
+def test_questions_leave_out_what_was_seen_only_where_the_run_did(run_command, first_day, showing_all, monkeypatch):
     toml, home, _ = first_day
     log = pd.read_csv(toml.with_name("log.csv"))
     seen = set(log.loc[log["user_id"] == "user-0003", "item_id"])
@@ -259,20 +261,22 @@ def test_questions_leave_out_what_was_seen_only_where_the_run_did(asked, first_d
     monkeypatch.setattr("attnrec.faithfulness.measure", lambda *rest, **how: given.append(how) or measure(*rest, **how))
     shown = {}
     for place in (home, showing_all):
-        done = asked("recommend", "--user", "user-0003", "-k", 60, "--home", place)
+        done = run_command("recommend", "--user", "user-0003", "-k", 60, "--home", place)
         shown[place] = set(re.findall(r"^│[^│]*│ *\d+ *│ ([^│]+?) *│", done.stdout, re.MULTILINE))
-        asked("faithfulness", "--users", 3, "--methods", "contribution,random", "--home", place)
+        run_command("faithfulness", "--users", 3, "--methods", "contribution,random", "--home", place)
     assert [how["filter_viewed"] for how in given] == [True, False]
     assert seen < shown[showing_all]
     assert shown[home] == shown[showing_all] - seen
 
 
-def test_help_names_the_defaults(asked):
+def test_help_names_the_defaults(run_command):
     """Rich takes words in brackets for markup, and drops them."""
     for command in ("recommend", "faithfulness", "report"):
-        told = re.sub(r"[\s│]+", " ", asked(command, "--help").stdout)
+        told = re.sub(r"[\s│]+", " ", run_command(command, "--help").stdout)
         assert "$ATTNREC_HOME or ./data" in told
-        assert {"recommend": "what served last", "faithfulness": "ten of them", "report": "what was"}[command] in told
+        assert {"recommend": "the model that scored last", "faithfulness": "ten methods", "report": "what was"}[
+            command
+        ] in told
 
 
 def test_what_is_wrong_with_an_experiment_is_said_before_anything_starts(first_day, tmp_path):
@@ -283,7 +287,7 @@ def test_what_is_wrong_with_an_experiment_is_said_before_anything_starts(first_d
     assert_one_clear_line(wrong_key, "train.epoch: unknown key")
     wrong_path = attnrec("ingest", toml, "--set", "interactions.path=gone.csv", "--home", home)
     assert_one_clear_line(wrong_path, "gone.csv")
-    assert_one_clear_line(attnrec("score", toml, "--home", home), "no champion of 'tiny'")
+    assert_one_clear_line(attnrec("score", toml, "--home", home), "'tiny' has no champion")
 
 
 @pytest.mark.parametrize(

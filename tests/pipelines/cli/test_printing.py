@@ -48,8 +48,8 @@ def test_contributions_are_a_column_that_adds_up():
 
 def test_what_is_beyond_twenty_events_is_summed_where_it_may_be():
     many = [1.0] * 20 + [0.5] * 5
-    assert printed(explanation("contribution", *many))[-3] == ["5 others", "", "+2.500", ""]
-    assert printed(explanation("leave_one_out", *many))[-2] == ["5 others", "", "", ""]
+    assert printed(explanation("contribution", *many))[-3] == ["5 other events", "", "+2.500", ""]
+    assert printed(explanation("leave_one_out", *many))[-2] == ["5 other events", "", "", ""]
 
 
 def test_another_method_has_its_own_column_and_no_own_part():

@@ -1,4 +1,4 @@
-"""`attnrec train --over`: several models side by side, nested in MLflow, with one table and its figures."""
+"""`attnrec train --over`: several models side by side, with one table and its figures."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def runs_of(home: str) -> dict[str, object]:
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
-def test_the_table_says_who_is_best_and_what_everybody_cost(compared):
+def test_the_table_has_the_ranking_and_the_costs(compared):
     _, folder = compared
     table = read_comparison(folder).set_index("model")
     assert sorted(table.index) == ["attnrec", "bert4rec", "gru4rec", "popularity"]
@@ -76,16 +76,19 @@ def test_the_table_is_written_for_people_and_the_figures_are_pictures(compared):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_models_runs_are_nested_under_one_that_has_the_table(compared):
+def test_the_comparison_is_a_run_beside_the_runs_of_its_models(compared):
     arguments, _ = compared
     found = runs_of(arguments[3])
-    parent = found.pop("over model")
+    parent = found.pop("comparison over model")
     assert parent.info.status == "FINISHED"
     assert "| attnrec |" in parent.data.tags["mlflow.note.content"]
     assert sorted(found) == [
-        "attnrec-pooling-d16-L30", "bert4rec-last-d16-L30", "gru4rec-last-d16-L30", "popularity",
+        "attnrec-pooling-d16-L30", "bert4rec-last-d16-L30", "gru4rec-last-d16-L30", "item_knn", "popularity",
     ]  # fmt: skip
-    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert not [run for run in found.values() if "mlflow.parentRunId" in run.data.tags], "no run is folded"
+    assert parent.data.tags["attnrec.role"] == "comparison"
+    compared_runs = [run for run in found.values() if run.data.tags.get("attnrec.comparison") == arguments[1]]
+    assert len(compared_runs) == 4
     client = MlflowClient(f"sqlite:///{arguments[3]}/mlflow.db")
     assert "comparison" in [artifact.path for artifact in client.list_artifacts(parent.info.run_id)]
     figures = [
@@ -99,18 +102,18 @@ def test_a_second_comparison_does_nothing(compared, stage_times):
     before = stage_times(Path(arguments[3]))
     assert compare_flow(*arguments) == folder
     assert stage_times(Path(arguments[3])) == before
-    assert len(runs_of(arguments[3])) == 5
+    assert len(runs_of(arguments[3])) == 6
 
 
 def test_a_model_that_fails_is_left_out_and_the_others_are_kept(compared):
     arguments, _ = compared
     folder = compare_flow(arguments[0], "model.event_types=false,true", QUICK, arguments[3])  # this log has no types
     assert read_comparison(folder)["model"].tolist() == ["false"]
-    with pytest.raises(PipelineError, match="no model of the comparison could be trained"):
+    with pytest.raises(PipelineError, match="no variant of the comparison could be trained"):
         compare_flow(arguments[0], "model.dropout=0.1", (*QUICK, "model.event_types=true"), arguments[3])
 
 
-def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_experiment, tmp_path):
+def test_models_share_the_shape_and_take_other_settings_from_their_presets(tiny_experiment, tmp_path):
     toml = tiny_experiment(tmp_path)
     jobs = variants(str(toml), "model=attnrec,sasrec,ease", ("model.readout=last", "model.dropout=0.1"), str(tmp_path))
     models = {name: job.experiment.model for name, job in jobs.items()}
@@ -149,7 +152,7 @@ def test_models_share_the_shape_and_are_else_as_their_presets_have_them(tiny_exp
         ("model.attention=linformer", "can't be causal"),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_anything_starts(over, said, tiny_experiment, tmp_path):
+def test_an_invalid_comparison_fails_before_anything_starts(over, said, tiny_experiment, tmp_path):
     toml = tiny_experiment(tmp_path)
     with pytest.raises(ExperimentError, match=said):
         variants(str(toml), over, (), str(tmp_path / "home"))
@@ -157,5 +160,5 @@ def test_what_cannot_be_compared_is_said_before_anything_starts(over, said, tiny
 
 
 def test_time_must_be_equal(tiny_experiment, tmp_path):
-    with pytest.raises(ExperimentError, match=r"set train\.max_minutes, or give --minutes"):
+    with pytest.raises(ExperimentError, match=r"set train\.max_minutes or give --minutes"):
         compare_flow(str(tiny_experiment(tmp_path)), "model=attnrec,sasrec", (), str(tmp_path / "home"))

@@ -25,7 +25,18 @@ from attnrec_pipelines.stages.publish import publish
 
 ROOT = Path(__file__).parents[3]
 STAGES = sorted(
-    ["ingest", "histories", "train", "evaluate", "faithfulness", "decide", "refit", *["score"] * 3, "publish", "report"]
+    [
+        "ingest",
+        "histories",
+        "train",
+        "evaluate",
+        "faithfulness",
+        "promote",
+        "refit",
+        *["score"] * 3,
+        "publish",
+        "report",
+    ]
 )
 
 
@@ -43,8 +54,8 @@ def test_a_log_becomes_recommendations_with_reasons(first_day):
     assert sorted(folder.name.rsplit("-", 1)[0] for folder in (home / "stages").iterdir()) == STAGES
     found = published(home)
     assert list(found.columns) == [
-        "user_id", "rank", "item_id", "score", "source", "reasons", "explained_share", "other_events", "item_bias", "model_version",
-        "scored_at",
+        "user_id", "rank", "item_id", "score", "source", "reasons", "explained_share", "other_events", "item_bias",
+        "model_version", "scored_at",
     ]  # fmt: skip
     assert found["user_id"].nunique() == 150
     assert (found.groupby("user_id")["rank"].apply(list).map(lambda ranks: ranks == [1, 2, 3, 4, 5])).all()
@@ -74,7 +85,7 @@ def test_a_second_run_does_nothing(first_day, stage_times):
     assert stage_times(home) == before
     assert second.published.resolve() == first.published.resolve()
     assert len(store(home).search_model_versions("name = 'tiny'")) == 1
-    assert len(store(home).search_runs(["1"])) == 1
+    assert len(store(home).search_runs(["1"])) == 3, "the model and two baselines"
 
 
 def test_two_homes_get_the_same_bytes(first_day, tmp_path):
@@ -100,21 +111,24 @@ def test_two_homes_get_the_same_bytes(first_day, tmp_path):
     assert at.isoformat() in pages[0].decode()
 
 
-def test_mlflow_has_the_run_as_people_compare_it(first_day):
+def test_mlflow_has_the_run_and_the_baselines(first_day):
     _, home, _ = first_day
     client = store(home)
     experiment = client.get_experiment_by_name("attnrec-tiny")
-    (run,) = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == ["attnrec-pooling-d16-L30", "item_knn", "popularity"]
+    run = runs["attnrec-pooling-d16-L30"]
     assert run.info.run_name == "attnrec-pooling-d16-L30"
     assert run.info.status == "FINISHED"
-    assert run.data.params["model.dim"] == "16"
+    assert run.data.params["dim"] == "16"
     assert re.search(
-        r"best epoch \d of 3, .* tokens/s on cpu, 1 threads, \d+% padding", run.data.tags["mlflow.note.content"]
+        r"best epoch \d of 3, .* tokens/s on cpu \(1 thread\), \d+% padding", run.data.tags["mlflow.note.content"]
     )
     assert [point.step for point in client.get_metric_history(run.info.run_id, "val/ndcg_at_10")] == [1, 2, 3]
-    assert {"train/loss", "test/ndcg_at_10", "test-popularity/ndcg_at_10", "test-item_knn/ndcg_at_10"} <= set(
-        run.data.metrics
-    )
+    assert {"ndcg_at_10", "train/loss", "test/hit_rate_at_10", "val/ndcg_at_10"} <= set(run.data.metrics)
+    for name in ("item_knn", "popularity"):
+        assert runs[name].data.tags["attnrec.role"] == "baseline"
+        assert runs[name].data.metrics["ndcg_at_10"] >= 0
     manifest = json.loads(next(home.glob("stages/histories-*/histories/manifest.json")).read_text())
     assert run.inputs.dataset_inputs[0].dataset.digest == manifest["content_hash"][:32]
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
@@ -131,9 +145,9 @@ def test_the_registry_serves_the_refitted_model(first_day):
     _, home, _ = first_day
     version = store(home).get_model_version_by_alias("tiny", "champion")
     assert version.version == store(home).get_model_version_by_alias("tiny", "challenger").version
-    assert version.tags["attnrec.served"].startswith("refit-")
+    assert version.tags["attnrec.served_stage"].startswith("refit-")
     assert "first champion" in version.description
-    refit = load_model(home / "stages" / version.tags["attnrec.served"] / "model")
+    refit = load_model(home / "stages" / version.tags["attnrec.served_stage"] / "model")
     assert refit.metadata["mode"] == "refit"
 
 
@@ -197,12 +211,12 @@ def test_another_experiments_model_is_not_overwritten(first_day, tmp_path, stage
     copied = tmp_path / "home"
     shutil.copytree(home, copied, symlinks=True)
     before = stage_times(copied)
-    with pytest.raises(PipelineError, match=r"serves experiment 'tiny', got 'other'"):
+    with pytest.raises(PipelineError, match=r"serves experiment 'tiny', got experiment 'other'"):
         daily_flow(str(toml), ("name=other",), str(copied))
-    assert stage_times(copied) == before, "it is said before anything is made"
+    assert stage_times(copied) == before, "it fails before any stage is built"
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(first_day, tmp_path):
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(first_day, tmp_path):
     """kill -9 in the middle of training; the same command again; the old MLflow run is KILLED."""
     toml, _, _ = first_day
     home = tmp_path / "home"
@@ -224,11 +238,11 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(first_day, tmp
     killed, whole = (next(folder.glob("stages/train-*/model/weights.safetensors")) for folder in (home, straight))
     assert killed.read_bytes() == whole.read_bytes()
     states = sorted(run.info.status for run in store(home).search_runs(["1"]))
-    assert states == ["FINISHED", "KILLED"]
+    assert states == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
     assert not any(home.glob("stages/.tmp-*/model"))
 
 
-def test_ctrl_c_ends_at_once_and_says_how_to_go_on(first_day, tmp_path):
+def test_ctrl_c_ends_at_once_and_says_how_to_resume(first_day, tmp_path):
     toml, _, _ = first_day
     home = tmp_path / "home"
     command = [sys.executable, "-m", "attnrec_pipelines", "train", str(toml), "--home", str(home)]
@@ -238,7 +252,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(first_day, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "run the same command again to go on" in said
+    assert "the same command resumes from the last checkpoint" in said
     assert "Traceback" not in said
 
 
@@ -247,7 +261,7 @@ def test_published_recommendations_open_as_one_table(first_day):
     assert len(pd.read_parquet(home / "recommendations" / "tiny" / "current")) == 150 * 5
 
 
-def test_training_is_stopped_at_its_deadline(first_day, tmp_path):
+def test_training_is_stopped_at_its_time_limit(first_day, tmp_path):
     toml, _, _ = first_day
     home = tmp_path / "home"
     overrides = ("train.epochs=100000", "train.patience=100000", "pipeline.train_timeout_minutes=0.2")

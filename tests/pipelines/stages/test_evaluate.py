@@ -1,4 +1,4 @@
-"""Who is served well and what with: files of the evaluation, the run in MLflow, warnings, a line in the terminal."""
+"""Evaluation by segment: files of the stage, the run in MLflow, warnings, lines in the terminal."""
 
 import json
 import logging
@@ -116,7 +116,7 @@ def artifact(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def test_columns_of_users_are_segments_and_who_is_behind_is_said(world):
+def test_columns_of_users_are_segments_and_underperforming_ones_are_named(world):
     _, evaluated = world
     table = segments_table(evaluated, NDCG)
     assert list(dict.fromkeys(table["segment"])) == [
@@ -128,7 +128,9 @@ def test_columns_of_users_are_segments_and_who_is_behind_is_said(world):
     assert sides["mean"]["east"] == pytest.approx(2 * table["mean"][0])
     assert sides["underperforming"].to_dict() == {"east": False, "west": True}
     (sentence,) = underperforming_segments(evaluated)
-    assert sentence.startswith(f"ndcg@10 of side west is 0.0000, 100% below the mean {table['mean'][0]:.4f} of all users")
+    assert sentence.startswith(
+        f"ndcg@10 of side west is 0.0000, 100% below the mean {table['mean'][0]:.4f} of all users"
+    )
 
 
 def test_every_model_is_in_every_table(world):
@@ -229,7 +231,7 @@ def test_without_times_nobody_is_active(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_champion_is_judged_by_segments_of_the_log(world):
+def test_the_champion_is_evaluated_by_segments_of_the_log(world):
     (job, histories, trained, _), _ = world
     champion = Version("sides", "1", "no run", {TRAIN_KEY: read_json(trained / "manifest.json")["key"]})
     judged = evaluate_champion(job, histories, champion, tracker_of(job))
@@ -258,15 +260,16 @@ def test_a_model_that_recommends_nothing_is_evaluated_and_recorded(tmp_path, mon
 # --- what people see ------------------------------------------------------------------------------------
 
 
-def test_the_run_says_who_is_behind(recorded, world, tmp_path):
+def test_the_run_names_underperforming_segments(recorded, world, tmp_path):
     client, run_id = recorded
     run = client.get_run(run_id)
     assert run.data.tags["attnrec.underperforming_segments"] == "1"
     note = run.data.tags["mlflow.note.content"]
     (sentence,) = underperforming_segments(world[1])
-    assert "**Users who are more than 20 % behind:**" in note
+    assert "**Underperforming segments:**" in note
     assert f"- {sentence}" in note.splitlines()
-    assert note.splitlines()[-1].startswith("best epoch")
+    assert "Training: best epoch" in note
+    assert "[report](#/experiments/" in note.splitlines()[-1]
 
 
 def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):
@@ -274,10 +277,9 @@ def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):
     metrics = client.get_run(run_id).data.metrics
     told = read_json(world[1] / "metrics.json")
     assert metrics["test/novelty_at_10"] == told["challenger"]["metrics"]["novelty_at_10"]
-    # MLflow refuses brackets
-    name = "miscalibration_kind (shop)_at_10"
-    assert metrics["test/miscalibration_kind__shop__at_10"] == told["challenger"]["metrics"][name]
-    assert metrics["test-item_knn/miscalibration_kind__shop__at_10"] == told["item_knn"]["metrics"][name]
+    assert metrics["ndcg_at_10"] == told["challenger"]["metrics"]["ndcg_at_10"]
+    assert len(metrics) <= 25
+    assert len(client.get_run(run_id).data.params) <= 15
     for name, table in tables_of(world[1]).items():
         written = json.loads(artifact(client, run_id, f"tables/{name}.json", tmp_path).read_text())
         assert written["columns"] == list(table)
@@ -288,7 +290,7 @@ def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):
     assert "evaluation/segments.parquet" in files
 
 
-def test_a_flow_warns_once_of_each_group(world, monkeypatch):
+def test_a_flow_warns_once_of_each_segment(world, monkeypatch):
     arguments, evaluated = world
     said: list[str] = []
     handler = logging.Handler()
@@ -305,7 +307,7 @@ def test_a_flow_warns_once_of_each_group(world, monkeypatch):
     assert [row["group"] for row in shown["sides-segments"] if row["underperforming"] == "True"] == ["west"]
 
 
-def test_the_terminal_has_a_yellow_line_for_each_group_behind(world):
+def test_the_terminal_has_a_yellow_line_for_each_underperforming_segment(world):
     (_, _, trained, _), evaluated = world
     written = StringIO()
     print_metrics(Console(file=written, force_terminal=True, color_system="standard", width=80), trained, evaluated)
@@ -315,10 +317,10 @@ def test_the_terminal_has_a_yellow_line_for_each_group_behind(world):
     assert sentence in yellow[0]
 
 
-def test_more_than_ten_groups_are_counted():
+def test_more_than_ten_segments_are_counted():
     sentences = [f"group {n}" for n in range(12)]
     assert shorten(sentences[:10]) == sentences[:10]
-    assert shorten(sentences) == [*sentences[:10], "and 2 more groups"]
+    assert shorten(sentences) == [*sentences[:10], "and 2 more segments"]
     assert shorten([]) == []
 
 

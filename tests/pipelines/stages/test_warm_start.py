@@ -38,7 +38,7 @@ def second_day(first_day, tmp_path_factory):
 
 def test_the_next_day_starts_from_the_champion_as_it_was_judged(second_day):
     (_, _, home), first, second = second_day
-    assert read_json(second.trained / "manifest.json")["start"] == read_json(first.trained / "manifest.json")["key"]
+    assert read_json(second.trained / "manifest.json")["init"] == read_json(first.trained / "manifest.json")["key"]
     before, after = load_with_warm_start(first.trained / "model"), load_with_warm_start(second.trained / "model")
     steps = [saved.moments["item_scorer.embedding.weight/step"] for saved in (before, after)]
     assert steps[1] > steps[0] > 0
@@ -69,7 +69,7 @@ def test_a_machine_without_the_champions_stages_starts_from_the_copy_in_mlflow(f
     start = find_init(job, lambda start: "another key")
     shutil.rmtree(job.home.stages / f"train-{start}")
     folder = init_folder(job, start)
-    assert folder.parent.name.startswith("start-")
+    assert folder.parent.name.startswith("init-")
     found, expected = load_with_warm_start(folder), load_with_warm_start(first.trained / "model")
     assert found.moments.keys() == expected.moments.keys()
     assert all(torch.equal(found.moments[name], value) for name, value in expected.moments.items())
@@ -99,5 +99,5 @@ def test_a_folder_is_known_by_its_content(first_day, tmp_path):
     (model / "moments.safetensors").unlink()
     assert find_init(job, lambda start: "a key") != start
     (model / "config.json").unlink()
-    with pytest.raises(PipelineError, match=r"pipeline\.init must be 'champion' or the folder of a model"):
+    with pytest.raises(PipelineError, match=r"pipeline\.init must be 'champion' or a model folder"):
         find_init(job, lambda start: "a key")
