@@ -5,7 +5,7 @@ Shapes: B users, L positions, n requested items, N = n_items + 1 item rows (row 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import model_validator
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from attnrec.config import Config
 from attnrec.dataset import Batch, Features, Histories
 from attnrec.losses import LossConfig
-from attnrec.models.attention_weights import AttentionLayers, ReadoutWeights
+from attnrec.models.capabilities import OptionalCapabilities
+from attnrec.models.encoded_histories import EncodedHistories
 from attnrec.models.graph.neighbour_weights import NeighbourWeights
-from attnrec.models.head_weights import Head
 
 MODELS: dict[str, tuple[type["Model"], type["ModelConfig"]]] = {}
 """Kind -> model class and config class; filled by `attnrec.models.register_model`."""
@@ -70,28 +70,12 @@ def check_max_length(max_length: int, histories: Histories) -> None:
         )
 
 
-class EncodedHistories(Protocol):
-    """B histories, encoded once; scores and contributions are computed from it."""
-
-    @property
-    def weights(self) -> Tensor | None:
-        """Attention weight of each event, mean over heads, (B, L); None for a model without attention weights."""
-        ...
-
-    def scores(self, items: Tensor | None = None) -> Tensor:
-        """Return the scores of all item rows, (B, N), or of the rows `items` (B, n), (B, n)."""
-        ...
-
-    def contributions(self, items: Tensor) -> Tensor:
-        """Return the contribution of each event to the scores of `items` (B, n): (B, L, n), 0 at padding."""
-        ...
-
-
-class Model(nn.Module, ABC):
+class Model(OptionalCapabilities, nn.Module, ABC):
     """Base class of all models.
 
     A model of another package implements `encode` and `item_bias`, and `loss` (with `trainable = True`) or `observe`
-    (with `trainable = False`), and is registered with `attnrec.models.register_model`.
+    (with `trainable = False`), and is registered with `attnrec.models.register_model`. It can also implement methods of
+    `OptionalCapabilities`, which attribution methods, analyses and explanations use.
 
     Attributes:
         kind: name in the registry and in the TOML.
@@ -135,11 +119,6 @@ class Model(nn.Module, ABC):
     def lr_multipliers(self) -> Mapping[str, float]:
         """Multiples of the learning rate by module or parameter name; 1 for all others."""
         return {}
-
-    @property
-    def exact_reasons(self) -> bool:
-        """Whether scores are sums over the history, so that `contributions` exist."""
-        return True
 
     def item_parameters(self) -> set[str]:
         """Return the names of the parameters with one row per item; a warm start maps their rows by item id."""
@@ -245,44 +224,6 @@ class Model(nn.Module, ABC):
             ReasonsError: for a model whose scores are not sums over the history.
         """
         return self.encode(batch).contributions(items)
-
-    # Optional capabilities: attribution methods, analyses and explanations use these and no model classes. The
-    # defaults mean that a model does not have them.
-
-    def readout_weights(self, batch: Batch) -> ReadoutWeights | None:
-        """Return the attention weights of the readout, where the user vector is a sum of weighted values."""
-        del batch
-        return None
-
-    def attention_layers(self, batch: Batch) -> AttentionLayers | None:
-        """Return the attention weights of the encoder's layers, the first closest to the items."""
-        del batch
-        return None
-
-    def attended_values(self, batch: Batch) -> Tensor | None:
-        """Return what attention adds to the user vector from each event, (B, L, D); 0 at padding.
-
-        By default the weighted values of the readout, where `contributions` are exact.
-        """
-        readout = self.readout_weights(batch) if self.exact_reasons else None
-        return None if readout is None else readout.parts(readout.weights) * batch.real[..., None]
-
-    def encode_vectors(self, batch: Batch, vectors: Tensor) -> EncodedHistories | None:
-        """Encode histories whose events have the given item vectors, (B, L, D); gradients flow to them.
-
-        Gradient-based attribution needs it, together with `item_vectors`.
-        """
-        del batch, vectors
-        return None
-
-    def head_weights(self) -> dict[Head, list[Tensor]]:
-        """Return, for each attention head, views of the weights that remove it from the model when they are 0."""
-        return {}
-
-    def walk_probabilities(self, encoded: EncodedHistories, items: Tensor) -> Tensor | None:
-        """Return the probability that a random walk starts at an event and ends at an item (B, n): (B, L, n)."""
-        del encoded, items
-        return None
 
 
 def observed_graphs(model: Model, histories: Histories) -> dict[str, Any]:
