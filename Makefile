@@ -2,30 +2,29 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO := data/demo
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .PHONY: setup demo test lint format notebooks results clean
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	# torch first and by exact version: which build pip takes depends on the index that is configured
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $@
+	@echo "creating $(VENV) and installing attnrec (some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade "pip>=24"
+	@# torch first and by exact version: which build pip takes depends on the index that is configured
+	@$(PIP) torch==2.13.0
+	@$(PIP) --constraint constraints.txt --editable ".[dev]"
+	@# type checkers do not see the mapping attnrec_pipelines -> pipelines/ of an editable install
+	@mkdir -p $(VENV)/typing && ln -sfn ../../pipelines $(VENV)/typing/attnrec_pipelines
+	@touch $@
 
 demo: setup
-	$(BIN)/attnrec sample $(DEMO)
-	$(BIN)/attnrec daily pipelines/experiments/demo.toml
+	@$(BIN)/attnrec daily demo
 
-# the flows wait for processes and servers most of the time: beside them the library's tests cost little
+# two processes; OMP_NUM_THREADS=1, because two OpenMP threads in each collapse on two cores
 test: setup
-	@export OMP_NUM_THREADS=1; \
-	$(BIN)/python -m pytest -p no:cacheprovider tests/pipelines & flows=$$!; \
-	$(BIN)/python -m pytest --ignore tests/pipelines; library=$$?; \
-	wait $$flows; exit $$((library + $$?))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=term
 
 lint: setup
 	$(BIN)/ruff check .
@@ -45,4 +44,4 @@ results: setup
 	$(BIN)/python benchmarks/faithfulness_page.py
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV)

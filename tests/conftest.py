@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores are far slower when another process runs
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,6 +149,39 @@ def shop_recommender(shop):
     return fit(shop.interactions, settings=settings, epochs=12, seed=0, progress_bar=False)
 
 
+@pytest.fixture(params=["rounding", "exact"])
+def matmul_backend(request) -> Iterator[str]:
+    """Emulate both kinds of CPU backend: float32 products with bfloat16 inputs requested are "rounding" or "exact"."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten, setting = torch.ops.aten, torch.backends.mkldnn.matmul
+    first_factor = {
+        aten.mm.default: 0,
+        aten.mm.out: 0,
+        aten.addmm.default: 1,
+        aten.addmm.out: 1,
+        aten.addmm_.default: 1,
+    }
+
+    class EmulatedBackend(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func not in first_factor or setting.fp32_precision != "bf16":
+                return func(*args, **(kwargs or {}))
+            if request.param == "rounding":
+                factors = slice(first_factor[func], first_factor[func] + 2)
+                rounded = [factor.bfloat16().to(factor.dtype) for factor in args[factors]]
+                args = (*args[: factors.start], *rounded, *args[factors.stop :])
+            setting.fp32_precision = "ieee"
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                setting.fp32_precision = "bf16"
+
+    with EmulatedBackend():
+        yield request.param
+
+
 @pytest.fixture
 def contains_pickle() -> Callable[[Path], bool]:
     """Return whether a file is a pickle, or a zip file as torch.save writes."""
@@ -165,3 +198,26 @@ def contains_pickle() -> Callable[[Path], bool]:
         )
 
     return search
+
+
+# --- distribution over processes -----------------------------------------------------------------------
+
+FIRST = ("tests/pipelines", "tests/test_notebooks.py", "tests/models")
+"""The slowest tests start first, so that the processes finish together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share fixtures in one process (`--dist loadgroup`): one group per file, one for the flows."""
+    root = Path(__file__).parents[1]
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(root).as_posix()
+        return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        group = "pipelines" if path.startswith("tests/pipelines") else path
+        if "test_a_notebook_runs" in item.name:
+            group = item.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=place)

@@ -1,4 +1,4 @@
-"""Built-in experiments: offered where their data is, runnable from any folder, and safe from the user's own packages."""
+"""Built-in experiments: offered where their data is, runnable from any folder, whatever packages the user has."""
 
 import subprocess
 import sys
