@@ -15,7 +15,8 @@ class ConsoleHandler(logging.Handler):
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         if prefix and sys.stderr.isatty():
             prefix = f"\x1b[33m{prefix}\x1b[0m"
-        print(f"{prefix}{text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{prefix}{text}\n")  # not print, which a flow with log_prints sends to Prefect
+        sys.stderr.flush()
 
 
 def show_log_lines() -> None:
