@@ -9,7 +9,6 @@ from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-
 PLUGIN_GROUP = "attnrec.plugins"
 """Entry-point group of installed packages whose modules register models, attention kernels, encoders or losses."""
 
@@ -57,6 +56,8 @@ def first_error(
 ) -> str:
     """Return one line "path: message (and N more)" for the first problem of a validation error.
 
+    A check of several keys has no path; its message names the keys.
+
     Args:
         error: the error that pydantic raised.
         config_class: the class that was validated; its fields are suggested for an unknown key.
@@ -77,9 +78,9 @@ def first_error(
     if message is None:
         value = f", got {first['input']!r}" if not isinstance(first["input"], dict) else ""
         message = first["msg"].removeprefix("Value error, ") + value
-    shown_path = ".".join(str(part) for part in path if part not in hidden_parts) or "experiment"
+    shown_path = ".".join(str(part) for part in path if part not in hidden_parts)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{shown_path}: {message}{more}"
+    return f"{shown_path}: {message}{more}" if shown_path else f"{message}{more}"
 
 
 def _suggestion(name: str, valid: list[str], plural: str) -> str:

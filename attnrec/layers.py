@@ -1,7 +1,7 @@
-"""Linear layers and dropout with torch's meaning and parameters, faster in training on a CPU.
+"""Drop-in replacements for torch's Linear and Dropout that train faster on a CPU.
 
-torch's dropout draws one random number per element and was 18 % of a training step (SASRec, d = 64); its products
-are float32 where the processor could do bfloat16. On other devices and in evaluation both are torch's own.
+torch's dropout draws one random number per element, which took 18 % of a training step (SASRec, d = 64), and its linear
+layers do not use bfloat16 products. On other devices and in evaluation, torch's implementations are used.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from attnrec.precision import rounded_matmul, should_round
 
-LARGEST, SMALLEST = 1024, 64  # rows of a rounded product
-LEVELS = 1 << 16  # of a dropout rate: four elements share one 64-bit draw
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS = 1024, 64  # rows of one rounded product
+LEVELS = 1 << 16  # resolution of the dropout rate: four elements share one 64-bit random number
 
 
 class Linear(nn.Linear):
-    """x W' + b, with rounded products where `precision.reduced_precision` asks for them."""
+    """x W' + b; inside `precision.reduced_precision` with products rounded to bfloat16."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -38,9 +38,9 @@ class Dropout(nn.Dropout):
 
 
 class _RoundedLinear(torch.autograd.Function):
-    """Products in blocks of few sizes, since each new shape costs the processor's library a new kernel.
+    """Compute the product in blocks of few sizes, because the backend compiles a kernel for each new shape.
 
-    All rows are rounded, so that a row's result does not depend on the rows beside it.
+    Incomplete blocks are padded and rounded too, so that the result of a row does not depend on the other rows.
     """
 
     @staticmethod
@@ -50,7 +50,7 @@ class _RoundedLinear(torch.autograd.Function):
         out = x.new_empty(len(x), len(weight))
         with rounded_matmul():
             for rows in _blocks(len(x)):
-                _product(_filled(x[rows]), weight.mT, out=out[rows])
+                _product(_padded(x[rows]), weight.mT, out=out[rows])
         return out if bias is None else out.add_(bias)
 
     @staticmethod
@@ -59,24 +59,24 @@ class _RoundedLinear(torch.autograd.Function):
         d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
         with rounded_matmul():
             for rows in _blocks(len(x)):
-                part = _filled(d_out[rows])
+                part = _padded(d_out[rows])
                 _product(part, weight, out=d_x[rows])
-                d_weight.addmm_(part.mT, _filled(x[rows]))
+                d_weight.addmm_(part.mT, _padded(x[rows]))
         return d_x, d_weight, d_out.sum(0) if ctx.has_bias else None
 
 
 def _blocks(n_rows: int) -> Iterator[slice]:
-    """Of LARGEST rows, then of powers of two; the last one may have fewer than SMALLEST."""
+    """Yield blocks of MAX_BLOCK_ROWS, then of decreasing powers of two; the last may have fewer than MIN_BLOCK_ROWS."""
     start = 0
     while start < n_rows:
-        size = min(LARGEST, max(SMALLEST, 1 << ((n_rows - start).bit_length() - 1)))
+        size = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, 1 << ((n_rows - start).bit_length() - 1)))
         yield slice(start, min(n_rows, start + size))
         start += size
 
 
-def _filled(block: Tensor) -> Tensor:
-    """At least SMALLEST rows, zeros behind the last."""
-    missing = SMALLEST - len(block)
+def _padded(block: Tensor) -> Tensor:
+    """Pad with zero rows to at least MIN_BLOCK_ROWS."""
+    missing = MIN_BLOCK_ROWS - len(block)
     return block if missing <= 0 else torch.cat([block, block.new_zeros(missing, block.shape[1])])
 
 
@@ -90,11 +90,11 @@ def _product(block: Tensor, matrix: Tensor, *, out: Tensor) -> None:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        dropped = min(LEVELS - 1, round(p * LEVELS))
+        threshold = min(LEVELS - 1, round(p * LEVELS))
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - LEVELS // 2
         ctx.save_for_backward(kept)
-        ctx.scale = LEVELS / (LEVELS - dropped)
+        ctx.scale = LEVELS / (LEVELS - threshold)
         return kept.to(x.dtype).mul_(ctx.scale).mul_(x)
 
     @staticmethod

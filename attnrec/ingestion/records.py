@@ -133,6 +133,7 @@ def _write_chunk(path: Path, block: str, text: TextIO, dialect: Dialect) -> tupl
 
 
 def _whole_lines(text: TextIO) -> str:
+    """Read a block of about BLOCK_CHARACTERS that ends with a line; "" at the end of the file."""
     block = text.read(BLOCK_CHARACTERS)
     if block and not block.endswith("\n"):
         block += text.readline(BLOCK_CHARACTERS)

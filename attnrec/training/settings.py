@@ -41,12 +41,12 @@ class TrainConfig(Config):
             the wall time on an idle machine.
         checkpoint_minutes: minutes between two checkpoints inside an epoch; each epoch ends with a checkpoint, too.
             Default 5.
-        precision: "auto" (default) uses bfloat16 matrix products if the hardware has them, else float32; "float32" and
-            "bfloat16" force one of them (see `attnrec.precision`).
+        precision: "auto" (default) uses bfloat16 matrix products if they are faster on the device, else float32;
+            "float32" and "bfloat16" force one of them (see `attnrec.precision`).
         compile: run the model through torch.compile; the first steps then take a minute or more. Default false.
         device: "auto" (default) is CUDA if a GPU is available, else the CPU; otherwise a torch device such as "cuda:1".
-        processes: number of data-parallel processes under torchrun, one device each; the pipelines start torchrun
-            themselves. Default 1.
+        processes: number of data-parallel processes, one device each. The pipelines start them; start other scripts with
+            torchrun. Default 1.
         seed: seed of weights, dropout and the order of batches. Default 0.
         threads: number of torch's CPU threads; None, the default, keeps torch's setting.
     """
