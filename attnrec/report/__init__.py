@@ -1,7 +1,7 @@
-"""Reports: one self-contained HTML page of recommendations with their reasons.
+"""Reports: one self-contained HTML page with metrics, recommendations and their reasons.
 
-`published` picks users, `content` gathers what a page shows of them, `ranks` asks what would be without an event,
-`tables` brings titles and numbers into shape, `page` puts all of it into one file.
+`selection` selects users, `content` computes what the page shows of them, `ranks` the ranks without an event, `items`
+collects titles and images, `tables` and `summary` prepare the metrics, and `page` puts everything into one file.
 """
 
 from attnrec.report.report import Report, write_report

@@ -1,135 +1,136 @@
-/* The page: who is shown, what is looked at, and what is said about it. */
+/* The page: state (user, mode, hovered and pinned item or event), address and theme. */
 
 const MEANING = {
-  contribution: "Exact. Add up what each event gave and what everyone likes, and you have the score.",
-  attention: "Where the model looked: a large share says that it looked there, not what it made of it.",
-  without: "A what-if. One event is taken out, the model is asked again: this is where the item would then stand.",
+  contribution: "Exact: the contributions of all events plus popularity sum to the score.",
+  attention: "Attention weights show where the model looks, not the effect on the score.",
+  what_if: "What if one event had not happened: it is removed, and the model ranks all items again.",
 };
-const KEYS = {
-  contribution: [["for", "added to the score"], ["against", "took away"]],
-  attention: [["looked", "share of attention"]],
-  without: [["for", "the item falls without it"], ["against", "rises without it"]],
+const LEGEND = {
+  contribution: [["raises", "raises the score"], ["lowers", "lowers the score"]],
+  attention: [["attention", "attention weight"]],
+  what_if: [["raises", "the item falls without it"], ["lowers", "the item rises without it"]],
 };
-const INEXACT = "This model has no exact reasons: its scores cannot be added up from events. ";
+const INEXACT = "This model has no exact reasons: its scores are not sums over events. ";
 
-const EMPTY = "No history that the model knows. What is below is popular: the score is what everyone likes, no more.";
-const MISSING = {
+const EMPTY = "No history known to the model: items are ranked by popularity.";
+const UNAVAILABLE = {
   contribution: "This model has no exact reasons",
-  attention: "There is no attention to show",
-  without: "Nothing was tried without",
+  attention: "There are no attention weights",
+  what_if: "No event was removed",
 };
 
-const state = { user: 0, mode: data.exact ? "contribution" : "without", over: {}, pinned: {} };
-const hold = (kind) => ({
-  over: (number) => {
-    state.over = number === null ? {} : { [kind]: number };
+const state = { user: 0, mode: data.exact ? "contribution" : "what_if", over: {}, pinned: {} };
+const pointer = (kind) => ({
+  over: (index) => {
+    state.over = index === null ? {} : { [kind]: index };
     update();
   },
-  click: (number) => {
-    state.pinned = { ...state.pinned, [kind]: state.pinned[kind] === number ? undefined : number };
+  click: (index) => {
+    state.pinned = { ...state.pinned, [kind]: state.pinned[kind] === index ? undefined : index };
     state.over = {};
     update();
-    if (kind === "item" && state.pinned.item !== undefined) timeline.reachLargest(viewOf());
+    if (kind === "item" && state.pinned.item !== undefined) history.scrollToLargest(viewOf());
   },
 });
-const timeline = makeTimeline(hold("event"));
-const items = makeItems(hold("item"));
+const history = makeHistory(pointer("event"));
+const recommendations = makeRecommendations(pointer("item"));
 
-/* What is looked at: what is pointed at, else what is pinned, else the first item. */
+/* The view: the hovered item or event, else the pinned one, else the first item. */
 function viewOf() {
   const { over, pinned } = state;
   const first = (...values) => values.find((value) => value !== undefined);
-  const nothingOfItems = over.item === undefined && pinned.item === undefined;
+  const noItem = over.item === undefined && pinned.item === undefined;
   return {
     user: data.users[state.user],
     mode: state.mode,
     item: first(over.item, pinned.item, 0),
     event: first(over.event, pinned.event, null),
-    unasked: nothingOfItems && first(over.event, pinned.event) !== undefined,
+    eventOnly: noItem && first(over.event, pinned.event) !== undefined,
     pinnedItem: first(pinned.item, null),
     pinnedEvent: first(pinned.event, null),
-    about: over.event !== undefined || (nothingOfItems && pinned.event !== undefined) ? "event" : "item",
+    subject: over.event !== undefined || (noItem && pinned.event !== undefined) ? "event" : "item",
   };
 }
 
 function update() {
   const view = viewOf();
-  timeline.update(view);
-  items.update(view);
+  history.update(view);
+  recommendations.update(view);
   byId("sentence").replaceChildren(...sentenceOf(view));
 }
 
-function showUser(number) {
-  const user = data.users[number];
-  Object.assign(state, { user: number, over: {}, pinned: {} });
-  allowModes(user);
+function showUser(index) {
+  const user = data.users[index];
+  Object.assign(state, { user: index, over: {}, pinned: {} });
+  updateModes(user);
   byId("user").replaceChildren(span("", "User "), user.id);
   document.title = `${user.id} \u00b7 ${data.title}`;
-  byId("summary").textContent = summaryOf(user);
-  byId("position").textContent = `${(number + 1).toLocaleString("en")} of ${data.users.length.toLocaleString("en")}`;
+  byId("user-summary").textContent = summaryOf(user);
+  byId("position").textContent = `${(index + 1).toLocaleString("en")} of ${data.users.length.toLocaleString("en")}`;
   byId("empty").hidden = user.events.length > 0;
   byId("empty").textContent = user.events.length ? "" : EMPTY;
-  timeline.show(user);
-  items.show(user);
+  history.show(user);
+  recommendations.show(user);
   update();
 }
 
 function summaryOf(user) {
-  if (!user.events.length) return "popular items, for want of a history";
+  if (!user.events.length) return "no history: popular items";
   const parts = [count(user.n_events, "event")];
   if (user.times) parts[0] += `, ${dayOf(user.times[0])} to ${dayOf(user.times[user.times.length - 1])}`;
   if (user.n_read < user.n_events) parts.push(`the model reads the latest ${user.n_read.toLocaleString("en")}`);
-  if (user.events.length < user.n_read) parts.push(`the latest ${user.events.length} are shown`);
+  if (user.events.length < user.n_read) parts.push(`the latest ${user.events.length} are on this page`);
   return parts.join("; ");
 }
 
-/* A mode that this user's numbers do not have cannot be chosen. */
-function allowModes(user) {
-  const has = {
-    contribution: user.parts !== null,
-    attention: user.shares !== null && user.events.length > 0,
-    without: Object.keys(user.without).length > 0 || user.parts === null,
+/* Disable modes without values for this user. */
+function updateModes(user) {
+  const available = {
+    contribution: user.contributions !== null,
+    attention: user.attention !== null && user.events.length > 0,
+    what_if: Object.keys(user.ranks_without).length > 0 || user.contributions === null,
   };
-  if (!has[state.mode]) state.mode = has.contribution ? "contribution" : "without";
+  if (!available[state.mode]) state.mode = available.contribution ? "contribution" : "what_if";
   for (const radio of byId("modes").querySelectorAll("input")) {
-    radio.disabled = !has[radio.value];
+    radio.disabled = !available[radio.value];
     radio.checked = radio.value === state.mode;
-    radio.parentElement.title = has[radio.value] ? "" : MISSING[radio.value];
+    radio.parentElement.title = available[radio.value] ? "" : UNAVAILABLE[radio.value];
   }
-  byId("keys").replaceChildren(...keysOf(user));
+  byId("legend").replaceChildren(...legendOf(user));
   byId("meaning").textContent = (data.exact ? "" : INEXACT) + MEANING[state.mode];
 }
 
-function keysOf(user) {
-  const keys = KEYS[state.mode].map(([tone, words]) => {
-    const made = span("key", words);
-    made.dataset.tone = tone;
-    return made;
+function legendOf(user) {
+  const keys = LEGEND[state.mode].map(([tone, text]) => {
+    const key = span("key", text);
+    key.dataset.tone = tone;
+    return key;
   });
-  if (user.shares && state.mode !== "attention") keys.push(span("key band", "share of attention"));
+  if (user.attention && state.mode !== "attention") keys.push(span("key band", "attention weight"));
+  keys.push(span("key plain", bold("bold"), " large effect"));
   return user.events.length ? keys : [];
 }
 
 byId("modes").addEventListener("change", (event) => {
   state.mode = event.target.value;
-  allowModes(data.users[state.user]);
+  updateModes(data.users[state.user]);
   update();
 });
 
-/* --- the user in the address, so that a link shows that user */
+/* --- the user is part of the address, so that a user can be linked */
 
-function go(number) {
-  const at = (number + data.users.length) % data.users.length;
-  location.hash = new URLSearchParams({ user: data.users[at].id });
+function go(index) {
+  const user = data.users[(index + data.users.length) % data.users.length];
+  location.hash = new URLSearchParams({ user: user.id });
 }
 
 function followAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1)).get("user") || "";
-  const found = data.users.findIndex((user) => user.id === asked);
-  byId("problem").hidden = !asked || found >= 0;
-  const held = `${count(data.users.length, "user")} of ${data.n_users.toLocaleString("en")}`;
-  byId("problem").textContent = `This page does not hold ${asked}. It holds ${held}.`;
-  showUser(Math.max(0, found));
+  const id = new URLSearchParams(location.hash.slice(1)).get("user") || "";
+  const index = data.users.findIndex((user) => user.id === id);
+  byId("problem").hidden = !id || index >= 0;
+  const users = `${data.users.length.toLocaleString("en")} of ${count(data.n_users, "user")}`;
+  byId("problem").textContent = `User ${id} is not on this page. It shows ${users}.`;
+  showUser(Math.max(0, index));
 }
 
 addEventListener("hashchange", followAddress);
@@ -141,36 +142,31 @@ document.addEventListener("keydown", (event) => {
   update();
 });
 
-/* --- light or dark, as the system has it until the button is used */
+/* --- light or dark theme: the system setting until the button is used */
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
-const nameTheme = () => (byId("theme").textContent = isDark() ? "Light page" : "Dark page");
+const nameTheme = () => (byId("theme").textContent = isDark() ? "Light theme" : "Dark theme");
 byId("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = isDark() ? "light" : "dark";
   nameTheme();
 });
 dark.addEventListener("change", nameTheme);
 
-/* A time of scoring in words; as it is written where it is no time. */
-function momentOf(written) {
-  const moment = new Date(written);
-  if (!written || Number.isNaN(moment.getTime())) return written;
-  return `${dayOf(moment.getTime() / 1000)}, ${moment.toISOString().slice(11, 16)} UTC`;
-}
-
 function factsOf() {
+  const shown = data.users.length < data.n_users ? `${data.users.length.toLocaleString("en")} of ` : "";
   return [
-    data.version ? `model ${data.version} (${data.model})` : data.model,
-    data.scored_at && `scored ${momentOf(data.scored_at)}`,
-    `${data.users.length.toLocaleString("en")} of ${count(data.n_users, "user")}`,
+    data.version ? `model ${data.version}` : data.model,
+    data.scored_at && `scored ${timeOf(data.scored_at)}`,
+    `${shown}${count(data.n_users, "user")}`,
     `${count(data.n_items, "item")} ranked`,
   ];
 }
 
 byId("facts").textContent = factsOf().filter(Boolean).join(" \u00b7 ");
+document.body.classList.toggle("has-images", hasImages);
 nameTheme();
-showMetrics();
-showFaithfulness();
+showSummary();
+showTechnical();
 makeSearch(go);
 followAddress();

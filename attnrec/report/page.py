@@ -1,6 +1,6 @@
-"""One HTML file that needs no other: what was gathered as JSON in it, and the style and script that show it.
+"""One self-contained HTML file: the content as JSON, with the style sheets and scripts that show it.
 
-The Content-Security-Policy lets nothing be loaded from anywhere, and nothing run but this script (by its hash).
+The Content-Security-Policy blocks all network requests except item images, and all scripts but this one (by its hash).
 """
 
 import base64
@@ -17,31 +17,46 @@ import numpy as np
 
 from attnrec.dataset import Vocabulary
 from attnrec.report.content import UserReasons
+from attnrec.report.items import ItemDetails
+from attnrec.report.summary import summary_of
 from attnrec.report.tables import number
 
-SCRIPTS = ("elements.js", "numbers.js", "timeline.js", "items.js", "sentences.js", "search.js", "tables.js", "page.js")
-"""Joined in this order into one script."""
+STYLES = ("page.css", "summary.css", "user.css", "history.css", "recommendations.css", "technical.css", "narrow.css")
+SCRIPTS = (
+    "elements.js",
+    "format.js",
+    "summary.js",
+    "values.js",
+    "history.js",
+    "overview.js",
+    "recommendations.js",
+    "sentences.js",
+    "search.js",
+    "technical.js",
+    "page.js",
+)
+"""Concatenated in this order."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a page says once.
+class PageFacts:
+    """Content of a page that does not depend on the user.
 
     Attributes:
-        title: its heading.
+        title: heading.
         item_ids: item id <-> item row.
-        titles: item id -> title, both as text.
-        model: what it is.
-        model_version, scored_at: as published, "" where that is not said.
-        exact: whether the model's scores are sums over the history.
-        n_users: how many users there are recommendations for.
-        n_items: how many items can be recommended.
-        metrics, faithfulness: tables, see `tables`; None for none.
+        details: titles, categories and images of items.
+        model: description of the model.
+        model_version, scored_at: as published, "" if missing.
+        exact: whether scores are sums over the history.
+        n_users: number of users with recommendations.
+        n_items: number of candidate items.
+        metrics, faithfulness: see `tables`; None if there are none.
     """
 
     title: str
     item_ids: Vocabulary
-    titles: Mapping[str, str] = field(default_factory=dict)
+    details: ItemDetails = field(default_factory=ItemDetails)
     model: str = ""
     model_version: str = ""
     scored_at: str = ""
@@ -54,54 +69,56 @@ class Facts:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page and how many users are in it."""
+    """The HTML of a page and the number of users in it."""
 
     text: str
     n_users: int
 
 
-def build_page(facts: Facts, users: Iterable[UserReasons], *, max_bytes: int) -> Page:
-    """Put users into a page until the next one would not fit.
+def build_page(facts: PageFacts, users: Iterable[UserReasons], *, max_bytes: int) -> Page:
+    """Build a page with as many users as fit.
 
     Args:
-        facts: what is said once.
-        users: taken one by one, and no further than they are needed.
-        max_bytes: of the file, in UTF-8.
+        facts: content that does not depend on the user.
+        users: consumed one by one, until the next one does not fit.
+        max_bytes: maximum size of the file in UTF-8.
 
     Raises:
-        ValueError: when not even the first user fits.
+        ValueError: if the first user does not fit.
     """
-    places: dict[int, int] = {}  # item row -> place among the items of the page
+    index: dict[int, int] = {}  # item row -> index in the items of the page
     items: list[str] = []
-    written: list[str] = []
-    size = _size(_page(facts, [], []))
+    users_json: list[str] = []
+    size = _size(_html(facts, [], []))
     for user in users:
-        rows = [*dict.fromkeys([*user.events.tolist(), *user.items.tolist()])]
-        new = [row for row in rows if row not in places]
-        names = [_json(_item(facts, row)) for row in new]
-        text = _json(_user(user, places | {row: len(places) + n for n, row in enumerate(new)}))
-        size += sum(_size(piece) + 1 for piece in (text, *names))  # and a comma each
+        new_rows = [row for row in dict.fromkeys([*user.events.tolist(), *user.items.tolist()]) if row not in index]
+        new_index = {row: len(index) + n for n, row in enumerate(new_rows)}
+        new_items = [_json(_item(facts, row)) for row in new_rows]
+        user_json = _json(_user(user, index | new_index))
+        size += sum(_size(part) + 1 for part in (user_json, *new_items))  # and a comma each
         if size > max_bytes:
-            if not written:
+            if not users_json:
                 raise ValueError(
-                    f"a page must have room for one user, got max_bytes = {max_bytes:,}; it needs {size:,}, "
-                    "or fewer events or items of the user"
+                    f"max_bytes must be large enough for one user, got {max_bytes:,}; set it to {size:,} or more, "
+                    "or reduce max_events"
                 )
             break
-        places |= {row: len(places) + n for n, row in enumerate(new)}
-        items += names
-        written.append(text)
-    return Page(_page(facts, items, written), len(written))
+        index |= new_index
+        items += new_items
+        users_json.append(user_json)
+    return Page(_html(facts, items, users_json), len(users_json))
 
 
-def _page(facts: Facts, items: list[str], users: list[str]) -> str:
-    style, script = _read("page.css"), "".join(_read(name) for name in SCRIPTS)
+def _html(facts: PageFacts, items: list[str], users: list[str]) -> str:
+    style, script = _read(*STYLES), _read(*SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
+    images = " ".join(facts.details.image_sources) or "'none'"
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src {images}; "
         "base-uri 'none'; form-action 'none'"
     )
-    said = {
+    summary = summary_of(facts.metrics, facts.faithfulness, exact=facts.exact, n_users=facts.n_users)
+    content = {
         "title": facts.title,
         "model": facts.model,
         "version": facts.model_version,
@@ -109,41 +126,51 @@ def _page(facts: Facts, items: list[str], users: list[str]) -> str:
         "exact": facts.exact,
         "n_users": facts.n_users,
         "n_items": facts.n_items,
+        "summary": summary,
         "metrics": facts.metrics,
         "faithfulness": facts.faithfulness,
     }
-    data = f'{_json(said)[:-1]},"items":[{",".join(items)}],"users":[{",".join(users)}]}}'
+    data = f'{_json(content)[:-1]},"items":[{",".join(items)}],"users":[{",".join(users)}]}}'
     return Template(_read("page.html")).substitute(
-        title=html.escape(facts.title), policy=policy, style=style, script=script, data=data
+        title=html.escape(facts.title), policy=html.escape(policy, quote=False), style=style, script=script, data=data
     )
 
 
-def _item(facts: Facts, row: int) -> list[str]:
-    """An item as [id], or [id, title] where it has one of its own."""
-    item_id = str(facts.item_ids.decode(np.array([row]))[0])
-    title = facts.titles.get(item_id, item_id)
-    return [item_id] if title == item_id else [item_id, title]
+def _item(facts: PageFacts, row: int) -> list[str]:
+    """Return an item as [id, title, category, image] without the empty strings at the end."""
+    item_id, details = str(facts.item_ids.decode(np.array([row]))[0]), facts.details
+    title = details.titles.get(item_id, "")
+    item = [item_id, "" if title == item_id else title]
+    item += [details.categories.get(item_id, ""), details.images.get(item_id, "")]
+    while not item[-1]:
+        item.pop()
+    return item
 
 
-def _user(user: UserReasons, places: Mapping[int, int]) -> dict[str, Any]:
-    """A user as page.js reads it; items are places in the page's own list, `parts` has a line per recommended item."""
-    tried = np.flatnonzero(user.ranks_without.any(1)).tolist()
+def _user(user: UserReasons, index: Mapping[int, int]) -> dict[str, Any]:
+    """Return a user as the scripts read it.
+
+    Items are indices in the items of the page, `contributions` has a row per recommended item, and `ranks_without` a
+    row of ranks per removed event.
+    """
+    removed_events = np.flatnonzero(user.ranks_without.any(1)).tolist()
+    contributions, earlier = user.contributions, user.earlier_contributions
     return {
         "id": user.user_id,
         "n_events": user.n_events,
         "n_read": user.n_read,
-        "events": [places[row] for row in user.events.tolist()],
+        "events": [index[row] for row in user.events.tolist()],
         "times": None if user.times is None else user.times.tolist(),
-        "kinds": user.kinds,
-        "shares": None if user.shares is None else _numbers(user.shares),
-        "items": [places[row] for row in user.items.tolist()],
-        "places": user.places.tolist(),
+        "event_types": user.event_types,
+        "attention": None if user.attention is None else _numbers(user.attention),
+        "items": [index[row] for row in user.items.tolist()],
+        "published_ranks": user.published_ranks.tolist(),
         "scores": _numbers(user.scores),
         "item_bias": _numbers(user.item_bias),
-        "parts": None if user.contributions is None else [_numbers(part) for part in user.contributions.T],
-        "earlier": None if user.earlier is None else _numbers(user.earlier),
+        "contributions": None if contributions is None else [_numbers(of_item) for of_item in contributions.T],
+        "earlier_contributions": None if earlier is None else _numbers(earlier),
         "ranks": user.ranks.tolist(),
-        "without": {event: user.ranks_without[event].tolist() for event in tried},
+        "ranks_without": {event: user.ranks_without[event].tolist() for event in removed_events},
     }
 
 
@@ -152,13 +179,13 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 
 def _json(content: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Return JSON that cannot end the script element around it."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names the text of a style or script."""
+    """Return the hash of a style or script for a Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -166,5 +193,5 @@ def _size(text: str) -> int:
     return len(text.encode())
 
 
-def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+def _read(*names: str) -> str:
+    return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)

@@ -1,41 +1,41 @@
-/* A box to find a user in: by id, or by something in the history. */
+/* The search box: finds users by id or by an item in the history. */
 
-const MOST_MATCHES = 40;
+const MAX_MATCHES = 40;
 
-function makeSearch(pick) {
+function makeSearch(select) {
   const box = byId("search");
   const list = byId("matches");
   const index = data.users.map((user) => ({
     id: user.id.toLowerCase(),
-    things: [...new Set(user.events)].map((place) => [place, `${nameOf(place)}\n${idOf(place)}`.toLowerCase()]),
+    items: [...new Set(user.events)].map((item) => [item, `${nameOf(item)}\n${idOf(item)}`.toLowerCase()]),
   }));
-  let found = [];
+  let matches = [];
   let active = 0;
 
-  /* Users whose id holds the words come first, then those who have something that does. */
-  function matches(words) {
-    const byName = [];
-    const byThing = [];
-    index.forEach(({ id, things }, user) => {
-      if (id.includes(words)) return byName.push({ user });
-      const thing = things.find(([, text]) => text.includes(words));
-      return thing && byThing.push({ user, thing: thing[0] });
+  /* Users whose id contains the text come first, then users with a matching item in the history. */
+  function matchesOf(text) {
+    const byUser = [];
+    const byItem = [];
+    index.forEach(({ id, items }, user) => {
+      if (id.includes(text)) return byUser.push({ user });
+      const match = items.find(([, name]) => name.includes(text));
+      return match && byItem.push({ user, item: match[0] });
     });
-    return [...byName, ...byThing];
+    return [...byUser, ...byItem];
   }
 
   function open() {
-    found = matches(box.value.trim().toLowerCase());
+    matches = matchesOf(box.value.trim().toLowerCase());
     active = 0;
-    const lines = found.slice(0, MOST_MATCHES).map(({ user, thing }, place) => {
-      const why = thing === undefined ? count(data.users[user].n_events, "event") : `has ${nameOf(thing)}`;
-      const line = element("li", { role: "option", id: `match-${place}` }, data.users[user].id);
-      line.append(element("small", {}, why));
-      line.dataset.place = place;
+    const lines = matches.slice(0, MAX_MATCHES).map(({ user, item }, position) => {
+      const why = item === undefined ? count(data.users[user].n_events, "event") : `has ${nameOf(item)}`;
+      const line = element("li", { role: "option", id: `match-${position}` }, data.users[user].id);
+      line.append(small(why));
+      line.dataset.position = position;
       return line;
     });
-    const more = found.length - lines.length;
-    const note = !found.length ? "no such user in this page" : more > 0 ? `and ${more.toLocaleString("en")} more` : "";
+    const more = matches.length - lines.length;
+    const note = !matches.length ? "no matching user on this page" : more > 0 ? `and ${more.toLocaleString("en")} more` : "";
     list.replaceChildren(...lines, ...(note ? [element("li", { class: "note", role: "presentation" }, note)] : []));
     list.hidden = false;
     box.setAttribute("aria-expanded", "true");
@@ -50,15 +50,15 @@ function makeSearch(pick) {
 
   function mark() {
     const lines = [...list.querySelectorAll("[role=option]")];
-    lines.forEach((line, place) => line.setAttribute("aria-selected", String(place === active)));
+    lines.forEach((line, position) => line.setAttribute("aria-selected", String(position === active)));
     if (!lines[active]) return box.removeAttribute("aria-activedescendant");
     box.setAttribute("aria-activedescendant", lines[active].id);
     return lines[active].scrollIntoView({ block: "nearest" });
   }
 
-  function choose(place) {
-    if (!found[place]) return;
-    pick(found[place].user);
+  function choose(position) {
+    if (!matches[position]) return;
+    select(matches[position].user);
     box.value = "";
     close();
   }
@@ -71,8 +71,8 @@ function makeSearch(pick) {
     if (event.key in steps) {
       event.preventDefault();
       if (list.hidden) return open();
-      const shown = Math.min(found.length, MOST_MATCHES) || 1;
-      active = (active + steps[event.key] + shown) % shown;
+      const n = Math.min(matches.length, MAX_MATCHES) || 1;
+      active = (active + steps[event.key] + n) % n;
       return mark();
     }
     if (event.key === "Enter") {
@@ -85,11 +85,11 @@ function makeSearch(pick) {
     }
     return undefined;
   });
-  // or the box would lose the focus, and the list go before it is clicked
+  // keeps the focus in the box, whose blur closes the list before the click
   list.addEventListener("pointerdown", (event) => event.preventDefault());
   list.addEventListener("click", (event) => {
     const line = event.target.closest("[role=option]");
-    if (line) choose(Number(line.dataset.place));
+    if (line) choose(Number(line.dataset.position));
   });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target === box) return;

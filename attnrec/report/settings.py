@@ -1,4 +1,4 @@
-"""What a run's report shows."""
+"""Settings of the report."""
 
 from pydantic import Field
 
@@ -6,6 +6,6 @@ from attnrec.config import Config
 
 
 class ReportConfig(Config):
-    """The page of recommendations and reasons that a run writes: `n_users` of the users (0: no page)."""
+    """Settings of the report that a run writes: the number of users it shows (0: no report)."""
 
     n_users: int = Field(default=100, ge=0)

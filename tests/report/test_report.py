@@ -60,7 +60,7 @@ def knows(make_histories):
 
 def gathered(recommender, recommendations=None, *, users=None, **limits) -> dict[str, UserReasons]:
     recommendations = recommender.recommend(k=4) if recommendations is None else recommendations
-    table = published(recommendations, users=users)
+    table = select_users(recommendations, users=users)
     return {found.user_id: found for found in user_reasons(recommender, table, limits=Limits(**limits))}
 
 
@@ -250,18 +250,18 @@ def test_a_model_without_histories_is_refused(knows):
 def test_users_are_those_whose_ids_hash_lowest():
     ids = np.array([f"u{number}" for number in range(50)], dtype=object)
     table = pd.DataFrame({"user_id": ids, "rank": 1, "item_id": "a", "score": 0.0})
-    found = published(table, n_users=7)
+    found = select_users(table, n_users=7)
     assert set(found.user_ids) == set(ids[fixed_users(ids, n=7)])
     assert found.n_users == 50
-    shuffled = published(table.sample(frac=1, random_state=1), n_users=7)
+    shuffled = select_users(table.sample(frac=1, random_state=1), n_users=7)
     assert shuffled.user_ids == found.user_ids
-    assert published(table.iloc[:30], n_users=50).n_users == 30
+    assert select_users(table.iloc[:30], n_users=50).n_users == 30
 
 
 def test_given_users_come_in_their_order_and_places_by_rank():
     rows = [("1", 2, "b"), ("2", 1, "c"), ("1", 1, "a"), ("3", 1, "a")]
     table = pd.DataFrame(rows, columns=["user_id", "rank", "item_id"]).assign(score=1.0)
-    found = published(table, users=[3, 1, 3])
+    found = select_users(table, users=[3, 1, 3])
     assert found.user_ids == ["3", "1"]
     assert found.rows.item_id.tolist() == ["a", "a", "b"]
 
@@ -281,7 +281,7 @@ def test_given_users_come_in_their_order_and_places_by_rank():
 def test_tables_that_cannot_be_shown_are_refused(change, more, message):
     table = pd.DataFrame({"user_id": ["ann", "ann"], "rank": [1, 2], "item_id": ["a", "b"], "score": [2.0, 1.0]})
     with pytest.raises(ValueError, match=message):
-        published(change(table), **more)
+        select_users(change(table), **more)
 
 
 # --- titles, metrics, faithfulness
@@ -405,7 +405,7 @@ def test_names_cannot_leave_the_data(knows):
     shown = recommender.recommend(k=1)
     titles = dict.fromkeys("abcd", '<!--<script>"\u2028&')
     facts = Facts("</title><script>", recommender.item_ids, titles)
-    users = user_reasons(recommender, published(shown), limits=Limits())
+    users = user_reasons(recommender, select_users(shown), limits=Limits())
     page = build_page(facts, users, max_bytes=5_000_000).text
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
@@ -418,7 +418,7 @@ def test_names_cannot_leave_the_data(knows):
 
 def test_the_policy_lets_nothing_in_but_this_style_and_this_script(knows):
     recommender = knows()
-    users = user_reasons(recommender, published(recommender.recommend(k=2)), limits=Limits())
+    users = user_reasons(recommender, select_users(recommender.recommend(k=2)), limits=Limits())
     page = build_page(Facts("t", recommender.item_ids), users, max_bytes=5_000_000).text
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
