@@ -1,6 +1,7 @@
 """The MLflow runs of a job: one per training stage, and one per baseline of a data set and split."""
 
 from pathlib import Path
+from typing import Any
 
 from attnrec.experiment import Experiment
 from attnrec.models import ModelConfig, build_model
@@ -59,5 +60,5 @@ def _open(job: Job, histories: Path, key: str, *, model: ModelConfig, name: str,
     return run_id
 
 
-def _settings(experiment: Experiment, model: ModelConfig) -> dict[str, object]:
+def _settings(experiment: Experiment, model: ModelConfig) -> dict[str, Any]:
     return experiment.model_dump(mode="json") | {"model": model.model_dump(mode="json")}

@@ -65,7 +65,7 @@ def epoch_metrics(report: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in report.items() if name in EPOCH_METRICS or name.startswith("val/")}
 
 
-def faithfulness_metrics(summary: Sequence[Mapping[str, Any]], *, method: str) -> dict[str, float]:
+def faithfulness_metrics(summary: Sequence[Mapping[Any, Any]], *, method: str) -> dict[str, float]:
     """Select the faithfulness metrics of one attribution method from `Faithfulness.summary` rows."""
     rows = [row for row in summary if row["method"] == method]
     return {f"test/{name}": row[name] for row in rows for name in FAITHFULNESS_METRICS if name in row}

@@ -188,7 +188,7 @@ def _recommender(model: str | None, home: str | None) -> tuple["Recommender", di
     os.environ.setdefault("MLFLOW_TRACKING_URI", place.tracking_uri)
     loaded = load(model or place.root / current["model"])
     histories = Histories.load(place.root / current["histories"] / "histories").recode(loaded.item_ids)
-    return Recommender(loaded.model, loaded.item_ids, histories, loaded.facts, features=loaded.features), current
+    return Recommender(loaded.model, loaded.item_ids, histories, loaded.metadata, features=loaded.features), current
 
 
 def _save(figure: "Figure", path: Path) -> None:

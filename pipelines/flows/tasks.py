@@ -3,6 +3,7 @@
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -64,8 +65,8 @@ def _failed_outside(task_: object, run: object, state: object) -> bool:
     return _raised(state, OSError, MlflowException)
 
 
-ONCE = {"cache_policy": NO_CACHE}
-RETRIED = {
+ONCE: dict[str, Any] = {"cache_policy": NO_CACHE}
+RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 2,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),

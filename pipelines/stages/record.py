@@ -136,7 +136,7 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
     """Log examples, the same users in every run: history, top 10, reasons, and figures that explain the first item."""
     _, split = load_split(job.experiment, histories)
     saved, seen = load_model(trained / "model"), split.test.histories
-    recommender = Recommender(saved.model, saved.item_ids, seen, saved.facts)
+    recommender = Recommender(saved.model, saved.item_ids, seen, saved.metadata)
     test_ids = seen.user_ids.decode(split.test.users)
     users = split.test.users[fixed_users(test_ids, n=N_EXAMPLES)]
     tracker.log_table(run_id, examples_table(recommender, users), "tables/examples.json")

@@ -75,7 +75,7 @@ def build_report(job: Job, histories: Path, model: ScoringModel, published: Path
         known = Histories.load(histories / "histories").recode(saved.item_ids)
         report = write_report(
             target / PAGE,
-            Recommender(saved.model, saved.item_ids, known, saved.facts),
+            Recommender(saved.model, saved.item_ids, known, saved.metadata),
             read_published(parts),
             n_users=n_users,
             filter_viewed=job.experiment.score.filter_viewed,
