@@ -89,7 +89,7 @@ def offsets(n_queries: int, n_keys: int, allowed: Tensor) -> Tensor:
     if n_queries == 1:
         return positions - (positions * allowed).amax(-1, keepdim=True)
     raise ValueError(
-    """Return key minus query positions, broadcastable to (B, H, Q, K); one query is at its last allowed key.
+        f"attention by distance needs one query, or as many as keys, got {n_queries} queries and {n_keys} keys; "
         "pass the whole history or its last state"
     )
 

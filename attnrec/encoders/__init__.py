@@ -9,7 +9,7 @@ from attnrec.encoders.encoder import Encoder
 from attnrec.encoders.gated_conv import GatedConv, Gates
 from attnrec.encoders.gru import GRU
 from attnrec.encoders.hstu import HSTU
-from attnrec.encoders.identity import Plain
+from attnrec.encoders.identity import IdentityEncoder
 from attnrec.encoders.session_graph import SessionGraph
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -18,10 +18,10 @@ ENCODERS: dict[str, type[Encoder]] = {
     "gated_conv": GatedConv,
     "gru": GRU,
     "hstu": HSTU,
-    "none": Plain,
+    "none": IdentityEncoder,
     "session_graph": SessionGraph,
 }
-"""Name in the TOML -> encoder. A new encoder is one file and one line here."""
+"""Name in the TOML -> encoder. To add an encoder, write one file and add one line here."""
 
 
 def build_encoder(
@@ -33,24 +33,24 @@ def build_encoder(
     causal: bool = True,
     settings: Mapping[str, Any] | None = None,
 ) -> Encoder:
-    """Make an encoder by its name in the TOML.
+    """Build an encoder by its name in the TOML.
 
     Args:
         kind: a name in `ENCODERS`.
-        dim: channels of the vectors and of the states.
-        max_length: most positions there will be.
-        dropout: rate, 0 to 1.
-        causal: whether a state must not know later events.
-        settings: the encoder's own, such as {"layers": 2}.
+        dim: number of channels of the event vectors and of the states.
+        max_length: maximum number of positions.
+        dropout: dropout rate, 0 to 1.
+        causal: whether a state must not depend on later events.
+        settings: fields of the encoder's `Settings`, such as {"layers": 2}.
 
     Raises:
-        ValueError: for an unknown encoder (the known ones are listed), an unknown or wrong setting.
+        ValueError: for an unknown encoder, or an unknown or invalid setting.
     """
     if kind not in ENCODERS:
         raise ValueError(f"encoder must be one of {', '.join(sorted(ENCODERS))}, got {kind!r}")
     encoder = ENCODERS[kind]
-    own = encoder.Settings.from_dict(settings or {})
-    return encoder(dim, max_length=max_length, dropout=dropout, causal=causal, settings=own)
+    checked = encoder.Settings.from_dict(settings or {})
+    return encoder(dim, max_length=max_length, dropout=dropout, causal=causal, settings=checked)
 
 
 __all__ = [
@@ -62,7 +62,7 @@ __all__ = [
     "Encoder",
     "GatedConv",
     "Gates",
-    "Plain",
+    "IdentityEncoder",
     "SelfAttention",
     "SessionGraph",
     "build_encoder",

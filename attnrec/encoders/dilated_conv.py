@@ -1,6 +1,6 @@
 """NextItNet: residual blocks of causal dilated convolutions (Yuan et al. 2019, arXiv:1808.05163).
 
-Dilations that double let a state see far back in few layers: 91 events with the default settings.
+Doubling dilations give a large receptive field in few layers: 91 events with the default settings.
 Shapes: B users, L positions, D channels.
 """
 
@@ -20,8 +20,10 @@ Dilation = Annotated[int, Field(ge=1)]
 class DilatedConvSettings(Config):
     """Settings of `DilatedConv`.
 
-    Each of `dilations` makes a block, all of them `repeats` times; `kernel_size` counts the events that one
-    convolution sees.
+    Attributes:
+        dilations: one block each.
+        repeats: number of times the sequence of blocks is repeated.
+        kernel_size: number of events per convolution.
     """
 
     dilations: tuple[Dilation, ...] = Field(default=(1, 2, 4, 8), min_length=1)
@@ -52,12 +54,12 @@ class DilatedConv(Encoder):
         )
 
     @property
-    def reach(self) -> int:
-        """How many events a state sees: its own and those before it."""
-        return 1 + sum(conv.reach for conv in self.modules() if isinstance(conv, CausalConv))
+    def receptive_field(self) -> int:
+        """Number of events that a state depends on, including its own."""
+        return 1 + sum(conv.left_padding for conv in self.modules() if isinstance(conv, CausalConv))
 
     def forward(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        """See `encoder.Encoder`; times are not looked at."""
+        """See `encoder.Encoder`; `times` are ignored."""
         x = self.dropout(vectors)
         for block in self.blocks:
             x = block(x)
@@ -65,7 +67,7 @@ class DilatedConv(Encoder):
 
 
 class DilatedBlock(nn.Module):
-    """x + ReLU(LN(conv(ReLU(LN(conv(x)))))), the second one twice as dilated (figure 3b and the authors' code)."""
+    """x + ReLU(LN(conv(ReLU(LN(conv(x)))))), the second with twice the dilation (figure 3b and the authors' code)."""
 
     def __init__(self, dim: int, *, kernel_size: int, dilation: int, dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every history encoder takes and gives: the one interface of this shelf.
+"""The interface of history encoders.
 
 Shapes: B users, L positions, D channels, H heads.
 """
@@ -15,24 +15,24 @@ from attnrec.layers import Dropout
 
 
 class Encoder(nn.Module, ABC):
-    """Vectors of events -> states of the history, by default of what came up to each event.
+    """Map event vectors to states of the history, by default of the events up to each position.
 
     Args:
         dim: D.
-        max_length: most positions there will be.
-        dropout: rate, 0 to 1, on the vectors and inside.
-        causal: whether a state must not know later events. An encoder that reads one way is causal all the same.
-        settings: the encoder's own.
+        max_length: maximum number of positions.
+        dropout: dropout rate of the input and inside the encoder, 0 to 1.
+        causal: whether a state must not depend on later events. Recurrent and convolutional encoders always are causal.
+        settings: settings of the encoder.
 
     Attributes:
-        paper: where it comes from.
-        Settings: what a person may set, from the TOML.
-        reads_items: whether its methods also take the events' item rows, `items` (B, L).
+        paper: reference of the method.
+        Settings: the settings class, filled from the TOML.
+        needs_items: whether its methods also take the item rows of the events, `items` (B, L).
     """
 
     paper: ClassVar[str]
     Settings: ClassVar[type[Config]] = Config
-    reads_items: ClassVar[bool] = False
+    needs_items: ClassVar[bool] = False
 
     def __init__(
         self, dim: int, *, max_length: int, dropout: float, causal: bool = True, settings: Config | None = None
@@ -46,36 +46,38 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        """Encode; where `causal`, the state at a position depends on the vectors up to it alone.
+        """Encode histories; with `causal` the state at a position depends only on the vectors up to it.
 
         Args:
-            vectors: of the events, oldest first, padded on the right, (B, L, D).
-            lengths: real positions of each history, (B,).
-            times: Unix seconds of the events, (B, L), for encoders that look at them.
+            vectors: event vectors, oldest first, padded on the right with finite values, (B, L, D).
+            lengths: number of events of each history, (B,).
+            times: Unix seconds of the events, (B, L), for encoders that use them.
 
         Returns:
-            States, (B, L, D); 0 at padding, whatever finite numbers stand there.
+            States, (B, L, D); 0 at padding.
         """
 
-    def at_end(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        """What `forward` gives at the last real position, (B, D)."""
+    def at_last_position(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
+        """Return the state at the last real position, (B, D)."""
         return last_position(self(vectors, lengths=lengths, times=times), lengths).squeeze(1)
 
-    def shares(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> list[Tensor | None]:
-        """For each layer the attention that `forward` pays, (B, H, L, L), or None where it is no shares.
+    def attention_weights(
+        self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None
+    ) -> list[Tensor | None]:
+        """Return the attention weights of each layer, (B, H, L, L), or None for a layer without normalised weights.
 
-        An encoder without attention has no such layer.
+        The list is empty for an encoder without attention.
         """
         del vectors, lengths, times
         return []
 
 
 def real_positions(x: Tensor, lengths: Tensor) -> Tensor:
-    """True at the real positions of x (B, L, ...), (B, L)."""
+    """Return the mask of real positions of x (B, L, ...), (B, L)."""
     return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
 def without_padding(states: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, ...) with zeros behind the end of each history."""
+    """Set padding of states (B, L, ...) to 0."""
     real = real_positions(states, lengths)
     return states.masked_fill(~real.view(*real.shape, *[1] * (states.dim() - 2)), 0)

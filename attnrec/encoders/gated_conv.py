@@ -1,8 +1,8 @@
-"""Gated convolutions: causal ones behind channel gates and spatial gates, both causal too.
+"""Causal convolutions with causal channel gates and spatial gates.
 
 Channel gates: squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), or with CBAM's second squeeze (Woo et al.
-2018, arXiv:1807.06521, section 3.1); spatial gates: CBAM's. An image is squeezed as a whole; here what is squeezed
-at a position is the history up to it, so the gates tell what of the past and which events a state is made of.
+2018, arXiv:1807.06521, section 3.1); spatial gates: CBAM's. The papers squeeze a whole image; here the squeeze at a
+position covers the history up to it, so the gates show which channels and events of the past form a state.
 Shapes: B users, L positions, D channels.
 """
 
@@ -23,12 +23,13 @@ class GatedConvSettings(Config):
     """Settings of `GatedConv`.
 
     Attributes:
-        layers: blocks.
-        kernel_size: events that a block's convolution sees.
-        channel_gate: "mean" squeezes as Hu et al., "mean_and_max" as Woo et al., "none" is without.
-        reduction: the channel gate's network has D / reduction hidden units.
-        spatial_gate: whether there is one.
-        spatial_kernel_size: events that the spatial gate sees.
+        layers: number of blocks.
+        kernel_size: number of events per convolution.
+        channel_gate: squeeze of the channel gate, "mean" as Hu et al., "mean_and_max" as Woo et al., or "none" for
+            no gate.
+        reduction: the channel gate has D / reduction hidden units.
+        spatial_gate: whether to use a spatial gate.
+        spatial_kernel_size: number of events of the spatial gate's convolution.
     """
 
     layers: int = Field(default=3, ge=1)
@@ -41,7 +42,7 @@ class GatedConvSettings(Config):
 
 @dataclass(frozen=True, eq=False)
 class Gates:
-    """How far the gates of one layer are open, 0 to 1; None for a gate that is switched off.
+    """Gate values of one layer, 0 (closed) to 1 (open); None for a gate that is switched off.
 
     Attributes:
         channel: (B, L, D), 0 at padding.
@@ -53,7 +54,7 @@ class Gates:
 
 
 class GatedConv(Encoder):
-    """A stack of `GatedBlock`, and a norm."""
+    """A stack of `GatedBlock` with a final layer norm."""
 
     paper = "Hu et al. 2018, arXiv:1709.01507; Woo et al. 2018, arXiv:1807.06521"
     Settings = GatedConvSettings
@@ -73,22 +74,22 @@ class GatedConv(Encoder):
         self.norm_out = nn.LayerNorm(dim)
 
     def forward(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        """See `encoder.Encoder`; times are not looked at."""
+        """See `encoder.Encoder`; `times` are ignored."""
         x = self.dropout(vectors)
         for block in self.blocks:
             x, _ = block(x)
         return without_padding(self.norm_out(x), lengths)
 
     def gates(self, vectors: Tensor, *, lengths: Tensor) -> list[Gates]:
-        """The gates of each layer that `forward` passes for these vectors (B, L, D)."""
-        x, found = self.dropout(vectors), []
+        """Return the gate values of each layer for these vectors (B, L, D)."""
+        x, layers = self.dropout(vectors), []
         for block in self.blocks:
             x, gates = block(x)
-            shown = (
+            masked = (
                 None if gate is None else without_padding(gate, lengths) for gate in (gates.channel, gates.spatial)
             )
-            found.append(Gates(*shown))
-        return found
+            layers.append(Gates(*masked))
+        return layers
 
 
 class GatedBlock(nn.Module):
@@ -107,7 +108,7 @@ class GatedBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Gates]:
-        """(B, L, D) -> (B, L, D), and the gates that were passed."""
+        """(B, L, D) -> (B, L, D), and the gate values."""
         inner = nn.functional.gelu(self.conv(self.norm(x)))
         channel, spatial = None, None
         if self.channel_gate is not None:
@@ -120,7 +121,7 @@ class GatedBlock(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """sigmoid(f(mean over 0..t) + f(max over 0..t)) at position t, f one network for both; without max as SE."""
+    """sigmoid(f(mean over 0..t) + f(max over 0..t)) at position t, one network f for both; without max it is SE."""
 
     def __init__(self, dim: int, *, reduction: int, with_max: bool) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """sigmoid(conv(mean and max over the channels)) at each position, from it and those before it."""
+    """sigmoid(conv(mean and max over the channels)) at each position, from this and earlier positions."""
 
     def __init__(self, *, kernel_size: int) -> None:
         super().__init__()
@@ -154,5 +155,5 @@ def running_mean(x: Tensor) -> Tensor:
 
 def running_max(x: Tensor) -> Tensor:
     """Maximum over positions 0 to t: (B, L, D) -> (B, L, D)."""
-    # along the last axis: 64 x 200 x 64 take 2 ms, along the middle one 17
+    # along the last axis 64 x 200 x 64 take 2 ms, along the middle axis 17
     return x.mT.contiguous().cummax(-1).values.mT

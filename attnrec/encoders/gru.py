@@ -1,7 +1,7 @@
 """GRU4Rec: a gated recurrent network over the history (Hidasi et al. 2016, arXiv:1511.06939).
 
-The paper's best networks have one layer, wider than its item vectors where losses are good (Hidasi & Karatzoglou
-2018, arXiv:1706.03847). Both papers' losses are not here: an encoder makes states, whatever it is trained on.
+The best networks of the paper have one layer, wider than the item vectors with good losses (Hidasi & Karatzoglou 2018,
+arXiv:1706.03847). The losses of both papers are not part of the encoder.
 Shapes: B users, L positions, D channels, `hidden` units.
 """
 
@@ -14,14 +14,14 @@ from attnrec.layers import Linear
 
 
 class GRUSettings(Config):
-    """Settings of `GRU`; `hidden` units of each layer, None is as many as the vectors have channels."""
+    """Settings of `GRU`. `hidden`: number of units per layer; None for D."""
 
     layers: int = Field(default=1, ge=1)
     hidden: int | None = Field(default=None, gt=0)
 
 
 class GRU(Encoder):
-    """torch's GRU; its states are projected back to D channels when it has another number of units."""
+    """torch's GRU; its states are projected to D channels if the number of units differs from D."""
 
     paper = "Hidasi et al. 2016, arXiv:1511.06939"
     Settings = GRUSettings
@@ -32,12 +32,12 @@ class GRU(Encoder):
         settings = settings or GRUSettings()
         super().__init__(dim, max_length=max_length, dropout=dropout, causal=causal, settings=settings)
         hidden = settings.hidden or dim
-        between = dropout if settings.layers > 1 else 0.0  # torch warns of a rate that nothing uses
+        between = dropout if settings.layers > 1 else 0.0  # torch warns about an unused dropout rate
         self.gru = nn.GRU(dim, hidden, num_layers=settings.layers, dropout=between, batch_first=True)
         self.project_out = None if hidden == dim else Linear(hidden, dim)
 
     def forward(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        """See `encoder.Encoder`; times are not looked at."""
+        """See `encoder.Encoder`; `times` are ignored."""
         states, _ = self.gru(self.dropout(vectors))
         if self.project_out is not None:
             states = self.project_out(states)

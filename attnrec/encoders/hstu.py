@@ -1,4 +1,4 @@
-"""HSTU: a stack of gated pointwise attention (Zhai et al. 2024, arXiv:2402.17152).
+"""HSTU: a stack of gated pointwise attention blocks (Zhai et al. 2024, arXiv:2402.17152).
 
 Shapes: B users, L positions, D channels.
 """
@@ -6,18 +6,18 @@ Shapes: B users, L positions, D channels.
 from torch import Tensor, nn
 
 from attnrec.attention import HSTUBlock
-from attnrec.encoders.attention import AttentionSettings, Placed
+from attnrec.encoders.attention import AttentionSettings, PositionEmbedding
 from attnrec.encoders.encoder import Encoder, real_positions, without_padding
 
 
 class HSTUSettings(AttentionSettings):
-    """Settings of `HSTU`; the blocks have no position-wise network, so `expansion` means nothing."""
+    """Settings of `HSTU`. The blocks have no position-wise network, so `expansion` has no effect."""
 
     attention: str = "hstu"
 
 
 class HSTU(Encoder):
-    """A stack of `HSTUBlock`, and a norm; positions are learned as in the paper's code, which adds them once."""
+    """A stack of `HSTUBlock` with a final layer norm; learned positions are added once, as in the paper's code."""
 
     paper = "Zhai et al. 2024, arXiv:2402.17152"
     Settings = HSTUSettings
@@ -28,9 +28,11 @@ class HSTU(Encoder):
         settings = settings or HSTUSettings()
         super().__init__(dim, max_length=max_length, dropout=dropout, causal=causal, settings=settings)
         if settings.positions == "rotary":
-            raise ValueError("hstu has relative positions of its own, got positions = 'rotary'; set learned or none")
+            raise ValueError(
+                "hstu has its own relative positions, got positions = 'rotary'; set positions = 'learned' or 'none'"
+            )
         learned = settings.positions == "learned"
-        self.placed = Placed(dim, max_length=max_length, dropout=dropout, learned=learned)
+        self.position_embedding = PositionEmbedding(dim, max_length=max_length, dropout=dropout, learned=learned)
         self.blocks = nn.ModuleList(
             HSTUBlock(
                 dim,
@@ -44,7 +46,7 @@ class HSTU(Encoder):
 
     def forward(self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None) -> Tensor:
         """See `encoder.Encoder`."""
-        x = self.placed(vectors)
+        x = self.position_embedding(vectors)
         allowed = None if self.causal else real_positions(vectors, lengths)[:, None, None]
         for block in self.blocks:
             x = block(x, causal=self.causal, allowed=allowed, times=times)

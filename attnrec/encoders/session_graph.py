@@ -1,10 +1,10 @@
 """The history as a graph of its distinct items: the session layer of GCE-GNN (Wang et al. 2020, arXiv:2106.05081).
 
-An item is joined to itself and to the items that came right before or right after it (session graphs: SR-GNN, Wu et
-al. 2019, arXiv:1811.00855). e = leaky_relu(a' (h_i * h_j)), with a vector `a` for each of four types of edges: to
-itself, from an item that came before, from one that came after, from one that did both; shares are a softmax of e over
-an item's edges. A state is the vector of its event's item after the layers, plus a position counted from the end.
-Shapes: B users, L positions, D channels. An item stands in the graph at the place of its first event.
+An item has edges to itself and to the items directly before or after it (session graphs: SR-GNN, Wu et al. 2019,
+arXiv:1811.00855). e = leaky_relu(a' (h_i * h_j)), with a vector `a` for each of four edge types: self-loop, from the
+item before, from the item after, and both; the weights are a softmax of e over the edges of an item. The state of an
+event is the vector of its item after the layers, plus an embedding of the position counted from the end.
+Shapes: B users, L positions, D channels. The node of an item is at the position of its first event.
 """
 
 import torch
@@ -19,18 +19,18 @@ NONE, SELF, BEFORE, AFTER, BOTH = range(5)
 
 
 class SessionGraphSettings(Config):
-    """Settings of `SessionGraph`; `negative_slope` of the leaky ReLU."""
+    """Settings of `SessionGraph`. `negative_slope`: of the leaky ReLU."""
 
     layers: int = Field(default=1, ge=1)
     negative_slope: float = Field(default=0.2, ge=0)
 
 
 class SessionGraph(Encoder):
-    """Attention over the graph of one history. It sees the whole of it, so it is for objective = "last_item"."""
+    """Attention over the graph of one history. It uses the whole history, so it needs objective = "last_item"."""
 
     paper = "Wang et al. 2020, arXiv:2106.05081"
     Settings = SessionGraphSettings
-    reads_items = True
+    needs_items = True
 
     def __init__(
         self,
@@ -44,70 +44,73 @@ class SessionGraph(Encoder):
         settings = settings or SessionGraphSettings()
         if causal:
             raise ValueError(
-                "a session graph can't be causal: an item's neighbours may come later; set objective = 'last_item'"
+                "session_graph can't be causal, because an item's neighbours may come later, got causal=True; "
+                "set objective = 'last_item'"
             )
         super().__init__(dim, max_length=max_length, dropout=dropout, causal=causal, settings=settings)
         self.slope = settings.negative_slope
         bound = dim**-0.5
-        self.by_type = nn.Parameter(torch.empty(settings.layers, BOTH, dim).uniform_(-bound, bound))
-        self.embedding = nn.Embedding(max_length, dim)  # of positions, the last event's first
+        self.type_vectors = nn.Parameter(torch.empty(settings.layers, BOTH, dim).uniform_(-bound, bound))
+        self.embedding = nn.Embedding(max_length, dim)  # of positions counted from the last event
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(
         self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None, items: Tensor | None = None
     ) -> Tensor:
-        """See `encoder.Encoder`; times are not looked at.
+        """See `encoder.Encoder`; `times` are ignored.
 
         Args:
-            vectors, lengths, times: as there.
-            items: item rows of the events, (B, L); the vector of an item is the mean over its events. None: each event
-                is an item of its own.
+            vectors, lengths, times: see `encoder.Encoder`.
+            items: item rows of the events, (B, L); the vector of an item is the mean over its events. None treats each
+                event as a different item.
         """
-        places = first_places(items, vectors, lengths)
-        types = edge_types(places, lengths)
-        nodes = self._nodes(self.dropout(vectors), places, lengths)
-        for by_type in self.by_type:
-            nodes = self._shares(nodes, types, by_type) @ nodes
-        states = nodes.gather(1, places[..., None].expand_as(vectors))
+        positions = first_positions(items, vectors, lengths)
+        types = edge_types(positions, lengths)
+        nodes = self._nodes(self.dropout(vectors), positions, lengths)
+        for type_vectors in self.type_vectors:
+            nodes = self._weights(nodes, types, type_vectors) @ nodes
+        states = nodes.gather(1, positions[..., None].expand_as(vectors))
         from_end = (lengths[:, None] - 1 - torch.arange(vectors.shape[1], device=lengths.device)).clamp(min=0)
         return without_padding(states + self.embedding(from_end), lengths)
 
-    def shares(
+    def attention_weights(
         self, vectors: Tensor, *, lengths: Tensor, times: Tensor | None = None, items: Tensor | None = None
     ) -> list[Tensor | None]:
-        """See `encoder.Encoder`; what an item gets is divided evenly among its events. One head."""
-        places = first_places(items, vectors, lengths)
-        types = edge_types(places, lengths)
-        nodes, found = self._nodes(vectors, places, lengths), []
-        owned = self._owned(places, lengths)  # (B, item, event)
-        for by_type in self.by_type:
-            shares = self._shares(nodes, types, by_type)
-            nodes = shares @ nodes
-            rows = (shares @ owned).gather(1, places[..., None].expand_as(shares))
-            found.append(without_padding(rows, lengths)[:, None])
-        return found
+        """See `encoder.Encoder`. One head; the weight of an item is divided equally among its events."""
+        positions = first_positions(items, vectors, lengths)
+        types = edge_types(positions, lengths)
+        nodes, layers = self._nodes(vectors, positions, lengths), []
+        event_means = self._event_means(positions, lengths)  # (B, item, event)
+        for type_vectors in self.type_vectors:
+            weights = self._weights(nodes, types, type_vectors)
+            nodes = weights @ nodes
+            rows = (weights @ event_means).gather(1, positions[..., None].expand_as(weights))
+            layers.append(without_padding(rows, lengths)[:, None])
+        return layers
 
-    def _nodes(self, vectors: Tensor, places: Tensor, lengths: Tensor) -> Tensor:
-        """Vectors of the items at the places of their first events, zeros elsewhere, (B, L, D)."""
-        return self._owned(places, lengths) @ without_padding(vectors, lengths)
+    def _nodes(self, vectors: Tensor, positions: Tensor, lengths: Tensor) -> Tensor:
+        """Return the item vectors at the positions of their first events, zeros elsewhere, (B, L, D)."""
+        return self._event_means(positions, lengths) @ without_padding(vectors, lengths)
 
-    def _owned(self, places: Tensor, lengths: Tensor) -> Tensor:
-        """Share of each event in the vector of each item, (B, L items, L events)."""
-        at = torch.arange(places.shape[1], device=places.device)
-        own = ((places[:, None] == at[:, None]) & real_positions(places, lengths)[:, None]).to(self.by_type.dtype)
-        return own / own.sum(-1, keepdim=True).clamp(min=1)
+    def _event_means(self, positions: Tensor, lengths: Tensor) -> Tensor:
+        """Return the matrix that averages the events of each item, (B, L items, L events)."""
+        nodes = torch.arange(positions.shape[1], device=positions.device)
+        is_event = ((positions[:, None] == nodes[:, None]) & real_positions(positions, lengths)[:, None]).to(
+            self.type_vectors.dtype
+        )
+        return is_event / is_event.sum(-1, keepdim=True).clamp(min=1)
 
-    def _shares(self, nodes: Tensor, types: Tensor, by_type: Tensor) -> Tensor:
-        """Of each item in each other, (B, L, L); zeros in a row that is no item."""
-        energies = torch.einsum("bid,td,bjd->btij", nodes, by_type, nodes)
-        chosen = energies.gather(1, (types - 1).clamp(min=0)[:, None]).squeeze(1)
-        joined = types > NONE
-        chosen = F.leaky_relu(chosen, self.slope).masked_fill(~joined, torch.finfo(chosen.dtype).min)
-        return chosen.softmax(-1) * joined
+    def _weights(self, nodes: Tensor, types: Tensor, type_vectors: Tensor) -> Tensor:
+        """Return the attention weights between items, (B, L, L); zeros in a row without an item."""
+        logits = torch.einsum("bid,td,bjd->btij", nodes, type_vectors, nodes)
+        chosen = logits.gather(1, (types - 1).clamp(min=0)[:, None]).squeeze(1)
+        connected = types > NONE
+        chosen = F.leaky_relu(chosen, self.slope).masked_fill(~connected, torch.finfo(chosen.dtype).min)
+        return chosen.softmax(-1) * connected
 
 
-def first_places(items: Tensor | None, vectors: Tensor, lengths: Tensor) -> Tensor:
-    """Where the item of each event stood first, (B, L); at padding its own place."""
+def first_positions(items: Tensor | None, vectors: Tensor, lengths: Tensor) -> Tensor:
+    """Return the position of the first event with the same item, (B, L); at padding the position itself."""
     at = torch.arange(vectors.shape[1], device=vectors.device)
     if items is None:
         return at.expand(vectors.shape[:2])
@@ -116,17 +119,17 @@ def first_places(items: Tensor | None, vectors: Tensor, lengths: Tensor) -> Tens
     return torch.where(real, same.to(torch.uint8).argmax(-1), at)
 
 
-def edge_types(places: Tensor, lengths: Tensor) -> Tensor:
-    """How the item at each place is joined to that at each other, from the first one's side, (B, L, L).
+def edge_types(positions: Tensor, lengths: Tensor) -> Tensor:
+    """Return the type of the edge to the item at each position from each other item, (B, L to, L from).
 
-    NONE; SELF; BEFORE where the other came right before it; AFTER where it came right after; BOTH.
+    NONE; SELF; BEFORE if the other item is directly before it; AFTER if it is directly after it; BOTH.
     """
-    n_users, n_places = places.shape
-    followed = torch.zeros(n_users, n_places, n_places, dtype=torch.bool, device=places.device)
-    users, events = (real_positions(places, lengths)[:, 1:]).nonzero(as_tuple=True)
-    followed[users, places[users, events + 1], places[users, events]] = True
+    n_users, n_positions = positions.shape
+    followed = torch.zeros(n_users, n_positions, n_positions, dtype=torch.bool, device=positions.device)
+    users, events = (real_positions(positions, lengths)[:, 1:]).nonzero(as_tuple=True)
+    followed[users, positions[users, events + 1], positions[users, events]] = True
     types = BEFORE * followed + AFTER * followed.mT
     types = types.masked_fill(followed & followed.mT, BOTH)
-    real = real_positions(places, lengths)
-    is_item = real & (places == torch.arange(n_places, device=places.device))
+    real = real_positions(positions, lengths)
+    is_item = real & (positions == torch.arange(n_positions, device=positions.device))
     return types.masked_fill(torch.diag_embed(is_item), SELF)

@@ -1,4 +1,4 @@
-"""Cross-entropy over a whole catalogue, on flat positions, without the logits of all of them in memory.
+"""Cross-entropy over the whole catalogue, on flattened positions, without the logits of all positions in memory.
 
 Shapes: T positions with a target, N items (padding left out), D channels.
 """
@@ -10,27 +10,27 @@ from torch import Tensor
 
 from attnrec.precision import rounded_matmul, should_round
 
-CHUNK = 256  # positions at a time: 256 x 3,416 logits stay in cache; best of 64-512 on the CPUs tried
-LARGEST = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits at a time, 256 MB and 1 GB
-TINY = 1e-30  # a probability below it has lost digits
+CHUNK = 256  # positions per chunk: 256 x 3,416 logits fit into the cache; the best of 64-512 on the CPUs tried
+MAX_LOGITS = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits per chunk, 256 MB and 1 GB
+TINY = 1e-30  # smaller probabilities have lost precision
 
 
 def full_softmax(
     users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of the target among all items, mean over positions.
+    """Compute the cross-entropy of the target among all items, mean over positions.
 
-    The gradient is made in the forward pass, chunk by chunk, so memory is chunk x N instead of T x N
+    The forward pass computes the gradient chunk by chunk, so memory is chunk x N instead of T x N
     (after Wijmans et al. 2024, arXiv:2411.09009, without its sparsity). Under `precision.reduced_precision` the
-    products' inputs are rounded; everything else is float32.
+    inputs of matrix products are rounded; everything else is float32.
 
     Args:
         users: (T, D).
         items: (N, D), row i is item row i + 1.
         bias: (N,) or None.
         targets: item rows from 1, (T,).
-        label_smoothing: the share s of what is asked for that is spread over all N items: (1 - s) on the target
-            and s / N on each, as in `torch.nn.functional.cross_entropy` (Szegedy et al. 2016, arXiv:1512.00567).
+        label_smoothing: probability mass s spread over all N items: (1 - s) for the target and s / N for each item, as
+            in `torch.nn.functional.cross_entropy` (Szegedy et al. 2016, arXiv:1512.00567).
 
     Returns:
         A scalar in nats.
@@ -39,9 +39,9 @@ def full_softmax(
 
 
 def chunk_size(n_items: int, device: torch.device) -> int:
-    """Positions whose logits are in memory at a time."""
-    fitting = max(16, LARGEST.get(device.type, LARGEST["cpu"]) // max(1, n_items))
-    return min(CHUNK, fitting) if device.type == "cpu" else fitting
+    """Return the number of positions per chunk."""
+    max_positions = max(16, MAX_LOGITS.get(device.type, MAX_LOGITS["cpu"]) // max(1, n_items))
+    return min(CHUNK, max_positions) if device.type == "cpu" else max_positions
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any, users: Tensor, items: Tensor, bias: Tensor | None, targets: Tensor, label_smoothing: float
     ) -> Tensor:
-        """Loss and, while the chunk's probabilities are at hand, all gradients."""
+        """Compute the loss and, chunk by chunk, all gradients."""
         rounded = should_round(users)
         users, items = users.float(), items.float()
         bias = None if bias is None else bias.float()
@@ -60,10 +60,10 @@ class _FullSoftmax(torch.autograd.Function):
         total = users.new_zeros((), dtype=torch.float64)
         for start in range(0, len(users), chunk):
             x, target = users[start : start + chunk], targets[start : start + chunk, None]
-            # only whole chunks are rounded: each new shape would cost a new kernel
+            # only full chunks are rounded: each new shape would compile a new kernel
             with rounded_matmul(rounded and len(x) == chunk):
                 part = torch.mm(x, items.mT, out=logits[: len(x)])
-                total += _to_gradient(part, x, items, bias, target, label_smoothing)
+                total += _replace_by_gradient(part, x, items, bias, target, label_smoothing)
                 torch.mm(part, items, out=d_users[start : start + len(x)])
                 d_items.addmm_(part.mT, x)
                 d_bias += part.sum(0)
@@ -78,27 +78,27 @@ class _FullSoftmax(torch.autograd.Function):
         return d_users, d_items, d_bias if ctx.needs_input_grad[2] else None, None, None
 
 
-def _to_gradient(
+def _replace_by_gradient(
     logits: Tensor, x: Tensor, items: Tensor, bias: Tensor | None, target: Tensor, label_smoothing: float
 ) -> Tensor:
-    """Turn logits (t, N), still without bias, into their gradient, in place; returns the summed loss.
+    """Replace logits (t, N) without bias by their gradient in place; return the summed loss.
 
     Args:
-        logits: of the users x (t, D) and the items (N, D).
-        target: rows from 0, (t, 1).
+        logits: scores of the users x (t, D) for the items (N, D).
+        target: item rows from 0, (t, 1).
     """
     if bias is not None:
         logits += bias
     logit = logits.gather(1, target)
-    asked = logit.lerp(logits.mean(1, keepdim=True), label_smoothing) if label_smoothing else logit
+    target_logit = logit.lerp(logits.mean(1, keepdim=True), label_smoothing) if label_smoothing else logit
     torch.softmax(logits, dim=1, out=logits)
     probability = logits.gather(1, target)
     log_sum = logit - probability.log()
-    unsure = (probability < TINY).squeeze(1)
-    if unsure.any():  # the target's own probability does not tell: sum again
-        again = x[unsure] @ items.mT
-        log_sum[unsure] = (again if bias is None else again + bias).logsumexp(1, keepdim=True)
+    imprecise = (probability < TINY).squeeze(1)
+    if imprecise.any():  # compute the log-sum-exp directly, without the target's probability
+        scores = x[imprecise] @ items.mT
+        log_sum[imprecise] = (scores if bias is None else scores + bias).logsumexp(1, keepdim=True)
     logits.scatter_(1, target, probability + (label_smoothing - 1.0))
     if label_smoothing:
         logits -= label_smoothing / len(items)
-    return (log_sum - asked).sum()
+    return (log_sum - target_logit).sum()

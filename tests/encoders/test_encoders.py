@@ -1,4 +1,4 @@
-"""The contract of the shelf, for every encoder in ENCODERS, and what single encoders promise beyond it."""
+"""Contract tests of every encoder in ENCODERS, and tests of single encoders."""
 
 from itertools import pairwise
 from math import erf, sqrt
@@ -9,7 +9,7 @@ import torch
 
 from attnrec.config import SettingsError
 from attnrec.encoders import ENCODERS, build_encoder
-from attnrec.encoders.session_graph import AFTER, BEFORE, BOTH, SELF, edge_types, first_places
+from attnrec.encoders.session_graph import AFTER, BEFORE, BOTH, SELF, edge_types, first_positions
 
 B, L, D = 3, 9, 6
 LENGTHS = torch.tensor([9, 5, 0])
@@ -36,7 +36,7 @@ def gelu(x):
 
 
 def conv(x, weights, name, *, dilation=1):
-    """Each output position is a sum over the taps that reach back to real positions."""
+    """Each output is a sum over the taps of the positions from 0 on."""
     kernel, out = weights[f"{name}.conv.weight"], np.zeros((len(x), len(weights[f"{name}.conv.bias"])))
     n_taps = kernel.shape[2]
     for t in range(len(x)):
@@ -51,15 +51,18 @@ def conv(x, weights, name, *, dilation=1):
 def gru(encoder, x):
     weights, states = learned(encoder), x
     for layer in range(encoder.settings.layers):
-        w_in, w_on = weights[f"gru.weight_ih_l{layer}"], weights[f"gru.weight_hh_l{layer}"]
-        b_in, b_on = weights[f"gru.bias_ih_l{layer}"], weights[f"gru.bias_hh_l{layer}"]
-        h, found = np.zeros(w_on.shape[1]), []
+        w_in, w_state = weights[f"gru.weight_ih_l{layer}"], weights[f"gru.weight_hh_l{layer}"]
+        b_in, b_state = weights[f"gru.bias_ih_l{layer}"], weights[f"gru.bias_hh_l{layer}"]
+        h, outputs = np.zeros(w_state.shape[1]), []
         for vector in states:
-            (r_in, z_in, n_in), (r_on, z_on, n_on) = np.split(w_in @ vector + b_in, 3), np.split(w_on @ h + b_on, 3)
-            z = sigmoid(z_in + z_on)
-            h = (1 - z) * np.tanh(n_in + sigmoid(r_in + r_on) * n_on) + z * h
-            found.append(h)
-        states = np.array(found)
+            (r_in, z_in, n_in), (r_state, z_state, n_state) = (
+                np.split(w_in @ vector + b_in, 3),
+                np.split(w_state @ h + b_state, 3),
+            )
+            z = sigmoid(z_in + z_state)
+            h = (1 - z) * np.tanh(n_in + sigmoid(r_in + r_state) * n_state) + z * h
+            outputs.append(h)
+        states = np.array(outputs)
     if "project_out.weight" in weights:
         states = states @ weights["project_out.weight"].T + weights["project_out.bias"]
     return states
@@ -110,7 +113,7 @@ def heads_of(x, n_heads):
 
 def self_attention(encoder, x):
     weights, n_heads = learned(encoder), encoder.settings.heads
-    x = x + weights["placed.embedding.weight"][: len(x)]
+    x = x + weights["position_embedding.embedding.weight"][: len(x)]
     for number in range(encoder.settings.layers):
         block = f"blocks.{number}"
         qkv = linear(layer_norm(x, weights, f"{block}.norm_attention"), weights, f"{block}.attention.project_in")
@@ -126,7 +129,7 @@ def self_attention(encoder, x):
 
 def hstu(encoder, x):
     weights, n_heads = learned(encoder), encoder.settings.heads
-    x = x + weights["placed.embedding.weight"][: len(x)]
+    x = x + weights["position_embedding.embedding.weight"][: len(x)]
     for number in range(encoder.settings.layers):
         block = f"blocks.{number}"
         projected = linear(layer_norm(x, weights, f"{block}.norm_in"), weights, f"{block}.project_in")
@@ -142,24 +145,26 @@ def hstu(encoder, x):
 
 
 def session_graph(encoder, x, items=None):
-    """Nodes, edges and shares in words: which items came right before or after which."""
+    """Nodes, edges and weights from the pairs of consecutive items."""
     weights, items = learned(encoder), list(range(len(x))) if items is None else items
-    nodes = {item: np.mean([vector for vector, its in zip(x, items, strict=True) if its == item], 0) for item in items}
+    nodes = {
+        item: np.mean([vector for vector, other in zip(x, items, strict=True) if other == item], 0) for item in items
+    }
     after = set(pairwise(items))
-    for to_self, from_before, from_after, from_both in weights["by_type"]:
-        joined = {}
+    for to_self, from_before, from_after, from_both in weights["type_vectors"]:
+        updated = {}
         for i in nodes:
-            energies = {i: to_self @ (nodes[i] * nodes[i])}
+            logits = {i: to_self @ (nodes[i] * nodes[i])}
             for j in nodes:
                 kinds = {(True, True): from_both, (True, False): from_before, (False, True): from_after}
                 kind = kinds.get(((j, i) in after, (i, j) in after))
                 if j != i and kind is not None:
-                    energies[j] = kind @ (nodes[i] * nodes[j])
-            exponentials = {j: np.exp(max(e, 0.2 * e)) for j, e in energies.items()}
-            joined[i] = sum(e * nodes[j] for j, e in exponentials.items()) / sum(exponentials.values())
-        nodes = joined
-    places = weights["embedding.weight"][: len(x)][::-1]
-    return np.stack([nodes[item] for item in items]) + places
+                    logits[j] = kind @ (nodes[i] * nodes[j])
+            exponentials = {j: np.exp(max(e, 0.2 * e)) for j, e in logits.items()}
+            updated[i] = sum(e * nodes[j] for j, e in exponentials.items()) / sum(exponentials.values())
+        nodes = updated
+    positions = weights["embedding.weight"][: len(x)][::-1]
+    return np.stack([nodes[item] for item in items]) + positions
 
 
 REFERENCES = {
@@ -208,7 +213,7 @@ def name(request) -> str:
 
 @pytest.fixture
 def encoder(name):
-    """Each encoder in evaluation, with what it learns away from where it starts."""
+    """Each encoder in evaluation mode, with parameters that differ from their initial values."""
     torch.manual_seed(0)
     encoder = build(name, dropout=0.5).eval()
     with torch.no_grad():
@@ -240,9 +245,9 @@ def test_states_have_the_shape_of_the_vectors(encoder, vectors):
         assert encoder(vectors[:, :length], lengths=lengths, times=torch.zeros(B, length)).shape == (B, length, D)
 
 
-def test_a_state_depends_on_its_own_vector_and_not_on_later_ones(name, encoder, vectors):
+def test_a_state_depends_on_its_event_and_not_on_later_events(name, encoder, vectors):
     if kind_of(name) in NEVER_CAUSAL:
-        pytest.skip("it sees the whole history, and refuses to be causal (see below)")
+        pytest.skip("it uses the whole history and rejects causal=True (see below)")
     full = torch.full((B,), L)
     before = encoder(vectors, lengths=full)
     for position in (0, 3, L - 1):
@@ -253,9 +258,9 @@ def test_a_state_depends_on_its_own_vector_and_not_on_later_ones(name, encoder, 
         assert (after[:, position] != before[:, position]).any(-1).all()
 
 
-def test_a_state_depends_on_the_event_before(name, encoder, vectors):
+def test_a_state_depends_on_the_previous_event(name, encoder, vectors):
     if name == "none":
-        pytest.skip("without an encoder a state is the event's own vector")
+        pytest.skip("without an encoder a state is the vector of its event")
     other = vectors.clone()
     other[:, 2] = -other[:, 2]
     full = torch.full((B,), L)
@@ -263,7 +268,7 @@ def test_a_state_depends_on_the_event_before(name, encoder, vectors):
 
 
 @pytest.mark.parametrize("filling", [0.0, 50.0])
-def test_padding_changes_nothing_and_gets_zeros(encoder, vectors, filling):
+def test_padding_has_no_effect_and_gets_zeros(encoder, vectors, filling):
     padding = torch.arange(L) >= LENGTHS[:, None]
     states = encoder(vectors.masked_fill(padding[..., None], filling), lengths=LENGTHS)
     assert (states[padding] == 0).all()
@@ -272,12 +277,12 @@ def test_padding_changes_nothing_and_gets_zeros(encoder, vectors, filling):
         torch.testing.assert_close(states[b : b + 1, :length], alone[:, :length])
 
 
-def test_a_user_without_events_gets_zeros(encoder, vectors):
+def test_an_empty_history_gets_zeros(encoder, vectors):
     assert (encoder(vectors[:1], lengths=torch.tensor([0])) == 0).all()
     assert (encoder(vectors[:1, :1], lengths=torch.tensor([0])) == 0).all()
 
 
-def test_gradients_are_finite_and_reach_every_weight_and_every_real_vector(name, vectors):
+def test_gradients_are_finite_and_reach_every_parameter_and_every_event(name, vectors):
     torch.manual_seed(0)
     encoder = build(name).train()
     vectors.requires_grad_()
@@ -291,7 +296,7 @@ def test_gradients_are_finite_and_reach_every_weight_and_every_real_vector(name,
     assert not vectors.grad[~real].any()
 
 
-def test_dropout_is_for_training_only(name, vectors):
+def test_dropout_applies_in_training_only(name, vectors):
     torch.manual_seed(0)
     encoder = build(name, dropout=0.5)
     full = torch.full((B,), L)
@@ -301,18 +306,18 @@ def test_dropout_is_for_training_only(name, vectors):
 
 
 def test_the_same_seed_gives_the_same_encoder(name, vectors):
-    found = []
+    outputs = []
     for _ in range(2):
         torch.manual_seed(3)
-        found.append(build(name)(vectors, lengths=LENGTHS))
-    assert torch.equal(*found)
+        outputs.append(build(name)(vectors, lengths=LENGTHS))
+    assert torch.equal(*outputs)
 
 
-def test_an_encoder_says_where_it_comes_from(encoder):
+def test_an_encoder_cites_its_paper(encoder):
     assert "arXiv:" in encoder.paper or "doi:" in encoder.paper
 
 
-def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
+def test_an_unknown_encoder_raises_an_error_that_lists_all_encoders():
     with pytest.raises(
         ValueError, match="one of dilated_conv, gated_conv, gru, hstu, none, self_attention, session_graph, got 'lstm'"
     ):
@@ -320,7 +325,7 @@ def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "said"),
+    ("kind", "settings", "message"),
     [
         ("gru", {"hiden": 5}, r"hiden: unknown key; did you mean hidden\?"),
         ("gru", {"layers": 0}, "layers: Input should be greater than or equal to 1, got 0"),
@@ -329,24 +334,24 @@ def test_an_unknown_encoder_is_an_error_that_lists_the_known_ones():
         (
             "self_attention",
             {"positions": "relative", "attention": "linrec"},
-            "relative positions are a bias .* got attention = 'linrec'",
+            "positions = 'relative' needs attention = 'scaled_dot', got attention = 'linrec'",
         ),
-        ("self_attention", {"heads": 4}, "dim must be a multiple of heads, got 6 and 4"),
+        ("self_attention", {"heads": 4}, "heads must divide dim, got heads=4 and dim=6"),
         ("self_attention", {"attention": "linformer"}, "can't be causal"),
         ("hstu", {"positions": "rotary"}, "got positions = 'rotary'"),
-        ("session_graph", {}, r"a session graph can't be causal: .* set objective = 'last_item'"),
+        ("session_graph", {}, r"session_graph can't be causal, .* set objective = 'last_item'"),
         ("session_graph", {"layers": 0}, "layers: Input should be greater than or equal to 1, got 0"),
         ("gated_conv", {"channel_gate": "max"}, "channel_gate: Input should be 'mean_and_max', 'mean' or 'none'"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_in_one_line(kind, settings, said):
-    with pytest.raises((SettingsError, ValueError), match=said) as caught:
+def test_invalid_settings_are_rejected_in_one_line(kind, settings, message):
+    with pytest.raises((SettingsError, ValueError), match=message) as caught:
         build_encoder(kind, dim=D, max_length=L, settings=settings)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["self_attention", "hstu", "session_graph"])
-def test_without_causality_a_state_knows_what_comes_after_and_still_no_padding(kind, vectors):
+def test_bidirectional_states_depend_on_later_events_but_not_on_padding(kind, vectors):
     torch.manual_seed(0)
     encoder = build_encoder(kind, dim=D, max_length=L, causal=False).eval()
     other = vectors.clone()
@@ -358,7 +363,7 @@ def test_without_causality_a_state_knows_what_comes_after_and_still_no_padding(k
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary", "relative", "none"])
-def test_only_without_positions_does_the_order_before_an_event_not_matter(positions, vectors):
+def test_the_order_of_earlier_events_matters_unless_positions_are_none(positions, vectors):
     torch.manual_seed(0)
     encoder = build_encoder(
         "self_attention", dim=D, max_length=L, settings={"positions": positions, "layers": 1, "heads": 3}
@@ -373,49 +378,49 @@ def test_only_without_positions_does_the_order_before_an_event_not_matter(positi
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary", "relative"])
-def test_the_last_state_asked_alone_is_the_last_of_all(positions, vectors):
+def test_the_last_state_alone_equals_that_among_all_states(positions, vectors):
     torch.manual_seed(0)
     encoder = build_encoder("self_attention", dim=D, max_length=L, settings={"positions": positions, "heads": 3}).eval()
     lengths = torch.tensor([9, 5, 1])
     states = encoder(vectors, lengths=lengths)[torch.arange(B), lengths - 1]
-    torch.testing.assert_close(encoder.at_end(vectors, lengths=lengths), states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder.at_last_position(vectors, lengths=lengths), states, rtol=1e-4, atol=1e-5)
 
 
-def test_shares_are_told_layer_by_layer_and_never_of_later_events(vectors):
+def test_attention_weights_are_returned_per_layer_and_causal(vectors):
     torch.manual_seed(0)
     encoder = build_encoder("self_attention", dim=D, max_length=L).eval()
-    found = encoder.shares(vectors, lengths=LENGTHS)
-    assert [shares.shape for shares in found] == [(B, 2, L, L)] * 2
-    for shares in found:
-        torch.testing.assert_close(shares.sum(-1), torch.ones(B, 2, L))
-        assert (shares.triu(1) == 0).all()
-    assert build_encoder("gru", dim=D, max_length=L).shares(vectors, lengths=LENGTHS) == []
+    layers = encoder.attention_weights(vectors, lengths=LENGTHS)
+    assert [weights.shape for weights in layers] == [(B, 2, L, L)] * 2
+    for weights in layers:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(B, 2, L))
+        assert (weights.triu(1) == 0).all()
+    assert build_encoder("gru", dim=D, max_length=L).attention_weights(vectors, lengths=LENGTHS) == []
     other = build_encoder("self_attention", dim=D, max_length=L, settings={"attention": "linrec"})
-    assert other.shares(vectors, lengths=LENGTHS) == [None, None]
+    assert other.attention_weights(vectors, lengths=LENGTHS) == [None, None]
 
 
 # --- single encoders
 
 
-def test_a_gru_projects_only_where_its_width_is_another():
+def test_a_gru_projects_its_states_only_if_its_width_differs():
     assert build("gru").project_out is not None
     assert build("gru_plain").project_out is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "reach"),
-    # each block reaches back (kernel size - 1) * (d + 2 d)
+    ("settings", "receptive_field"),
+    # each block adds (kernel size - 1) * (d + 2 d) positions
     [({}, 1 + 2 * 3 * (1 + 2 + 4 + 8)), ({"dilations": [1, 4], "repeats": 2, "kernel_size": 2}, 1 + 2 * 3 * (1 + 4))],
 )
-def test_a_state_of_dilated_convolutions_sees_as_many_events_as_it_says(settings, reach):
+def test_the_receptive_field_of_dilated_convolutions(settings, receptive_field):
     torch.manual_seed(0)
     encoder = build_encoder("dilated_conv", dim=D, max_length=120, settings=settings)
-    assert encoder.reach == reach
+    assert encoder.receptive_field == receptive_field
     vectors = torch.randn(1, 120, D, requires_grad=True)
     encoder(vectors, lengths=torch.tensor([120]))[0, -1].sum().backward()
-    seen = vectors.grad[0].any(-1)
-    assert seen[-reach]
-    assert not seen[:-reach].any()
+    used = vectors.grad[0].any(-1)
+    assert used[-receptive_field]
+    assert not used[:-receptive_field].any()
 
 
 def test_gates_are_between_0_and_1_and_aligned_with_the_events(vectors):
@@ -442,8 +447,8 @@ def test_gates_are_causal(vectors):
             assert not torch.allclose(getattr(after, name)[:, 4:], getattr(before, name)[:, 4:])
 
 
-def test_the_gates_shown_are_those_that_states_pass(vectors):
-    # one layer without a norm before the sum: state - vector = convolution * channel gate * spatial gate
+def test_the_returned_gates_are_those_of_the_states(vectors):
+    # one layer, before the final norm: state - vector = convolution * channel gate * spatial gate
     encoder = build_encoder("gated_conv", dim=D, max_length=L, settings={"layers": 1}).eval()
     (gates,) = encoder.gates(vectors, lengths=torch.full((B,), L))
     (block,) = encoder.blocks
@@ -451,7 +456,7 @@ def test_the_gates_shown_are_those_that_states_pass(vectors):
     torch.testing.assert_close(block(vectors)[0] - vectors, ungated * gates.channel * gates.spatial[..., None])
 
 
-def test_a_gate_that_is_switched_off_is_not_there(vectors):
+def test_a_gate_that_is_switched_off_does_not_exist(vectors):
     without = {"gated_conv_no_channel": "channel", "gated_conv_no_spatial": "spatial"}
     for name, missing in without.items():
         encoder = build(name).eval()
@@ -461,27 +466,27 @@ def test_a_gate_that_is_switched_off_is_not_there(vectors):
         assert not any(f"{missing}_gate" in key for key in encoder.state_dict())
 
 
-def test_a_channel_gate_has_a_hidden_unit_however_much_it_reduces(vectors):
+def test_a_channel_gate_has_at_least_one_hidden_unit(vectors):
     encoder = build_encoder("gated_conv", dim=D, max_length=L, settings={"reduction": 100})
     assert encoder(vectors, lengths=LENGTHS).isfinite().all()
 
 
-def test_a_channel_gate_knows_events_that_no_convolution_reaches(vectors):
-    # kernels of 2 in one layer: only the running squeezes tell of the first event at the last one
+def test_a_channel_gate_depends_on_events_outside_the_convolutions(vectors):
+    # kernels of 2 in one layer: only the running squeezes connect the first event with the last state
     settings = {"layers": 1, "kernel_size": 2, "spatial_kernel_size": 1, "reduction": 1}
     other = vectors.clone()
     other[:, 0] = 5.0
     full = torch.full((B,), L)
-    for gate, hears in {"mean_and_max": True, "mean": True, "none": False}.items():
+    for gate, depends in {"mean_and_max": True, "mean": True, "none": False}.items():
         torch.manual_seed(0)
         encoder = build_encoder("gated_conv", dim=D, max_length=L, settings=settings | {"channel_gate": gate}).eval()
         same = torch.allclose(encoder(other, lengths=full)[:, -1], encoder(vectors, lengths=full)[:, -1])
-        assert same is not hears
+        assert same is not depends
 
 
 @pytest.fixture
 def session() -> torch.Tensor:
-    """Items of nine events: a before b and back, b twice in a row, c between two others; a second, shorter history."""
+    """Items of nine events: 1 and 2 alternate, 2 repeats, 3 is between 2 and 4; a shorter history; an empty one."""
     return torch.tensor([[1, 2, 1, 2, 2, 3, 4, 1, 5], [7, 7, 7, 8, 7, 0, 0, 0, 0], [0] * 9])
 
 
@@ -497,32 +502,32 @@ def test_a_repeated_item_is_one_node_of_the_session_graph(layers, session, vecto
     assert not np.allclose(states[0], encoder(vectors, lengths=LENGTHS)[0].detach().numpy(), atol=1e-3)
 
 
-def test_items_of_a_session_are_joined_by_what_came_right_before_and_after_them(session):
-    places = first_places(session, session[..., None], LENGTHS)
-    assert places[0].tolist() == [0, 1, 0, 1, 1, 5, 6, 0, 8]
-    assert places[1, :5].tolist() == [0, 0, 0, 3, 0]
-    types = edge_types(places, LENGTHS)
+def test_edges_of_a_session_graph_connect_consecutive_items(session):
+    positions = first_positions(session, session[..., None], LENGTHS)
+    assert positions[0].tolist() == [0, 1, 0, 1, 1, 5, 6, 0, 8]
+    assert positions[1, :5].tolist() == [0, 0, 0, 3, 0]
+    types = edge_types(positions, LENGTHS)
     first, second, third, fourth, fifth = 0, 1, 5, 6, 8
     assert types[0, first, second] == types[0, second, first] == BOTH
     assert (types[0, third, second], types[0, second, third]) == (BEFORE, AFTER)
     assert (types[0, fourth, third], types[0, first, fourth], types[0, fifth, first]) == (BEFORE,) * 3
     assert types[0].diagonal().tolist() == [SELF, SELF, 0, 0, 0, SELF, SELF, 0, SELF]
     assert types[0, first, third] == types[0, third, fifth] == 0
-    assert types[1].count_nonzero() == 4, "two items, each joined to itself and the other"
+    assert types[1].count_nonzero() == 4, "two items, each with an edge to itself and to the other"
     assert types[2].count_nonzero() == 0
 
 
-def test_shares_of_a_session_graph_say_what_its_states_are_made_of(session, vectors):
+def test_states_of_a_session_graph_are_the_weighted_sum_of_the_events(session, vectors):
     torch.manual_seed(0)
     encoder = build_encoder("session_graph", dim=D, max_length=L, causal=False).eval()
-    (shares,) = encoder.shares(vectors, lengths=LENGTHS, items=session)
-    assert shares.shape == (B, 1, L, L)
+    (weights,) = encoder.attention_weights(vectors, lengths=LENGTHS, items=session)
+    assert weights.shape == (B, 1, L, L)
     real = (torch.arange(L) < LENGTHS[:, None]).float()
-    torch.testing.assert_close(shares[:, 0].sum(-1), real)
-    assert not (shares[:, 0] * (1 - real)[:, None]).any()
+    torch.testing.assert_close(weights[:, 0].sum(-1), real)
+    assert not (weights[:, 0] * (1 - real)[:, None]).any()
     with torch.no_grad():
         encoder.embedding.weight.zero_()
-    torch.testing.assert_close(shares[:, 0] @ vectors, encoder(vectors, lengths=LENGTHS, items=session))
+    torch.testing.assert_close(weights[:, 0] @ vectors, encoder(vectors, lengths=LENGTHS, items=session))
 
 
 # --- on a GPU
@@ -530,7 +535,7 @@ def test_shares_of_a_session_graph_say_what_its_states_are_made_of(session, vect
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_states_on_cuda_equal_the_cpu(encoder, vectors):
+def test_gpu_and_cpu_agree(encoder, vectors):
     on_cpu = encoder(vectors, lengths=LENGTHS)
     on_cuda = encoder.cuda()(vectors.cuda(), lengths=LENGTHS.cuda())
     torch.testing.assert_close(on_cuda.cpu(), on_cpu, rtol=1e-3, atol=1e-4)
