@@ -67,8 +67,8 @@ def by_segment(per_user: pd.DataFrame, segments: pd.DataFrame, *, metric: str, s
 
     A group is underperforming if its mean is more than 20 % below the mean of all users, its 95 % interval is below
     that mean, and a z-test with the standard deviation of all users rejects an equal mean (one-sided, 5 % per table by
-    the Bonferroni correction). The interval alone is not enough, because the interval of a few users who all have 0 is a
-    point: in simulated tables of 25 groups of 500 to 3,000 users without any difference it found an underperforming
+    the Bonferroni correction). The interval alone is not enough, because the interval of a few users who all have 0 is
+    a point: in simulated tables of 25 groups of 500 to 3,000 users without any difference it found an underperforming
     group in 38 to 95 % of the tables, both conditions together in none of 240.
 
     Args:

@@ -1,4 +1,4 @@
-"""Whether first reasons are the planted causes: the counting on a log made by hand, then on the sample log."""
+"""Ground truth of explanations: counts on a small log by hand, then on the sample log."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from attnrec.sample import SampleLog, sample_log
 
 @pytest.fixture
 def small_log() -> SampleLog:
-    """ann and bob buy cup after tea, with a bag; cid buys tea and no cup. Nobody's day is another's."""
+    """ann and bob buy tea, later cup; cid buys tea and no cup; dan buys cup without tea. Everybody buys a bag."""
     rows = [
         ("ann", "tea", 1),
         ("ann", "bag", 2),
@@ -43,36 +43,36 @@ def holdout(small_log):
 
 @pytest.fixture
 def model(holdout):
-    """A model that knows every item; what it reads is set by each test."""
+    """A model whose scores and contributions are set by each test."""
     model = build_model(ItemKNNConfig(), holdout.histories.n_items)
     model.observe(holdout.histories)
     return model
 
 
 def with_contributions(model, monkeypatch, table: dict[tuple[str, str], float], item_ids) -> None:
-    """Let (event, item) add what the table says, and nothing else."""
-    likes = torch.zeros(len(item_ids) + 1, len(item_ids) + 1)
+    """Make the contribution of an event item to a recommended item the value in `table`, else 0."""
+    values = torch.zeros(len(item_ids) + 1, len(item_ids) + 1)
     for (event, item), value in table.items():
-        likes[item_ids.row(event), item_ids.row(item)] = value
+        values[item_ids.row(event), item_ids.row(item)] = value
 
-    class EncodedHistories:
+    class FixedContributions:
         weights = None
 
         def __init__(self, batch):
             self.batch = batch
 
         def scores(self, items=None):
-            whole = (likes[self.batch.items] * self.batch.real[..., None]).sum(1)
-            return whole if items is None else whole.gather(1, items)
+            scores = (values[self.batch.items] * self.batch.real[..., None]).sum(1)
+            return scores if items is None else scores.gather(1, items)
 
         def contributions(self, items):
-            whole = likes[self.batch.items] * self.batch.real[..., None]
-            return whole.gather(2, items[:, None].expand(-1, whole.shape[1], -1))
+            contributions = values[self.batch.items] * self.batch.real[..., None]
+            return contributions.gather(2, items[:, None].expand(-1, contributions.shape[1], -1))
 
-    monkeypatch.setattr(model, "encode", EncodedHistories)
+    monkeypatch.setattr(model, "encode", FixedContributions)
 
 
-def test_a_cause_is_that_of_the_event_asked_for(holdout, small_log):
+def test_planted_causes_are_the_causes_of_the_targets(holdout, small_log):
     rows = planted_causes(holdout, small_log)
     tea = holdout.histories.item_ids.row("tea")
     assert dict(zip(holdout.histories.user_ids.decode(holdout.users), rows, strict=True)) == {
@@ -83,53 +83,53 @@ def test_a_cause_is_that_of_the_event_asked_for(holdout, small_log):
     }
 
 
-def test_hits_are_counted_by_whether_their_first_reason_is_the_cause(model, holdout, small_log, monkeypatch):
+def test_hits_count_by_whether_their_first_reason_is_the_cause(model, holdout, small_log, monkeypatch):
     ids = holdout.histories.item_ids
     with_contributions(model, monkeypatch, {("tea", "cup"): 2, ("bag", "cup"): 1, ("bag", "pan"): 1}, ids)
-    found = ground_truth(model, holdout, small_log, k=2)
-    # ann and bob are recommended cup (because of tea) and pan (because of the bag)
-    assert (found.n_hits, found.found) == (2, 1.0)
-    assert (found.n_recommendations, found.distractor) == (4, 0.5)
-    assert found.distractor_by_chance == 1 / 2  # of tea and bag
+    result = ground_truth(model, holdout, small_log, k=2)
+    # ann and bob are recommended cup, with first reason tea, and pan, with first reason bag
+    assert (result.n_hits, result.cause_share) == (2, 1.0)
+    assert (result.n_recommendations, result.distractor_share) == (4, 0.5)
+    assert result.distractor_share_at_random == 1 / 2  # the histories are tea and bag
     with_contributions(model, monkeypatch, {("tea", "cup"): 1, ("bag", "cup"): 2, ("bag", "pan"): 1}, ids)
-    found = ground_truth(model, holdout, small_log, k=2)
-    assert (found.n_hits, found.found, found.distractor) == (2, 0.0, 1.0)
+    result = ground_truth(model, holdout, small_log, k=2)
+    assert (result.n_hits, result.cause_share, result.distractor_share) == (2, 0.0, 1.0)
 
 
-def test_what_nothing_speaks_for_has_no_first_reason(model, holdout, small_log, monkeypatch):
+def test_a_recommendation_without_a_positive_contribution_has_no_first_reason(model, holdout, small_log, monkeypatch):
     ids = holdout.histories.item_ids
     with_contributions(model, monkeypatch, {("tea", "cup"): -1, ("bag", "cup"): -2}, ids)
-    found = ground_truth(model, holdout, small_log, k=2)
-    assert (found.n_hits, found.found, found.distractor) == (2, 0.0, 0.0)
+    result = ground_truth(model, holdout, small_log, k=2)
+    assert (result.n_hits, result.cause_share, result.distractor_share) == (2, 0.0, 0.0)
 
 
-def test_a_list_without_the_answer_is_no_hit(model, holdout, small_log, monkeypatch):
+def test_a_list_without_the_target_is_no_hit(model, holdout, small_log, monkeypatch):
     ids = holdout.histories.item_ids
     with_contributions(model, monkeypatch, {("tea", "cup"): 1, ("bag", "pan"): 2}, ids)
-    found = ground_truth(model, holdout, small_log, k=1)
-    assert (found.n_hits, found.n_recommendations) == (0, 2)
-    assert np.isnan(found.found)
+    result = ground_truth(model, holdout, small_log, k=1)
+    assert (result.n_hits, result.n_recommendations) == (0, 2)
+    assert np.isnan(result.cause_share)
 
 
-def test_a_log_without_planted_answers_is_refused(model, holdout, small_log):
-    with pytest.raises(ValueError, match="needs an answer with a planted cause, got none"):
+def test_a_log_without_known_causes_is_rejected(model, holdout, small_log):
+    with pytest.raises(ValueError, match="needs a target with a known cause, got none"):
         ground_truth(model, holdout, replace(small_log, truth=small_log.truth[:0]))
 
 
-def test_planted_causes_come_before_what_they_caused():
+def test_planted_causes_are_in_the_history():
     log = sample_log(n_users=200)
     holdout = split_last(histories_from_frame(log.interactions)).test
     causes = planted_causes(holdout, log)
-    assert 30 < (causes > 0).sum() < 120  # planted: about a quarter of all events
+    assert 30 < (causes > 0).sum() < 120  # about a quarter of all events have a cause
     for user, cause in zip(holdout.users[causes > 0], causes[causes > 0], strict=True):
         assert cause in holdout.histories.items_of(user)
 
 
-def test_the_models_own_reasons_are_the_planted_causes_and_not_the_distractor(shop, shop_recommender):
+def test_contributions_find_the_planted_causes_and_not_the_distractor(shop, shop_recommender):
     holdout = split_last(histories_from_frame(shop.interactions)).test
-    found = ground_truth(shop_recommender.model, holdout, shop)
-    assert found.n_hits > 60
-    assert found.found >= 0.9
-    assert found.distractor <= found.distractor_by_chance
-    by_chance = ground_truth(shop_recommender.model, holdout, shop, method="random")
-    assert by_chance.found < 0.2
+    result = ground_truth(shop_recommender.model, holdout, shop)
+    assert result.n_hits > 60
+    assert result.cause_share >= 0.9
+    assert result.distractor_share <= result.distractor_share_at_random
+    random = ground_truth(shop_recommender.model, holdout, shop, method="random")
+    assert random.cause_share < 0.2
