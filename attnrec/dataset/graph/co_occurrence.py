@@ -1,7 +1,7 @@
 """Item co-occurrence: item-item edges from common users, the strongest per item.
 
-With `activity_exponent` > 0, users with many items count less, as in the random walk item -> user -> item of RP3-beta (Paudel
-et al. 2017, doi:10.1145/2955101).
+With `activity_exponent` > 0, users with many items count less, as in the random walk item -> user -> item of RP3-beta
+(Paudel et al. 2017, doi:10.1145/2955101).
 Shapes: N = n_items + 1 item rows (row 0 is padding), E edges.
 """
 
@@ -27,9 +27,9 @@ def item_co_occurrence(
 ) -> Graph:
     """Build the item graph of common users with the k strongest edges into each item.
 
-    The weight of j -> i is the sum over common users of degree(user) ** -activity_exponent, divided by degree(j) ** popularity_exponent *
-    degree(i) ** (1 - popularity_exponent). The default is the cosine similarity of the two items' sets of users. The edge column
-    `count` is the number of common users.
+    With a = activity_exponent and p = popularity_exponent, the weight of j -> i is the sum over common users of
+    degree(user) ** -a, divided by degree(j) ** p * degree(i) ** (1 - p). The default is the cosine similarity of the
+    two items' sets of users. The edge column `count` is the number of common users.
 
     Args:
         edges: user-item edges.
