@@ -11,7 +11,7 @@ from attnrec.attention.entmax import Entmax15
 from attnrec.attention.global_query import GlobalQuery
 from attnrec.attention.hstu import HSTU
 from attnrec.attention.hstu_block import HSTUBlock
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.linformer import Linformer
 from attnrec.attention.linrec import LinRec
 from attnrec.attention.local_global import LocalGlobal
@@ -22,6 +22,7 @@ from attnrec.attention.relative import RelativeDot
 from attnrec.attention.scaled_dot import ScaledDot
 from attnrec.attention.sparsemax import Sparsemax
 from attnrec.attention.top_k import TopK
+from attnrec.config import registered
 
 ATTENTION_KERNELS: dict[str, type[AttentionKernel]] = {
     "adaptive_span": AdaptiveSpan,
@@ -54,14 +55,13 @@ def build_kernel(kind: str, shape: KernelShape, settings: Mapping[str, Any] | No
     Raises:
         ValueError: for an unknown kernel, an unknown or invalid setting, or a kernel that does not support the shape.
     """
-    if kind not in ATTENTION_KERNELS:
-        raise ValueError(f"attention must be one of {', '.join(sorted(ATTENTION_KERNELS))}, got {kind!r}")
-    return ATTENTION_KERNELS[kind](shape, ATTENTION_KERNELS[kind].Settings.from_dict(settings or {}))
+    kernel = registered(ATTENTION_KERNELS, kind, setting="attention")
+    return kernel(shape, kernel.Settings.from_dict(settings or {}))
 
 
 __all__ = [
     "ATTENTION_KERNELS",
-    "Attended",
+    "AttentionOutput",
     "AttentionPooling",
     "AttentionKernel",
     "KernelShape",

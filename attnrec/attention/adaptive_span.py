@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.positions import offsets
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
@@ -60,7 +60,7 @@ class AdaptiveSpan(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Query i is at the position of key i, a single query at its last allowed key."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         distance = offsets(q.shape[-2], k.shape[-2], pairs).abs()
@@ -69,4 +69,4 @@ class AdaptiveSpan(AttentionKernel):
         # log m is added to the score, so that a key far beyond the span takes no weight from the others
         log_mask = mask.clamp(min=torch.finfo(mask.dtype).tiny).log()
         weights = masked_softmax(q @ k.mT * q.shape[-1] ** -0.5 + log_mask, pairs & (mask > 0))
-        return Attended(weights @ v, weights if need_weights else None)
+        return AttentionOutput(weights @ v, weights if need_weights else None)

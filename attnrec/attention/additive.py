@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
@@ -45,7 +45,7 @@ class Additive(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Without weights no (B, H, Q, K) tensor is created."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         pairs = pairs.broadcast_to(torch.broadcast_shapes(pairs.shape, (q.shape[-2], k.shape[-2])))
@@ -68,7 +68,7 @@ class Additive(AttentionKernel):
             outputs.append(output)
             if need_weights:
                 weights.append(F.pad(block_weights, (0, n_keys - block_weights.shape[-1])))
-        return Attended(torch.cat(outputs, dim=-2), torch.cat(weights, dim=-2) if need_weights else None)
+        return AttentionOutput(torch.cat(outputs, dim=-2), torch.cat(weights, dim=-2) if need_weights else None)
 
 
 def _pool(queries: Tensor, keys: Tensor, v: Tensor, vector: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.scaled_dot import attend
 from attnrec.config import Config
 
@@ -35,6 +35,6 @@ class Bilinear(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Without weights and mask it runs torch's fused kernel on the queries q W."""
         return attend(q @ self.weight, k, v, scale=1.0, allowed=allowed, causal=causal, need_weights=need_weights)

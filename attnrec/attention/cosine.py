@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.scaled_dot import attend
 from attnrec.config import Config
 
@@ -40,7 +40,7 @@ class Cosine(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Without weights and mask it runs torch's fused kernel on queries of norm g."""
         q = F.normalize(q, dim=-1, eps=SMALLEST_NORM) * self.scale[:, None, None]
         k = F.normalize(k, dim=-1, eps=SMALLEST_NORM)

@@ -10,7 +10,7 @@ Shapes: N items, M modalities (the item's id vector is the first), H heads, D ch
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended
+from attnrec.attention.kernel import AttentionOutput
 from attnrec.attention.scaled_dot import masked_softmax
 from attnrec.layers import Linear
 
@@ -43,7 +43,7 @@ class ModalityFusion(nn.Module):
         self.value = Linear(dim, dim)
         self.gain = nn.Parameter(torch.full((dim,), GAIN))
 
-    def forward(self, vectors: Tensor, *, present: Tensor) -> Attended:
+    def forward(self, vectors: Tensor, *, present: Tensor) -> AttentionOutput:
         """Fuse the modalities of each item.
 
         Args:
@@ -61,4 +61,4 @@ class ModalityFusion(nn.Module):
         logits = (query * keys).sum(-1) * query.shape[-1] ** -0.5
         weights = masked_softmax(logits.mT, present[:, None]).mT  # (N, M, H)
         mixed = (weights[..., None] * values).sum(1).flatten(1)
-        return Attended(vectors[:, 0] * has_id + self.gain * mixed, weights.mean(-1))
+        return AttentionOutput(vectors[:, 0] * has_id + self.gain * mixed, weights.mean(-1))

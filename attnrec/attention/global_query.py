@@ -7,7 +7,7 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
@@ -38,16 +38,16 @@ class GlobalQuery(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Linear in Q + K without weights if all queries have the same mask."""
         logits = (torch.tanh(k) @ self.query[:, :, None]).mT
         same_mask = allowed is None or allowed.dim() < 2 or allowed.shape[-2] == 1
         if causal and same_mask and not need_weights:
             keys = logits.new_ones(1, dtype=torch.bool) if allowed is None else allowed
-            return Attended(prefix_pool(logits, v, keys), None)
+            return AttentionOutput(prefix_pool(logits, v, keys), None)
         weights = masked_softmax(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
         output = (weights @ v).expand(*q.shape[:-1], -1)
-        return Attended(output, weights.expand(*q.shape[:-1], -1) if need_weights else None)
+        return AttentionOutput(output, weights.expand(*q.shape[:-1], -1) if need_weights else None)
 
 
 def prefix_pool(logits: Tensor, v: Tensor, allowed: Tensor) -> Tensor:

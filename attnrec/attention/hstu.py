@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.positions import by_distance
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.config import Config
@@ -55,7 +55,7 @@ class HSTU(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`; Q and K must be equal and at most max_length."""
         length = q.shape[-2]
         if length != k.shape[-2] or length > self.shape.max_length:
@@ -68,7 +68,7 @@ class HSTU(AttentionKernel):
             scores = scores + self._time_biases(times)[:, None]
         hidden = ~allowed_pairs(q, k, allowed=allowed, causal=causal)
         weights = (F.silu(scores) / self.shape.max_length).masked_fill(hidden, 0)
-        return Attended(weights @ v, weights if need_weights else None)
+        return AttentionOutput(weights @ v, weights if need_weights else None)
 
     def _time_biases(self, times: Tensor) -> Tensor:
         """Return the learned bias for the time gap of each pair: (B, L) seconds -> (B, L, L)."""

@@ -15,7 +15,7 @@ WeightsKind = Literal["normalised", "signed"] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Attended:
+class AttentionOutput:
     """The result of attention.
 
     Attributes:
@@ -44,7 +44,7 @@ class KernelShape:
 
 
 class AttentionKernel(nn.Module, ABC):
-    """One attention mechanism between heads, without input and output projections.
+    """One attention mechanism, computed per head, without input and output projections.
 
     Attributes:
         paper: reference of the method.
@@ -99,7 +99,7 @@ class AttentionKernel(nn.Module, ABC):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Attend from queries to keys; a query without an allowed key gets zeros.
 
         Args:

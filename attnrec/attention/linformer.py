@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.masks import mask_of_keys
 from attnrec.config import Config
 
@@ -51,14 +51,14 @@ class Linformer(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. `allowed` must be the same for all queries; masked keys are not projected."""
         self._check(k, allowed=allowed, causal=causal)
         if (keys := mask_of_keys(allowed, k)) is not None:
             k, v = (x.masked_fill(~keys[..., None], 0) for x in (k, v))
         length = k.shape[-2]
         slot_keys, slot_values = self.project_keys[:length].mT @ k, self.project_values[:length].mT @ v
-        return Attended(F.scaled_dot_product_attention(q, slot_keys, slot_values), None)
+        return AttentionOutput(F.scaled_dot_product_attention(q, slot_keys, slot_values), None)
 
     def _check(self, k: Tensor, *, allowed: Tensor | None, causal: bool) -> None:
         if causal:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnrec.attention.blocks import to_blocks
-from attnrec.attention.kernel import Attended, AttentionKernel
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput
 from attnrec.attention.masks import mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs
 
@@ -39,19 +39,19 @@ class LinRec(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Linear in the length without weights if all queries have the same mask."""
         q, k = F.normalize(F.elu(q), dim=-1) / q.shape[-1] ** 0.5, F.elu(k)
         keys = mask_of_keys(allowed, k)
         if need_weights or (allowed is not None and keys is None):
             pairs = allowed_pairs(q, k, allowed=allowed, causal=causal).expand(*q.shape[:-1], k.shape[-2])
             weights = (q * inverse_norms(pairs.to(k.dtype) @ k.square()) @ k.mT) * pairs
-            return Attended(weights @ v, weights if need_weights else None)
+            return AttentionOutput(weights @ v, weights if need_weights else None)
         if keys is not None:
             k = k.masked_fill(~keys[..., None], 0)
         if causal:
-            return Attended(causal_product(q * inverse_norms(k.square().cumsum(-2)), k, v), None)
-        return Attended(q * inverse_norms(k.square().sum(-2, keepdim=True)) @ (k.mT @ v), None)
+            return AttentionOutput(causal_product(q * inverse_norms(k.square().cumsum(-2)), k, v), None)
+        return AttentionOutput(q * inverse_norms(k.square().sum(-2, keepdim=True)) @ (k.mT @ v), None)
 
 
 def inverse_norms(squares: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from attnrec.attention.blocks import to_bands, to_blocks
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.masks import attend_where, mask_of_keys
 from attnrec.attention.scaled_dot import allowed_pairs, attend
 from attnrec.config import Config
@@ -59,7 +59,7 @@ class LocalGlobal(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Linear in the length without weights if all queries have the same mask."""
         length = q.shape[-2]
         if length != k.shape[-2]:
@@ -70,14 +70,14 @@ class LocalGlobal(AttentionKernel):
         keys = mask_of_keys(allowed, k)
         same_mask = allowed is None or keys is not None
         if not need_weights and same_mask and length > MAX_DENSE_WINDOWS * self.window:
-            return Attended(self.banded(q, k, v, keys=keys, causal=causal), None)
+            return AttentionOutput(self.banded(q, k, v, keys=keys, causal=causal), None)
         positions = torch.arange(length, device=q.device)
         pattern = allowed_pairs(q, k, allowed=allowed, causal=causal) & self.pattern(
             positions[:, None], positions, causal
         )
         if need_weights:
             return attend(q, k, v, scale=q.shape[-1] ** -0.5, allowed=pattern, causal=False, need_weights=True)
-        return Attended(attend_where(q, k, v, pattern), None)
+        return AttentionOutput(attend_where(q, k, v, pattern), None)
 
     def block(self, causal: bool) -> int:
         """Return the number of queries per block: the window's extent to one side."""

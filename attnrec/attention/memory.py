@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.masks import attend_where
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
@@ -47,7 +47,7 @@ class Memory(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Without weights one fused call attends to slots and history."""
         learned = (slots.expand(len(q), -1, -1, -1) for slots in (self.slot_keys, self.slot_values))
         keys, values = (torch.cat(parts, dim=-2) for parts in zip(learned, (k, v), strict=True))
@@ -56,6 +56,6 @@ class Memory(AttentionKernel):
         slots = pairs.any(-1, keepdim=True).expand(*pairs.shape[:-1], self.n_slots)
         mask = torch.cat([slots, pairs], dim=-1)
         if not need_weights:
-            return Attended(attend_where(q, keys, values, mask), None)
+            return AttentionOutput(attend_where(q, keys, values, mask), None)
         weights = masked_softmax(q @ keys.mT / q.shape[-1] ** 0.5, mask)
-        return Attended(weights @ values, weights[..., self.n_slots :])
+        return AttentionOutput(weights @ values, weights[..., self.n_slots :])

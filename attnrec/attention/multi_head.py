@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput
 from attnrec.attention.positions import RotaryPositions
 from attnrec.layers import Linear
 
@@ -42,13 +42,13 @@ class MultiHeadAttention(nn.Module):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Attend within each sequence of x (B, L, dim); weights are (B, H, L, L)."""
         q, k, v = (to_heads(part, self.heads) for part in self.project_in(x).chunk(3, dim=-1))
         if self.rotary is not None:
             q, k = self.rotary(q, k)
         attended = self.kernel(q, k, v, allowed=allowed, causal=causal, need_weights=need_weights, times=times)
-        return Attended(self.project_out(from_heads(attended.output)), attended.weights)
+        return AttentionOutput(self.project_out(from_heads(attended.output)), attended.weights)
 
     def at_last_position(self, x: Tensor, *, lengths: Tensor) -> Tensor:
         """Return the output of causal `forward` at the last real position alone, (B, 1, dim)."""

@@ -10,7 +10,7 @@ Shapes: B users, L positions, H heads, C = dim / H channels per head.
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, KernelShape
+from attnrec.attention.kernel import AttentionOutput, KernelShape
 from attnrec.attention.multi_head import from_heads, last_position, to_heads
 from attnrec.attention.scaled_dot import ScaledDot
 from attnrec.layers import Dropout, Linear
@@ -56,7 +56,7 @@ class AttentionPooling(nn.Module):
         """Return each event's term of the user vector, (B, L, dim), from weights (B, H, L) and values (B, L, dim)."""
         return self.project_out(from_heads(weights[..., None] * to_heads(values, self.heads)))
 
-    def at_last_position(self, states: Tensor, values: Tensor, *, lengths: Tensor) -> Attended:
+    def at_last_position(self, states: Tensor, values: Tensor, *, lengths: Tensor) -> AttentionOutput:
         """Return each event's term of the user vector at the end of the history.
 
         Args:
@@ -69,7 +69,7 @@ class AttentionPooling(nn.Module):
             weights: (B, H, 1, L).
         """
         weights = self.weights(states, lengths=lengths)
-        return Attended(self.parts(weights, values), weights[:, :, None])
+        return AttentionOutput(self.parts(weights, values), weights[:, :, None])
 
 
 class ItemValues(nn.Module):

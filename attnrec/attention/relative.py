@@ -7,7 +7,7 @@ Shapes: B users, H heads, Q queries, K keys, C channels per head.
 
 from torch import Tensor
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.masks import attend_where
 from attnrec.attention.positions import RelativeBias, offsets
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
@@ -35,14 +35,14 @@ class RelativeDot(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Query i is at the position of key i, a single query at its last allowed key."""
         pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
         bias = self._biases(q.shape[-2], k.shape[-2], pairs)
         if not need_weights:
-            return Attended(attend_where(q, k, v, pairs, bias=bias), None)
+            return AttentionOutput(attend_where(q, k, v, pairs, bias=bias), None)
         weights = masked_softmax(q @ k.mT * q.shape[-1] ** -0.5 + bias, pairs)
-        return Attended(weights @ v, weights)
+        return AttentionOutput(weights @ v, weights)
 
     def _biases(self, n_queries: int, n_keys: int, allowed: Tensor) -> Tensor:
         """Return the biases, broadcastable to (B, H, Q, K)."""

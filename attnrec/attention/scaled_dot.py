@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnrec.attention.kernel import Attended, AttentionKernel
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput
 from attnrec.attention.masks import attend_where
 
 
@@ -28,7 +28,7 @@ class ScaledDot(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`. Without weights it runs torch's fused attention."""
         scale = q.shape[-1] ** -0.5
         return attend(q, k, v, scale=scale, allowed=allowed, causal=causal, need_weights=need_weights)
@@ -36,15 +36,15 @@ class ScaledDot(AttentionKernel):
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, allowed: Tensor | None, causal: bool, need_weights: bool
-) -> Attended:
+) -> AttentionOutput:
     """Compute softmax(scale * q k') v, with torch's fused attention if no weights are needed."""
     if not need_weights and allowed is None:
-        return Attended(F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale), None)
+        return AttentionOutput(F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale), None)
     pairs = allowed_pairs(q, k, allowed=allowed, causal=causal)
     if not need_weights:
-        return Attended(attend_where(q, k, v, pairs, scale=scale), None)
+        return AttentionOutput(attend_where(q, k, v, pairs, scale=scale), None)
     weights = masked_softmax(q @ k.mT * scale, pairs)
-    return Attended(weights @ v, weights)
+    return AttentionOutput(weights @ v, weights)
 
 
 def allowed_pairs(q: Tensor, k: Tensor, *, allowed: Tensor | None, causal: bool) -> Tensor:

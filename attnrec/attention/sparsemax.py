@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from attnrec.attention.kernel import Attended, AttentionKernel
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput
 from attnrec.attention.scaled_dot import allowed_pairs
 from attnrec.attention.sparse_softmax import sparsemax
 
@@ -32,8 +32,8 @@ class Sparsemax(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`."""
         logits = q @ k.mT * q.shape[-1] ** -0.5
         weights = self.normalise(logits, allowed_pairs(q, k, allowed=allowed, causal=causal))
-        return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)
+        return AttentionOutput(weights.to(v.dtype) @ v, weights if need_weights else None)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attnrec.attention.kernel import Attended, AttentionKernel, KernelShape
+from attnrec.attention.kernel import AttentionKernel, AttentionOutput, KernelShape
 from attnrec.attention.scaled_dot import allowed_pairs, masked_softmax
 from attnrec.config import Config
 
@@ -70,7 +70,7 @@ class TopK(AttentionKernel):
         causal: bool = False,
         need_weights: bool = False,
         times: Tensor | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """See `kernel.AttentionKernel`."""
         logits = q @ k.mT * q.shape[-1] ** -0.5
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 has too many ties
@@ -84,7 +84,7 @@ class TopK(AttentionKernel):
         if self.settings.estimator == "straight_through":
             soft = masked_softmax(logits, pairs)
             weights = soft + (weights - soft).detach()
-        return Attended(weights.to(v.dtype) @ v, weights if need_weights else None)
+        return AttentionOutput(weights.to(v.dtype) @ v, weights if need_weights else None)
 
 
 class MovingBaseline(nn.Module):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from attnrec.config import registered
 from attnrec.encoders.attention import AttentionSettings, SelfAttention
 from attnrec.encoders.dilated_conv import DilatedConv
 from attnrec.encoders.encoder import Encoder
@@ -46,9 +47,7 @@ def build_encoder(
     Raises:
         ValueError: for an unknown encoder, or an unknown or invalid setting.
     """
-    if kind not in ENCODERS:
-        raise ValueError(f"encoder must be one of {', '.join(sorted(ENCODERS))}, got {kind!r}")
-    encoder = ENCODERS[kind]
+    encoder = registered(ENCODERS, kind, setting="encoder")
     checked = encoder.Settings.from_dict(settings or {})
     return encoder(dim, max_length=max_length, dropout=dropout, causal=causal, settings=checked)
 

@@ -12,7 +12,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attnrec.attention import Attended, AttentionKernel, KernelShape, MultiHeadAttention, build_kernel, last_position
+from attnrec.attention import (
+    AttentionKernel,
+    AttentionOutput,
+    KernelShape,
+    MultiHeadAttention,
+    build_kernel,
+    last_position,
+)
 from attnrec.config import Config
 from attnrec.encoders.encoder import Encoder, real_positions, without_padding
 from attnrec.layers import Dropout, Linear
@@ -160,13 +167,13 @@ class Block(nn.Module):
         allowed: Tensor | None = None,
         times: Tensor | None = None,
         need_weights: bool = False,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Map (B, L, D) to (B, L, D), with the weights (B, H, L, L) if requested."""
         attended = self.attention(
             self.norm_attention(x), causal=causal, allowed=allowed, times=times, need_weights=need_weights
         )
         x = x + self.dropout(attended.output)
-        return Attended(x + self.dropout(self.network(self.norm_network(x))), attended.weights)
+        return AttentionOutput(x + self.dropout(self.network(self.norm_network(x))), attended.weights)
 
     def at_last_position(self, x: Tensor, *, lengths: Tensor) -> Tensor:
         """Return the output of causal `forward` at the last real position, (B, L, D) -> (B, 1, D)."""

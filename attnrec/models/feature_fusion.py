@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnrec.attention.fusion import ModalityFusion
-from attnrec.attention.kernel import Attended
+from attnrec.attention.kernel import AttentionOutput
 from attnrec.dataset.modalities import CategoryCodes, FixedVectors, Modalities
 from attnrec.layers import Dropout, Linear
 
@@ -95,7 +95,7 @@ class ItemFeatureFusion(nn.Module):
         assert weights is not None, "fusion always returns weights"
         return weights
 
-    def _attend(self, ids: Tensor, has_id: Tensor) -> Attended:
+    def _attend(self, ids: Tensor, has_id: Tensor) -> AttentionOutput:
         present = torch.stack([has_id, *(column.get_buffer("present") for column in self.columns)], dim=1)
         if self.training and self.id_dropout:
             masked = torch.rand(len(ids), device=ids.device) < self.id_dropout

@@ -392,7 +392,7 @@ def test_heads_are_independent():
     ],
 )
 def test_a_dim_that_heads_do_not_divide_is_rejected(layer):
-    with pytest.raises(ValueError, match="heads must divide dim, got .*heads=3 and dim=10"):
+    with pytest.raises(ValueError, match=r"heads must divide dim, got .*heads=3 and dim=10"):
         layer()
 
 

@@ -11,6 +11,7 @@ from attnrec.attention.graph.gat import GAT
 from attnrec.attention.graph.gatv2 import GATv2
 from attnrec.attention.graph.layer import GraphLayer, GraphSettings, GraphShape
 from attnrec.attention.graph.pyg import PyGGAT, PyGGATv2, PyGTransformer
+from attnrec.config import registered
 
 GRAPH_LAYERS: dict[str, type[GraphLayer]] = {
     "gat": GAT,
@@ -33,9 +34,7 @@ def build_graph_layer(kind: str, shape: GraphShape, settings: Mapping[str, Any] 
     Raises:
         ValueError: for an unknown layer, an unknown or invalid setting, or one that the layer does not support.
     """
-    if kind not in GRAPH_LAYERS:
-        raise ValueError(f"layer must be one of {', '.join(sorted(GRAPH_LAYERS))}, got {kind!r}")
-    return GRAPH_LAYERS[kind](shape, GraphSettings.from_dict(settings or {}))
+    return registered(GRAPH_LAYERS, kind, setting="layer")(shape, GraphSettings.from_dict(settings or {}))
 
 
 __all__ = [

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attnrec.attention.graph.edges import Graph, SortedEdges
-from attnrec.attention.kernel import Attended, WeightsKind
+from attnrec.attention.kernel import AttentionOutput, WeightsKind
 from attnrec.config import Config
 
 
@@ -88,7 +88,7 @@ class GraphLayer(nn.Module, ABC):
 
     def forward(
         self, x_source: Tensor, x_target: Tensor | None = None, *, graph: Graph, need_weights: bool = False
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Attend from targets to the sources of their edges.
 
         Args:
@@ -110,7 +110,7 @@ class GraphLayer(nn.Module, ABC):
         with torch.autocast(x_source.device.type, enabled=False):
             x_source, x_target = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (x_source, x_target))
             output, weights = self.attend(x_source, x_target, edges, need_weights=need_weights)
-        return Attended(output, graph.align(weights) if need_weights and weights is not None else None)
+        return AttentionOutput(output, graph.align(weights) if need_weights and weights is not None else None)
 
     def _check(self, x_source: Tensor, x_target: Tensor, graph: SortedEdges) -> None:
         widths, shape = (x_source.shape[1], x_target.shape[1]), self.shape

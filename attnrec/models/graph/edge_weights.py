@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from attnrec.attention import Attended
+from attnrec.attention import AttentionOutput
 from attnrec.attention.graph import SortedEdges
 from attnrec.attention.graph.edges import counts_to_offsets
 from attnrec.models.graph.neighbour_weights import NeighbourWeights
@@ -41,12 +41,14 @@ def incoming_edges(hops: list[SortedEdges], items: Tensor) -> list[SortedEdges]:
     return [_into(hops[0], nodes), replace(last, sources=sources)]
 
 
-def one_hop_weights(hop: SortedEdges, attended: Attended) -> NeighbourWeights:
+def one_hop_weights(hop: SortedEdges, attended: AttentionOutput) -> NeighbourWeights:
     """Return the attention weights on neighbours one hop away, mean over heads."""
     return _padded(hop.targets, hop.sources, _mean_weights(attended), n=hop.n_targets)
 
 
-def two_hop_weights(hops: list[SortedEdges], attended: tuple[Attended, Attended], *, n_rows: int) -> NeighbourWeights:
+def two_hop_weights(
+    hops: list[SortedEdges], attended: tuple[AttentionOutput, AttentionOutput], *, n_rows: int
+) -> NeighbourWeights:
     """Return the attention weights on neighbours two hops away: item a attends to nodes x, which attend to items b.
 
     weight(a, b) = sum over x of weight(a, x) * weight(x, b), each the mean over heads; b may be a.
@@ -67,7 +69,7 @@ def two_hop_weights(hops: list[SortedEdges], attended: tuple[Attended, Attended]
     return _padded(rows, neighbours, weights[rows, neighbours], n=len(weights))
 
 
-def _mean_weights(attended: Attended) -> Tensor:
+def _mean_weights(attended: AttentionOutput) -> Tensor:
     """Attention weights of the edges, mean over heads, (E,)."""
     assert attended.weights is not None, "computed with need_weights"
     return attended.weights.mean(1)

@@ -6,7 +6,7 @@ Shapes: N = n_items + 1 item rows, n requested items, D channels.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnrec.attention import Attended
+from attnrec.attention import AttentionOutput
 from attnrec.attention.graph import GRAPH_LAYERS, GraphLayer, GraphShape, SortedEdges, build_graph_layer
 from attnrec.attention.graph.weighted_sum import weighted_sum
 from attnrec.config import registered
@@ -52,7 +52,7 @@ class TwoHops(nn.Module):
 
     def _attend(
         self, items: Tensor, queries: Tensor, hops: list[SortedEdges], *, need_weights: bool = False
-    ) -> tuple[Attended, Attended]:
+    ) -> tuple[AttentionOutput, AttentionOutput]:
         inward, outward = hops
         nodes = self.to_nodes(items, _source_means(items, inward), graph=inward, need_weights=need_weights)
         return nodes, self.to_items(F.gelu(nodes.output), queries, graph=outward, need_weights=need_weights)
