@@ -17,6 +17,7 @@ from attnrec.attribution.model_reasons import CONTRIBUTION, WEIGHT
 from attnrec.attribution.removal import LEAVE_ONE_OUT, remove_events, score_without_events
 from attnrec.attribution.renormalized import RENORMALIZED
 from attnrec.attribution.shapley import SHAPLEY
+from attnrec.config import registered
 from attnrec.dataset import Batch
 from attnrec.models import Model
 
@@ -59,9 +60,7 @@ def attribute(
     Raises:
         ValueError: for an unknown method, a method that the model does not support, or missing counts.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}; choose one of these")
-    selected, device = METHODS[method], model.rankable.device
+    selected, device = registered(METHODS, method, setting="method"), model.rankable.device
     model.eval()
     if not selected.works_for(model):
         others = ", ".join(name for name, other in METHODS.items() if other.works_for(model))

@@ -1,4 +1,4 @@
-"""EASE and V-SKNN against references written out here, on worlds small enough for both."""
+"""EASE and V-SKNN against plain reference implementations on small logs."""
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,14 @@ N_ITEMS = 12
 
 @pytest.fixture
 def crowd():
-    """40 users with 1 to 12 events among 12 items, repeats and equal times among them."""
+    """40 users with 1 to 12 events among 12 items, with repeated items and equal times."""
     random = np.random.default_rng(4)
     rows = [
         (f"user-{user}", int(random.integers(N_ITEMS) * random.random()), int(random.integers(30)))
         for user in range(40)
         for _ in range(random.integers(1, 13))
     ]
-    rows += [("all", item, item) for item in range(N_ITEMS)]  # so that every item is there
+    rows += [("all", item, item) for item in range(N_ITEMS)]  # every item occurs
     return histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
 
 
@@ -37,7 +37,7 @@ def scores_of(model, histories, users):
     return model.score(last_events(histories, np.asarray(users), max_length=model.max_length))
 
 
-def test_an_item_stands_where_it_is_last(make_batch):
+def test_last_occurrences_by_hand(make_batch):
     batch = make_batch([1, 3, 1, 5, 3], [2], [], [4, 4, 4])
     expected = [[0, 0, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
     assert last_occurrences(batch.items).int().tolist() == expected
@@ -65,7 +65,7 @@ def test_ease_equals_a_float64_reference(crowd, regularization):
     np.testing.assert_allclose(scores.numpy(), seen @ weights, rtol=1e-4, atol=1e-6)
 
 
-def test_ease_in_float32_differs_by_rounding_alone(crowd):
+def test_ease_in_float32_is_close_to_float64(crowd):
     model, (_, weights) = fitted(EASEConfig(precision="float32"), crowd), ease_reference(crowd, 500.0)
     np.testing.assert_allclose(model.item_weights.numpy(), weights, rtol=1e-3, atol=1e-5)
     assert model.item_weights.dtype == torch.float32
@@ -77,7 +77,7 @@ def test_ease_of_two_items_by_hand(make_histories, make_batch):
     np.testing.assert_allclose(model.score(make_batch([1], [2])).numpy(), [[0, 0, 1 / 4], [0, 1 / 3, 0]], rtol=1e-6)
 
 
-def test_no_item_of_ease_speaks_for_itself_and_padding_says_nothing(crowd):
+def test_weights_of_ease_are_zero_on_the_diagonal_and_for_padding(crowd):
     weights = fitted(EASEConfig(), crowd).item_weights
     assert (weights.diagonal() == 0).all()
     assert (weights[0] == 0).all()
@@ -92,7 +92,7 @@ def test_ease_in_several_blocks_equals_one(monkeypatch, crowd):
     assert torch.equal(*found)
 
 
-def test_a_repeated_item_counts_once_where_it_is_last(crowd, make_batch):
+def test_a_repeated_item_counts_once_at_its_last_occurrence(crowd, make_batch):
     items = torch.arange(N_ITEMS + 1)[None]
     for config in (EASEConfig(), VSKNNConfig()):
         parts = fitted(config, crowd).contributions(make_batch([3, 1, 3, 3, 2]), items)[0]
@@ -102,49 +102,49 @@ def test_a_repeated_item_counts_once_where_it_is_last(crowd, make_batch):
     torch.testing.assert_close(ease.score(make_batch([3, 1, 3, 3, 2])), ease.score(make_batch([1, 2, 3])))
 
 
-def test_ease_is_blind_to_order(crowd, make_batch):
+def test_scores_of_ease_do_not_depend_on_the_order_of_events(crowd, make_batch):
     model = fitted(EASEConfig(), crowd)
     torch.testing.assert_close(model.score(make_batch([1, 5, 9])), model.score(make_batch([9, 1, 5])))
 
 
-def test_ease_refuses_a_catalogue_whose_table_would_be_too_large():
-    said = r"up to max_items = 20,000, got 50,000 \(10\.0 GB, and 60\.0 GB to fit it\); leave rare items out"
-    with pytest.raises(ValueError, match=said):
+def test_ease_rejects_catalogues_above_max_items():
+    message = r"up to max_items = 20,000 items, got 50,000 \(10\.0 GB of weights, 60\.0 GB to fit them\); filter rare"
+    with pytest.raises(ValueError, match=message):
         EASE(EASEConfig(), 50_000)
     EASE(EASEConfig(max_items=10), 10)
-    with pytest.raises(ValueError, match="max_items = 10, got 11"):
+    with pytest.raises(ValueError, match="max_items = 10 items, got 11"):
         EASE(EASEConfig(max_items=10), 11)
 
 
 @pytest.mark.parametrize("config", [EASEConfig(), VSKNNConfig()], ids=["ease", "v_sknn"])
-def test_held_out_events_of_the_shop_rank_above_what_popularity_gives(shop, config):
+def test_ndcg_on_the_synthetic_shop_is_above_popularity(shop, config):
     split = split_last(histories_from_frame(shop.interactions))
-    found = [
-        evaluate(fitted(tried, split.train), split.validation, ks=(10,), intervals=False).summary["ndcg_at_10"]
-        for tried in (config, PopularityConfig())
+    ndcg = [
+        evaluate(fitted(each, split.train), split.validation, ks=(10,), intervals=False).summary["ndcg_at_10"]
+        for each in (config, PopularityConfig())
     ]
-    assert found[0] > 1.5 * found[1]
+    assert ndcg[0] > 1.5 * ndcg[1]
 
 
 # --- V-SKNN
 
 
 def v_sknn_reference(histories, history, *, n_neighbours, sample_size):
-    """The docstring of the module again, in plain Python."""
+    """V-SKNN as in the docstring of the module, in plain Python."""
     sessions = [
         (int(histories.times[histories.offsets[user] + histories.lengths[user] - 1]), user, set(items.tolist()))
         for user in range(histories.n_users)
         if len(items := histories.items_of(user))
     ]
     n, scores = len(history), [0.0] * (histories.n_items + 1)
-    place = {item: position for position, item in enumerate(history, start=1)}  # a later place replaces an earlier
-    sharing = sorted((session for session in sessions if session[2] & place.keys()), reverse=True)[:sample_size]
-    likeness = [(sum(place[item] for item in items & place.keys()), items) for _, _, items in sharing]
-    likeness.sort(key=lambda pair: -pair[0])
-    for similarity, items in likeness[:n_neighbours]:
-        step = n - max(place[item] for item in items & place.keys()) + 1
+    last = {item: position for position, item in enumerate(history, start=1)}  # the last occurrence of each item
+    candidates = sorted((session for session in sessions if session[2] & last.keys()), reverse=True)[:sample_size]
+    similarities = [(sum(last[item] for item in items & last.keys()), items) for _, _, items in candidates]
+    similarities.sort(key=lambda pair: -pair[0])
+    for similarity, items in similarities[:n_neighbours]:
+        s = n - max(last[item] for item in items & last.keys()) + 1
         for item in items:
-            scores[item] += similarity / n / step
+            scores[item] += similarity / n / s
     return scores
 
 
@@ -159,17 +159,17 @@ def test_v_sknn_equals_a_plain_reference(crowd, n_neighbours, sample_size):
 
 
 def test_v_sknn_by_hand(make_histories, make_batch):
-    # history a, b: weights 1/2 and 1. ann shares both: 3/2, latest shared at place 1; bob shares a: 1/2, at place 2
+    # history a, b: weights 1/2 and 1. ann shares both: 3/2, s = 1; bob shares a: 1/2, s = 2
     model = fitted(VSKNNConfig(), make_histories({"ann": "abc", "bob": "ad", "cid": "e"}))
     expected = [0, 3 / 2 + 1 / 2 / 2, 3 / 2, 3 / 2, 1 / 2 / 2, 0]
     np.testing.assert_allclose(model.score(make_batch([1, 2]))[0].numpy(), expected, rtol=1e-6)
     parts = model.contributions(make_batch([1, 2]), torch.tensor([[3, 4, 1]]))[0]
-    # of what ann says of c, 1/2 is due to a and 1 to b; all that bob says of d is due to a
+    # similarity to ann: 1/2 from a and 1 from b; similarity to bob: all from a
     np.testing.assert_allclose(parts.numpy(), [[1 / 2, 1 / 4, 1 / 2 + 1 / 4], [1, 0, 1]], rtol=1e-6)
 
 
-def test_among_equally_similar_sessions_those_that_ended_last_speak(make_histories, make_batch):
-    # the times of events are their places: cid's session of one event ended first, bob's of three last
+def test_ties_between_sessions_are_resolved_by_recency(make_histories, make_batch):
+    # times are positions: the session of cid, with one event, ended first, that of bob, with three, last
     histories = make_histories({"bob": "xay", "ann": "ab", "cid": "a"})
     rows = {item: row for row, item in enumerate("abxy", start=1)}
     model = fitted(VSKNNConfig(n_neighbours=1), histories)
@@ -177,8 +177,8 @@ def test_among_equally_similar_sessions_those_that_ended_last_speak(make_histori
     assert [scores[rows[item]].item() for item in "axyb"] == [1, 1, 1, 0]
 
 
-def test_only_the_latest_sessions_are_compared(make_histories, make_batch):
-    # ann shares two items, but bob and cid ended later
+def test_sample_size_limits_candidates_to_the_most_recent_sessions(make_histories, make_batch):
+    # ann shares two items, but the sessions of bob and cid ended later
     histories = make_histories({"ann": "ab", "bob": "xxb", "cid": "xxxb"})
     rows = {item: row for row, item in enumerate("abx", start=1)}
     history = make_batch([rows["a"], rows["b"]])
@@ -186,13 +186,13 @@ def test_only_the_latest_sessions_are_compared(make_histories, make_batch):
     assert fitted(VSKNNConfig(sample_size=2), histories).score(history)[0, rows["a"]] == 0
 
 
-def test_sessions_see_no_more_than_the_training_part(make_histories, make_batch):
+def test_sessions_contain_the_training_part_only(make_histories, make_batch):
     view = make_histories({"ann": "abc", "bob": "bd"}).up_to(np.array([2, 0]))
     scores = fitted(VSKNNConfig(), view).score(make_batch([2]))[0]
     assert scores.tolist() == [0, 1, 1, 0, 0]
 
 
-def test_v_sknn_without_any_training_event_scores_zero(make_histories, make_batch):
+def test_v_sknn_without_training_events_scores_zero(make_histories, make_batch):
     view = make_histories({"ann": "ab"}).up_to(np.array([0]))
     for model in (fitted(VSKNNConfig(), view), VSKNN(VSKNNConfig(), 2)):
         batch, items = make_batch([1, 2], [2], []), torch.tensor([[1, 2]] * 3)
@@ -201,7 +201,7 @@ def test_v_sknn_without_any_training_event_scores_zero(make_histories, make_batc
         assert (model.contributions(batch, items) == torch.zeros(3, 2, 2)).all()
 
 
-def test_a_saved_v_sknn_takes_its_sessions_along_and_no_user_ids(crowd, tmp_path):
+def test_a_saved_v_sknn_contains_its_sessions_without_user_ids(crowd, tmp_path):
     model = fitted(VSKNNConfig(), crowd)
     save_model(SavedModel(model, crowd.item_ids), tmp_path)
     loaded = load_model(tmp_path).model
@@ -210,7 +210,7 @@ def test_a_saved_v_sknn_takes_its_sessions_along_and_no_user_ids(crowd, tmp_path
     assert not any(b"user-" in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_sessions_of_another_log_replace_those_that_were_there(crowd, make_histories):
+def test_loading_replaces_the_sessions(crowd, make_histories):
     letters = "abcdefghijkl"
     other = fitted(VSKNNConfig(), make_histories({"ann": letters}))
     model = fitted(VSKNNConfig(), crowd)

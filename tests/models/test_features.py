@@ -1,4 +1,4 @@
-"""Items described by more than their id: training, scoring, new items, files, warm starts."""
+"""Models with item features: training, scoring, items without training events, files, warm starts."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import attnrec
 from attnrec.config import SettingsError
 from attnrec.dataset import features_from_frame, histories_from_frame, last_events, split_last
 from attnrec.models import build_model, model_config
-from attnrec.models.saved_model import SavedModel, load_model, load_whole, save_model
+from attnrec.models.saved_model import SavedModel, load_model, load_with_warm_start, save_model
 from attnrec.training import TrainConfig, train
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ TRAINING = {"epochs": 25, "batch_size": 16, "learning_rate": 1e-2, "device": "cp
 
 @pytest.fixture(scope="module")
 def shop() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Users stay with one of two colours; red-9 and blue-9 are in the table of items and never in the log."""
+    """Each user has items of one colour; red-9 and blue-9 are in the items table and not in the log."""
     random = np.random.default_rng(0)
     rows = [
         (f"user-{user}", f"{('red', 'blue')[user % 2]}-{item}", time)
@@ -38,13 +38,13 @@ def shop() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def with_new_items(log: pd.DataFrame) -> pd.DataFrame:
-    """The log and somebody who had the new items once, so that the catalogue knows them."""
+    """The log plus one user with the new items, so that they are in the catalogue."""
     late = pd.DataFrame({"user_id": ["late"] * 2, "item_id": ["red-9", "blue-9"]})
     return pd.concat([log, late.assign(datetime=pd.Timestamp("2030-01-01", tz="UTC"))], ignore_index=True)
 
 
 def trained(log: pd.DataFrame, items: pd.DataFrame, **settings):
-    """A model trained on all users but the late one, in a catalogue that has the new items."""
+    """A model trained on all users except the late one, in a catalogue with the new items."""
     histories = histories_from_frame(with_new_items(log))
     late = histories.user_ids.row("late")
     lengths = histories.lengths.copy()
@@ -59,12 +59,12 @@ def trained(log: pd.DataFrame, items: pd.DataFrame, **settings):
 
 
 @pytest.fixture(scope="module", params=[("colour",), ("title",), ("colour", "title")])
-def fused(request, shop):
+def with_features(request, shop):
     return *trained(*shop, features=request.param), shop
 
 
-def test_an_item_without_history_is_recommended_to_those_who_like_what_it_is_like(fused):
-    model, seen, _, _ = fused
+def test_items_without_training_events_are_ranked_by_their_features(with_features):
+    model, seen, _, _ = with_features
     new = {colour: seen.item_ids.row(f"{colour}-9") for colour in ("red", "blue")}
     assert model.rankable[list(new.values())].all()
     users = np.array([seen.user_ids.row(f"user-{number}") for number in range(60)])
@@ -73,8 +73,8 @@ def test_an_item_without_history_is_recommended_to_those_who_like_what_it_is_lik
     assert ((scores[:, new["red"]] > scores[:, new["blue"]]) == likes_red).float().mean() > 0.95
 
 
-def test_contributions_sum_to_the_score_for_new_items_too(fused):
-    model, seen, _, _ = fused
+def test_contributions_sum_to_the_score_for_new_items(with_features):
+    model, seen, _, _ = with_features
     items = torch.arange(1, seen.n_items + 1).expand(8, -1)
     batch = last_events(seen, np.arange(8), max_length=10)
     with torch.inference_mode():
@@ -84,30 +84,30 @@ def test_contributions_sum_to_the_score_for_new_items_too(fused):
         )
 
 
-def test_a_model_without_features_never_recommends_an_item_without_history(shop):
+def test_without_features_items_without_training_events_are_not_rankable(shop):
     model, seen, _ = trained(*shop)
     assert not model.rankable[seen.item_ids.row("red-9")]
 
 
-def test_a_saved_model_scores_without_the_features_and_goes_on_with_them(fused, tmp_path):
-    model, seen, features, _ = fused
+def test_a_saved_model_scores_without_features_and_can_be_trained_with_them(with_features, tmp_path):
+    model, seen, features, _ = with_features
     save_model(SavedModel(model, seen.item_ids, {}, {}, features), tmp_path)
     batch = last_events(seen, np.arange(8), max_length=10)
     expected = model.score(batch)
     (tmp_path / "items.parquet").rename(tmp_path / "elsewhere.parquet")
-    lean = load_model(tmp_path).model
-    assert torch.equal(lean.score(batch), expected)
-    with pytest.raises(ValueError, match=r"needs the items' features, got none; give the experiment a table \[items\]"):
-        lean.observe(seen)
+    without_features = load_model(tmp_path).model
+    assert torch.equal(without_features.score(batch), expected)
+    with pytest.raises(ValueError, match=r"needs item features, got none; add a table \[items\]"):
+        without_features.observe(seen)
     (tmp_path / "elsewhere.parquet").rename(tmp_path / "items.parquet")
-    whole = load_whole(tmp_path)
-    assert torch.equal(whole.model.score(batch), expected)
-    whole.model.refresh()
-    torch.testing.assert_close(whole.model.score(batch), expected)
-    assert whole.model.fused is not None
+    complete = load_with_warm_start(tmp_path)
+    assert torch.equal(complete.model.score(batch), expected)
+    complete.model.refresh()
+    torch.testing.assert_close(complete.model.score(batch), expected)
+    assert complete.model.feature_fusion is not None
 
 
-def test_fit_reads_the_items_and_a_warm_start_keeps_their_meaning(shop):
+def test_a_warm_start_keeps_the_vectors_of_items_with_features(shop):
     log, items = shop
     settings = SMALL | {"features": ["colour", "title"]}
     first = attnrec.fit(log, items=items.query("not item_id.str.endswith('-9')"), settings=settings, **TRAINING)
@@ -119,22 +119,22 @@ def test_fit_reads_the_items_and_a_warm_start_keeps_their_meaning(shop):
     assert set(second.recommend(["user-0"], k=3)["item_id"].str.split("-").str[0]) == {"red"}
 
 
-def test_features_that_are_not_there_are_refused_before_training(shop):
+def test_missing_features_are_rejected_before_training(shop):
     log, items = shop
-    with pytest.raises(ValueError, match=r"must be a column of the items, got 'brand'; there are colour, title"):
+    with pytest.raises(ValueError, match=r"must be an item column, got 'brand'; available columns: colour, title"):
         attnrec.fit(log, items=items, settings=SMALL | {"features": ["brand"]}, **TRAINING)
-    with pytest.raises(ValueError, match=r"features = \['colour'\] needs the items' features, got none"):
+    with pytest.raises(ValueError, match=r"features = \['colour'\] needs item features, got none"):
         attnrec.fit(log, settings=SMALL | {"features": ["colour"]}, **TRAINING)
     wide = items.assign(image=[[1.0, 2.0]] + [[1.0, 2.0, 3.0]] * (len(items) - 1))
-    with pytest.raises(ValueError, match="all vectors of a column must have one width, got 2 and 3 in 'image'"):
+    with pytest.raises(ValueError, match="all vectors of a column must have the same width, got 2 and 3 in 'image'"):
         attnrec.fit(log, items=wide, settings=SMALL | {"features": ["image"]}, **TRAINING)
     with pytest.raises(SettingsError, match="features: unknown key"):
         attnrec.fit(log, items=items, model="gat", settings={"features": ["colour"]}, **TRAINING)
 
 
 @pytest.mark.skipif(not ML1M.exists(), reason="needs ../shared/data/ml-1m")
-def test_hidden_movies_are_found_by_title_and_genres_alone():
-    """10 % of ML-1M's movies are hidden from training; among themselves they are ranked for those who saw one next."""
+def test_items_without_training_events_are_ranked_by_title_and_genres_on_ml_1m():
+    """10 % of the movies are hidden from training, and ranked among themselves for users whose last movie is one."""
     ratings = pd.read_parquet(ML1M / "ratings.parquet").rename(columns={"timestamp": "datetime"})
     ratings = ratings[ratings["item_id"].map(ratings["item_id"].value_counts()) >= 5]
     ratings = ratings[ratings["user_id"] % 6 == 0]
@@ -156,12 +156,12 @@ def test_hidden_movies_are_found_by_title_and_genres_alone():
     )
     split = split_last(whole)
     last = torch.from_numpy(split.test.targets)
-    asked = torch.isin(last, rows).nonzero()[:, 0]
-    assert len(asked) > 50
-    histories = seen  # none of the hidden items is in what the model reads
-    users = histories.user_ids.encode(split.test.histories.user_ids.decode(split.test.users[asked.numpy()]).tolist())
+    tested = torch.isin(last, rows).nonzero()[:, 0]
+    assert len(tested) > 50
+    histories = seen  # without the hidden items
+    users = histories.user_ids.encode(split.test.histories.user_ids.decode(split.test.users[tested.numpy()]).tolist())
     scores = model.score(last_events(histories, users, max_length=100))[:, rows]
-    own = scores[torch.arange(len(asked)), torch.searchsorted(rows, last[asked])]
-    below = (scores < own[:, None]).float().mean(1)
+    target_scores = scores[torch.arange(len(tested)), torch.searchsorted(rows, last[tested])]
+    below = (scores < target_scores[:, None]).float().mean(1)
     # chance is .5 with a standard error of .29 / sqrt(n)
-    assert below.mean().item() > 0.5 + 4 * 0.29 / len(asked) ** 0.5
+    assert below.mean().item() > 0.5 + 4 * 0.29 / len(tested) ** 0.5

@@ -1,4 +1,4 @@
-"""The walk of attention: where it starts, where it steps, on whose graph, and what training makes of it."""
+"""Random walk: scores, cross-fitted graphs, losses, settings."""
 
 from dataclasses import replace
 from math import log
@@ -11,25 +11,25 @@ import torch
 from attnrec.config import SettingsError
 from attnrec.dataset import Windows, histories_from_frame, last_events, split_last
 from attnrec.models import build_model, model_config, observed_graphs
-from attnrec.models.random_walk.neighbourhoods import fold_of, build_neighbour_tables
+from attnrec.models.random_walk.neighbour_tables import build_neighbour_tables, fold_of
 from attnrec.training import TrainConfig, train
 
 PLAIN = {"neighbours": 4, "dim": 4, "channels": 4, "folds": 2, "max_length": 8, "dropout": 0.0}
 NEXT = PLAIN | {"relation": "transitions"}
 
 
-def walk_on(histories, *, even=True, **settings):
-    """A walk on these histories; `even`: all of its attention gives equal shares, and popularity has no part."""
+def build_walk(histories, *, even=True, **settings):
+    """A walk on these histories; `even`: uniform attention and a popularity weight of 0."""
     torch.manual_seed(3)
     model = build_model(model_config("random_walk", PLAIN | settings), histories.n_items)
     model.observe(histories)
     if even:
         with torch.no_grad():
-            for parameter in (*model.step.parameters(), *model.start.parameters()):
+            for parameter in (*model.step_attention.parameters(), *model.start_attention.parameters()):
                 parameter.zero_()
-            if model.start.ordered:
-                model.start.energy.bias[-1] = -torch.inf  # nor have walks that stay
-            model.background.fill_(-torch.inf)
+            if model.start_attention.ordered:
+                model.start_attention.logit.bias[-1] = -torch.inf  # no walks that stay
+            model.log_popularity_weight.fill_(-torch.inf)
     model.refresh()
     return model.eval()
 
@@ -42,76 +42,78 @@ def probabilities(model, batch):
 # --- scores
 
 
-def test_a_score_is_the_chance_to_start_at_an_event_and_to_step_to_the_item(make_histories, make_batch):
-    # a was met by b (ann) and c (bob), b by a, c by a; d by nobody
-    model = walk_on(make_histories({"ann": "ab", "bob": "ac", "cid": "d"}))
+def test_a_score_is_the_probability_to_start_at_an_event_and_step_to_the_item(make_histories, make_batch):
+    # a co-occurs with b (ann) and c (bob); d with nothing
+    model = build_walk(make_histories({"ann": "ab", "bob": "ac", "cid": "d"}))
     assert probabilities(model, make_batch([1])).tolist() == [[0, 0.5, 0.5, 0]]
-    # from a with chance 1/2 to b or c, from b with chance 1/2 to a
+    # start at a: 1/2, then b or c; start at b: 1/2, then a
     assert probabilities(model, make_batch([1, 2])).tolist() == [[0.5, 0.25, 0.25, 0]]
 
 
-def test_chances_of_all_items_sum_to_one_and_the_background(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "abc", "bob": "acd", "cid": "bd"}), even=False, heads=2)
+def test_probabilities_of_all_items_sum_to_one_plus_the_popularity_weight(make_histories, make_batch):
+    model = build_walk(make_histories({"ann": "abc", "bob": "acd", "cid": "bd"}), even=False, heads=2)
     total = probabilities(model, make_batch([1, 2], [4], [3, 2, 1])).sum(1)
-    torch.testing.assert_close(total, (1 + model.background.exp()).expand(3).detach())
+    torch.testing.assert_close(total, (1 + model.log_popularity_weight.exp()).expand(3).detach())
 
 
-def test_scores_are_how_much_likelier_than_by_chance(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "ab", "bob": "ac"}))
+def test_scores_are_probabilities_times_the_number_of_items(make_histories, make_batch):
+    model = build_walk(make_histories({"ann": "ab", "bob": "ac"}))
     with torch.inference_mode():
-        assert model.score(make_batch([2])).tolist() == [[0, 3, 0, 0]]  # surely a, one of three items
+        assert model.score(make_batch([2])).tolist() == [[0, 3, 0, 0]]  # probability 1 for a, of three items
 
 
-def test_a_set_holds_each_item_once_and_a_sequence_every_event(make_histories, make_batch):
+def test_sets_count_each_item_once_and_sequences_every_event(make_histories, make_batch):
     world = make_histories({"ann": "ab", "bob": "ac"})
-    assert probabilities(walk_on(world), make_batch([1, 1, 2])).tolist() == [[0.5, 0.25, 0.25]]
-    ordered = walk_on(world, relation="transitions")
-    # b and c follow a, and each of them has a before it
+    assert probabilities(build_walk(world), make_batch([1, 1, 2])).tolist() == [[0.5, 0.25, 0.25]]
+    ordered = build_walk(world, relation="transitions")
+    # the neighbours of a are b and c, and both have the neighbour a
     assert probabilities(ordered, make_batch([1, 1, 2]))[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
 
 
-def test_steps_start_as_the_filter_does(make_histories, make_batch):
-    # a met b through ann, who has 2 items, and c through bob and cid, who have 2 and 3; users: b 1, c 2, d 1
-    model = walk_on(make_histories({"ann": "ab", "bob": "ac", "cid": "acd"}), even=False)
+def test_initial_step_probabilities_are_those_of_the_edge_weights(make_histories, make_batch):
+    # a and b share ann (2 items); a and c share bob (2 items) and cid (3 items); users: b 1, c 2, d 1
+    model = build_walk(make_histories({"ann": "ab", "bob": "ac", "cid": "acd"}), even=False)
     with torch.no_grad():
-        model.step.attention.attention.zero_()
-        model.background.fill_(-torch.inf)
+        model.step_attention.attention.attention.zero_()
+        model.log_popularity_weight.fill_(-torch.inf)
     model.refresh()
     strong = {2: 2**-0.75, 3: 2**-0.75 + 3**-0.75, 4: 3**-0.75}
     degree = {2: 1, 3: 2, 4: 1}
     filtered = {item: weight / degree[item] ** 0.3 for item, weight in strong.items()}
     expected = [0, *(weight / sum(filtered.values()) for weight in filtered.values())]
-    assert probabilities(model, make_batch([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
+    assert probabilities(model, make_batch([1]))[0].tolist() == pytest.approx(
+        expected, rel=2e-3
+    )  # features are float16
 
 
-def test_only_the_strongest_neighbours_are_within_reach(make_histories, make_batch):
+def test_steps_lead_to_the_strongest_neighbours_only(make_histories, make_batch):
     world = make_histories({"ann": "ab", "bob": "ab", "cid": "ac", "dan": "bc", "eve": "ad"})
-    assert probabilities(walk_on(world, neighbours=1), make_batch([1])).tolist() == [[0, 1, 0, 0]]
+    assert probabilities(build_walk(world, neighbours=1), make_batch([1])).tolist() == [[0, 1, 0, 0]]
 
 
-def test_an_item_without_neighbours_leads_nowhere_and_popularity_is_left(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "ab", "bob": "c", "cid": "abc"}).up_to(np.array([2, 1, 2])))
+def test_items_without_neighbours_leave_the_score_to_popularity(make_histories, make_batch):
+    model = build_walk(make_histories({"ann": "ab", "bob": "c", "cid": "abc"}).up_to(np.array([2, 1, 2])))
     with torch.no_grad():
-        model.background.fill_(log(0.5))
-    # of 5 events a and b are two each, c is one; and one more of each
+        model.log_popularity_weight.fill_(log(0.5))
+    # a and b have two of 5 events each, c one; add-one smoothing
     assert probabilities(model, make_batch([3]))[0].tolist() == pytest.approx([0.5 * 3 / 8, 0.5 * 3 / 8, 0.5 * 2 / 8])
 
 
-def test_transitions_lead_to_what_followed_and_what_came_before(make_histories):
-    model = walk_on(make_histories({"ann": "abc"}), relation="transitions")
+def test_transitions_lead_to_successors_and_predecessors(make_histories):
+    model = build_walk(make_histories({"ann": "abc"}), relation="transitions")
     assert {item: set(model.neighbours[item].tolist()) - {4} for item in (1, 2, 3)} == {1: {2}, 2: {1, 3}, 3: {2}}
 
 
 def test_an_item_can_follow_itself(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "aab"}), relation="transitions")
+    model = build_walk(make_histories({"ann": "aab"}), relation="transitions")
     assert probabilities(model, make_batch([1]))[0].tolist() == [0.5, 0.5]
 
 
-def test_a_walk_may_end_where_it_starts(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "ab", "bob": "ac"}), relation="transitions")
+def test_walks_may_stay_at_their_first_item(make_histories, make_batch):
+    model = build_walk(make_histories({"ann": "ab", "bob": "ac"}), relation="transitions")
     with torch.no_grad():
-        model.start.energy.bias[-1] = log(3)  # of four walks from an event three stay and one moves
-    batch = make_batch([2, 1])  # b leads to a, a to b and c
+        model.start_attention.logit.bias[-1] = log(3)  # three of four walks stay
+    batch = make_batch([2, 1])  # the neighbours of b are a, those of a are b and c
     found = probabilities(model, batch)[0].tolist()
     assert found == pytest.approx([3 / 8 + 1 / 8, 3 / 8 + 1 / 16, 1 / 16])
     with torch.inference_mode():
@@ -122,56 +124,58 @@ def test_a_walk_may_end_where_it_starts(make_histories, make_batch):
 
 
 def test_two_hops_lead_to_neighbours_of_neighbours(make_histories, make_batch):
-    # a met b, b met c: over two edges a leads to c, and back to itself, which a set has no use for
+    # edges a-b and b-c: over two edges a leads to c, and to itself, which is excluded for sets
     world = make_histories({"ann": "ab", "bob": "bc"})
-    assert probabilities(walk_on(world), make_batch([1])).tolist() == [[0, 1, 0]]
-    assert probabilities(walk_on(world, hops=2), make_batch([1])).tolist() == [[0, 0.5, 0.5]]
-    ordered = walk_on(world, hops=2, relation="transitions")
+    assert probabilities(build_walk(world), make_batch([1])).tolist() == [[0, 1, 0]]
+    assert probabilities(build_walk(world, hops=2), make_batch([1])).tolist() == [[0, 0.5, 0.5]]
+    ordered = build_walk(world, hops=2, relation="transitions")
     assert (probabilities(ordered, make_batch([1]))[0] > 0).all()
 
 
-def test_two_hops_start_as_the_filter_of_one_step_and_two(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "ab", "bob": "bc"}), even=False, hops=2)
+def test_initial_probabilities_with_two_hops_are_those_of_one_and_two_steps(make_histories, make_batch):
+    model = build_walk(make_histories({"ann": "ab", "bob": "bc"}), even=False, hops=2)
     with torch.no_grad():
-        model.step.attention.attention.zero_()
-        model.background.fill_(-torch.inf)
+        model.step_attention.attention.attention.zero_()
+        model.log_popularity_weight.fill_(-torch.inf)
     model.refresh()
-    # b leads to a and c alike: of walks from a 3 in 10 stop at b, 7 in 10 go on, half of them back to a
+    # walks from a: 3 of 10 stop at b, 7 of 10 take a second step, half of them back to a
     expected = [0, 0.3 / (0.3 + 0.35), 0.35 / (0.3 + 0.35)]
-    assert probabilities(model, make_batch([1]))[0].tolist() == pytest.approx(expected, rel=2e-3)  # features are float16
+    assert probabilities(model, make_batch([1]))[0].tolist() == pytest.approx(
+        expected, rel=2e-3
+    )  # features are float16
 
 
-# --- on whose graph
+# --- cross-fitted graphs
 
 
-def test_users_are_asked_on_a_graph_without_them(make_histories):
+def test_the_graph_of_a_fold_excludes_its_users(make_histories):
     world = make_histories({"ann": "ab", "bob": "ab", "cid": "cd", "dan": "ac"})
     folds = fold_of(torch.arange(4), 2).tolist()
-    places = build_neighbour_tables(world, model_config("random_walk", PLAIN))
+    tables = build_neighbour_tables(world, model_config("random_walk", PLAIN))
     for fold in range(2):
-        met = {(1, 2) for user in (0, 1) if folds[user] != fold} | {(3, 4) for user in (2,) if folds[user] != fold}
-        met |= {(1, 3) for user in (3,) if folds[user] != fold}
-        table = places.neighbours[1 + fold]
+        expected = {(1, 2) for user in (0, 1) if folds[user] != fold} | {(3, 4) for user in (2,) if folds[user] != fold}
+        expected |= {(1, 3) for user in (3,) if folds[user] != fold}
+        table = tables.neighbours[1 + fold]
         found = {(item, int(other)) for item in range(1, 5) for other in table[item] if item < other < 5}
-        assert found == met
+        assert found == expected
 
 
-def test_what_a_user_alone_had_is_no_help_in_training(make_histories):
-    # only ann joins a and b: her own events say nothing of each other; bob and cid, in two folds, teach each other
+def test_a_users_own_co_occurrences_do_not_help_in_training(make_histories):
+    # only ann connects a and b, so on her graph they are not connected; c and d are connected by users of both folds
     world = make_histories({"ann": "ab", "bob": "cd", "cid": "cd", "dan": "cd", "eve": "cd"})
-    model = walk_on(world)
+    model = build_walk(world)
     with torch.no_grad():
-        model.background.fill_(log(1e-6))
+        model.log_popularity_weight.fill_(log(1e-6))
     batch = last_events(world, np.array([0, 1]), max_length=8)
-    with_her, without = (
+    including, excluding = (
         model.loss(replace(batch.slice(0, 1), users=users)).item() for users in (None, torch.tensor([0]))
     )
-    assert with_her == pytest.approx(0, abs=1e-3)
-    assert without > 1
+    assert including == pytest.approx(0, abs=1e-3)
+    assert excluding > 1
     assert model.loss(replace(batch.slice(1, 2), users=torch.tensor([1]))).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_windows_say_whose_they_are(make_histories):
+def test_windows_have_the_rows_of_their_users(make_histories):
     world = make_histories({"ann": "abc", "bob": "d", "cid": "abcde"})
     batches = list(Windows(world, max_length=2, batch_size=2, next_item=True).epoch(0))
     found = {
@@ -186,28 +190,28 @@ def test_folds_are_even_and_the_same_in_every_run():
     assert fold_of(torch.tensor([0, 1, 2, 3]), 5).tolist() == [
         n * 2_654_435_761 % 2**32 // 65_536 % 5 for n in range(4)
     ]
-    for n in (2, 4):  # also among every second user
+    for n in (2, 4):  # also for every second user
         assert fold_of(2 * torch.arange(10_000), n).bincount().tolist() == pytest.approx([10_000 / n] * n, rel=0.05)
 
 
 # --- losses
 
 
-def test_the_loss_of_a_set_is_that_of_each_item_among_what_the_others_leave(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "ab", "bob": "bc", "cid": "cd"}))
-    # {a, b}: a from b, which leads to a or c; b from a, which leads to b alone
+def test_the_loss_of_a_set_predicts_each_item_among_those_outside_the_rest_of_the_set(make_histories, make_batch):
+    model = build_walk(make_histories({"ann": "ab", "bob": "bc", "cid": "cd"}))
+    # {a, b}: a given b, which leads to a or c; b given a, which leads to b only
     assert model.loss(make_batch([1, 2])).item() == pytest.approx((log(2) + 0) / 2, abs=1e-5)
-    # {a, b, c}: a from b (a or c, which is there already) or c (b, there already, or d): of 1/4 + 1/4 a has a half
-    # b from a (b) or c (b or d): of 1/2 + 1/2 it has 3/4; c from a (b, there already) or b (a, there, or c): all of 1/4
+    # {a, b, c}: a given b (a, or c in the set) or c (b in the set, or d): a has 1/4 of the remaining 1/4 + 1/4
+    # b given a (b) or c (b or d): 3/4 of 1; c given a (b in the set) or b (a in the set, or c): all of 1/4
     expected = (log(2) + log(4 / 3) + 0) / 3
     assert model.loss(make_batch([1, 2, 3])).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_loss_of_a_sequence_is_that_of_each_item_from_those_before_it(make_histories):
+def test_the_loss_of_a_sequence_predicts_each_item_from_the_previous_ones(make_histories):
     world = make_histories({"ann": "abc", "bob": "ac"})
-    model = walk_on(world, relation="transitions")
+    model = build_walk(world, relation="transitions")
     (batch, *_) = Windows(world, max_length=8, batch_size=4).epoch(0)
-    # a leads to b or c: b after a and c after a (bob) have 1/2; after a, b: from a to c 1/2, from b to c or a 1/2
+    # given a, b and c have 1/2 each; given a, b: c has 1/2 from a and 1/2 from b
     assert model.loss(replace(batch, users=None)).item() == pytest.approx(log(2), abs=1e-5)
 
 
@@ -228,41 +232,41 @@ def test_the_loss_at_a_position_does_not_depend_on_later_events(relation, checke
 
 
 @pytest.mark.parametrize("settings", [{}, {"hops": 2}, {"window": 1}, {"window": 2}], ids=str)
-def test_training_and_scoring_give_an_item_the_same_chance(settings, checkerboard, with_random_weights):
+def test_training_and_scoring_compute_the_same_probability(settings, checkerboard, with_random_weights):
     config = model_config("random_walk", NEXT | {"heads": 2} | settings)
     model = with_random_weights(build_model(config, 12), checkerboard.histories)
     (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
     only = torch.zeros_like(batch.targets)
     only[:, -1] = batch.targets[:, -1]
-    scores = model.score(batch).gather(1, batch.targets[:, -1:]) / 12 / (1 + model.background.exp())
+    scores = model.score(batch).gather(1, batch.targets[:, -1:]) / 12 / (1 + model.log_popularity_weight.exp())
     expected = -scores.log().mean()
     torch.testing.assert_close(model.loss(replace(batch, targets=only, users=None)), expected)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 50])
-def test_long_histories_are_asked_in_stretches(window, make_histories, with_random_weights):
+def test_probabilities_of_split_histories_equal_those_of_whole_histories(window, make_histories, with_random_weights):
     items = "abcdefgh"
     world = make_histories({"ann": items * 2, "bob": "hgfe", "cid": "c", "dan": items[::2] * 3})
     model = build_model(model_config("random_walk", NEXT | {"heads": 2, "window": window, "max_length": 16}), 8)
     model = with_random_weights(model, world)
     (batch,) = Windows(world, max_length=16, batch_size=8, next_item=True).epoch(0)
     found = model.probabilities(batch, batch.targets)
-    for place in range(batch.items.shape[1]):
-        there, at = batch.targets[:, place] > 0, torch.full_like(batch.lengths, place)
-        alone = model.probabilities_at(batch, at, batch.targets[:, place])
-        torch.testing.assert_close(found[there, place], alone[there])
+    for position in range(batch.items.shape[1]):
+        has_target, at = batch.targets[:, position] > 0, torch.full_like(batch.lengths, position)
+        alone = model.probabilities_at(batch, at, batch.targets[:, position])
+        torch.testing.assert_close(found[has_target, position], alone[has_target])
 
 
 def test_walks_start_within_the_window(make_histories, make_batch):
-    model = walk_on(make_histories({"ann": "ab", "bob": "cd"}), relation="transitions", window=1)
-    batch = make_batch([1, 3], [1, 3, 3])  # c leads to d, and a, which leads to b, is too long ago
+    model = build_walk(make_histories({"ann": "ab", "bob": "cd"}), relation="transitions", window=1)
+    batch = make_batch([1, 3], [1, 3, 3])  # c leads to d; a, which leads to b, is outside the window
     assert probabilities(model, batch).tolist() == [[0, 0, 0, 1]] * 2
     with torch.inference_mode():
         assert model.encode(batch).contributions(torch.tensor([[2], [4]]))[:, 0].tolist() == [[0], [0]]
 
 
-def test_training_finds_which_events_matter(make_histories):
-    # what comes third is told by the first item (a -> x, b -> y, ...); c stands between, and four items follow it
+def test_training_learns_which_events_matter(make_histories):
+    # the first item determines the third (a -> x, b -> y, ...); c between them is followed by all four
     paths = ("acx", "bcy", "dcz", "ecw")
     histories = make_histories({f"u{n:02}": paths[n % 4] for n in range(40)})
     model = build_model(model_config("random_walk", NEXT | {"reach": 2}), histories.n_items)
@@ -277,18 +281,23 @@ def test_training_finds_which_events_matter(make_histories):
     assert [ids[int(row) - 1] for row in unseen.argmax(1)] == [path[2] for path in paths]
 
 
-# --- around it
+# --- graph, popularity, settings
 
 
-def test_the_graph_is_told_to_the_audit(make_histories):
+def test_the_leakage_audit_gets_the_graph(make_histories):
     split = split_last(make_histories({"ann": "abcde", "bob": "edcba"}))
     sets, ordered = (build_model(model_config("random_walk", settings), 5) for settings in (PLAIN, NEXT))
     assert observed_graphs(sets, split.train)["edges"].items.tolist() == [1, 2, 3, 3, 4, 5]
-    made = observed_graphs(ordered, split.train)["transitions"]
-    assert set(zip(made.sources.tolist(), made.targets.tolist(), strict=True)) == {(1, 2), (2, 3), (5, 4), (4, 3)}
+    transitions = observed_graphs(ordered, split.train)["transitions"]
+    assert set(zip(transitions.sources.tolist(), transitions.targets.tolist(), strict=True)) == {
+        (1, 2),
+        (2, 3),
+        (5, 4),
+        (4, 3),
+    }
 
 
-def test_the_graph_is_made_once_for_the_same_histories(make_histories, monkeypatch):
+def test_the_graph_is_built_once_for_the_same_histories(make_histories, monkeypatch):
     world = make_histories({"ann": "abc", "bob": "ab"})
     model = build_model(model_config("random_walk", PLAIN), 3)
     model.observe(world)
@@ -298,8 +307,8 @@ def test_the_graph_is_made_once_for_the_same_histories(make_histories, monkeypat
         model.observe(make_histories({"ann": "abc", "bob": "ac"}))
 
 
-def test_recent_pairs_and_events_count_more():
-    # a led to b a week ago and leads to c today
+def test_half_life_weighs_recent_pairs_and_events_more():
+    # a was followed by b a week ago and by c today
     rows = [
         (f"{item}{n}", x, day)
         for item, day in (("b", "2026-01-01"), ("c", "2026-01-08"))
@@ -308,14 +317,15 @@ def test_recent_pairs_and_events_count_more():
     ]
     world = histories_from_frame(pd.DataFrame(rows, columns=["user_id", "item_id", "datetime"]))
     plain, recent = (
-        build_neighbour_tables(world, model_config("random_walk", NEXT | settings)) for settings in ({}, {"half_life_days": 1})
+        build_neighbour_tables(world, model_config("random_walk", NEXT | settings))
+        for settings in ({}, {"half_life_days": 1})
     )
 
-    def of_a(places):
-        return dict(zip(places.neighbours[0, 1].tolist(), places.features[0, 1, :, 0].tolist(), strict=True))
+    def of_a(tables):
+        return dict(zip(tables.neighbours[0, 1].tolist(), tables.features[0, 1, :, 0].tolist(), strict=True))
 
     assert of_a(plain)[2] == of_a(plain)[3]
-    # of 8 pairs' weight half is spread over all alike and half over the recent ones
+    # half of the weight of 8 pairs is equal for all pairs, half is by age
     old, new = 4 + 4 / 128 * 8 / (4 + 4 / 128), 4 + 4 * 8 / (4 + 4 / 128)
     assert of_a(recent)[3] - of_a(recent)[2] == pytest.approx(log(new / old), abs=5e-3)
     assert plain.popularity[0, 2] == plain.popularity[0, 3]
@@ -323,19 +333,22 @@ def test_recent_pairs_and_events_count_more():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"reach": 3}, "reach is a setting of transitions, got reach = 3 without"),
-        ({"relation": "transitions", "ordered": False}, "transitions are of events in order, got ordered = false"),
+        ({"reach": 3}, "reach is a setting of relation = 'transitions', got reach = 3"),
+        (
+            {"relation": "transitions", "ordered": False},
+            "relation = 'transitions' needs ordered events, got ordered = false",
+        ),
         ({"relation": "bipartite"}, "relation: Input should be 'items' or 'transitions'"),
-        ({"half_life_days": 3}, "half_life_days is a setting of transitions, got half_life_days = 3.0 without"),
-        ({"window": 5}, "a window is of events in order, got window = 5 without"),
+        ({"half_life_days": 3}, "half_life_days is a setting of relation = 'transitions', got half_life_days = 3.0"),
+        ({"window": 5}, "window needs ordered events, got window = 5"),
         ({"relation": "transitions", "window": 0}, "window: Input should be greater than 0"),
         ({"hops": 3}, "hops: Input should be 1 or 2"),
         ({"neighbours": 0}, "neighbours: Input should be greater than 0"),
         ({"folds": 1}, "folds: Input should be greater than or equal to 2"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, said):
-    with pytest.raises(SettingsError, match=said):
+def test_settings_that_do_not_apply_are_rejected(settings, message):
+    with pytest.raises(SettingsError, match=message):
         model_config("random_walk", settings)

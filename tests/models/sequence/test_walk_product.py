@@ -1,4 +1,4 @@
-"""Sequence models that share the word with a walk over the graph: chances, losses, gradients, settings."""
+"""Products of a sequence model and a random walk: probabilities, losses, gradients, settings."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from attnrec.config import SettingsError
 from attnrec.dataset import Vocabulary, Windows
 from attnrec.models import ReasonsError, build_model, model_config, observed_graphs
 from attnrec.models.saved_model import WEIGHTS, SavedModel, load_model, save_model
-from attnrec.models.sequence import walk_product as mixing
+from attnrec.models.sequence import walk_product
 from attnrec.storage import save_tensors
 
 WALK = {"random_walk": "transitions", "random_walk_settings": {"neighbours": 6, "dim": 4, "dropout": 0.0}}
@@ -19,8 +19,8 @@ KINDS = ["sasrec", "attnrec", "gru4rec", "narm", "core", "gce_gnn"]
 
 
 @pytest.fixture
-def mixed(checkerboard, with_random_weights):
-    """A kind of sequence model on the checkerboard, mixed with a walk."""
+def build_product(checkerboard, with_random_weights):
+    """A function that builds the product of a sequence model and a walk on the checkerboard."""
 
     def build(kind="sasrec"):
         model = build_model(model_config(kind, SMALL | WALK), checkerboard.histories.n_items)
@@ -36,8 +36,8 @@ def batch_on(histories, model, n=4):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_is_the_encoders_and_the_walks_chance_each_to_its_power(kind, checkerboard, mixed):
-    model = mixed(kind)
+def test_scores_are_log_probabilities_of_both_raised_to_their_powers(kind, checkerboard, build_product):
+    model = build_product(kind)
     alone = build_model(model_config(kind, SMALL), 12)
     alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("walk_product")})
     alone.refresh()
@@ -54,17 +54,17 @@ def test_a_score_is_the_encoders_and_the_walks_chance_each_to_its_power(kind, ch
     torch.testing.assert_close(model.score(batch, chosen), model.score(batch).gather(1, chosen))
 
 
-def test_a_user_without_history_has_the_bias_of_both(checkerboard, mixed):
-    model = mixed()
+def test_a_user_without_history_has_the_item_bias_of_both(checkerboard, build_product):
+    model = build_product()
     nobody = replace(batch_on(checkerboard.histories, model).slice(0, 1), lengths=torch.tensor([0]))
     nobody = replace(nobody, items=nobody.items * 0)
     torch.testing.assert_close(model.score(nobody)[0, 1:], model.item_bias()[1:])
 
 
 def powers_loss(model, batch, monkeypatch):
-    """Of the powers alone, all users asked."""
-    monkeypatch.setattr(mixing, "WALKING", 1.0)
-    monkeypatch.setattr(mixing.WalkProduct, "_walk_loss", lambda *asked: torch.zeros(()))
+    """The loss of the powers alone, with all users in the holdout."""
+    monkeypatch.setattr(walk_product, "WALK_USER_SHARE", 1.0)
+    monkeypatch.setattr(walk_product.WalkProduct, "_walk_loss", lambda *_: torch.zeros(()))
     with torch.no_grad():
         both = model.loss(batch)
         monkeypatch.setattr(model, "walk_product", None)
@@ -72,9 +72,9 @@ def powers_loss(model, batch, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_powers_learn_from_the_chances_that_are_scored(kind, checkerboard, mixed, monkeypatch):
+def test_the_loss_of_the_powers_is_the_cross_entropy_of_the_scores(kind, checkerboard, build_product, monkeypatch):
     # at the last position, on the graph of all users, as scoring reads it
-    model = mixed(kind)
+    model = build_product(kind)
     batch = replace(batch_on(checkerboard.histories, model), users=None)
     last = torch.zeros_like(batch.targets)
     ends = (torch.arange(len(last)), batch.lengths - 1)
@@ -85,9 +85,9 @@ def test_powers_learn_from_the_chances_that_are_scored(kind, checkerboard, mixed
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "narm"])
-def test_each_part_learns_as_if_it_were_alone(kind, checkerboard, mixed, monkeypatch):
-    monkeypatch.setattr(mixing, "WALKING", 1.0)
-    model = mixed(kind)
+def test_both_models_get_the_gradients_of_separate_training(kind, checkerboard, build_product, monkeypatch):
+    monkeypatch.setattr(walk_product, "WALK_USER_SHARE", 1.0)
+    model = build_product(kind)
     alone = build_model(model_config(kind, SMALL), 12)
     alone.load_state_dict({name: x for name, x in model.state_dict().items() if not name.startswith("walk_product")})
     walk = build_model(model.walk_product.random_walk.config, 12)
@@ -104,32 +104,32 @@ def test_each_part_learns_as_if_it_were_alone(kind, checkerboard, mixed, monkeyp
     assert (found["walk_product.log_powers"].grad != 0).all()
 
 
-def test_users_who_teach_the_powers_teach_nothing_else(checkerboard, mixed):
-    model = mixed()
+def test_holdout_users_train_only_the_powers(checkerboard, build_product):
+    model = build_product()
     batch = batch_on(checkerboard.histories, model, n=30)
-    everyone = torch.arange(10_000)
-    held = everyone[model.walk_product.held(replace(batch, lengths=everyone, users=everyone))]
-    assert len(held) == pytest.approx(500, rel=0.2)
+    users = torch.arange(10_000)
+    holdout = users[model.walk_product.is_holdout(replace(batch, lengths=users, users=users))]
+    assert len(holdout) == pytest.approx(500, rel=0.2)
 
     def gradients(users):
         model.zero_grad()
         model.loss(replace(batch, users=users[: len(batch.lengths)])).backward()
         return {name: x.grad for name, x in model.named_parameters() if x.grad is not None and (x.grad != 0).any()}
 
-    assert set(gradients(held)) == {"walk_product.log_powers"}
-    others = torch.tensor([user for user in range(100) if user not in held])
-    taught = gradients(others)
-    assert not any(name.startswith("walk_product.log_powers") for name in taught)
-    assert any(name.startswith("walk_product.random_walk") for name in taught)
-    assert any(name.startswith("encoder") for name in taught)
+    assert set(gradients(holdout)) == {"walk_product.log_powers"}
+    others = torch.tensor([user for user in range(100) if user not in holdout])
+    trained = gradients(others)
+    assert not any(name.startswith("walk_product.log_powers") for name in trained)
+    assert any(name.startswith("walk_product.random_walk") for name in trained)
+    assert any(name.startswith("encoder") for name in trained)
 
 
-def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, mixed):
-    model = mixed()
+def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, build_product):
+    model = build_product()
     batch = batch_on(checkerboard.histories, model)
 
     def loss(items):
-        torch.manual_seed(4)  # which users the walk is asked of
+        torch.manual_seed(4)  # the same sample of users for the walk
         return model.loss(replace(batch, targets=only, items=items)).item()
 
     for position in range(3):
@@ -140,8 +140,8 @@ def test_the_loss_at_a_position_does_not_depend_on_later_items(checkerboard, mix
         assert loss(later) == pytest.approx(loss(batch.items), abs=1e-6)
 
 
-def test_a_batch_that_asks_nothing_is_no_error(checkerboard, mixed):
-    model = mixed()
+def test_the_loss_without_targets_is_zero(checkerboard, build_product):
+    model = build_product()
     batch = batch_on(checkerboard.histories, model)
     loss = model.loss(replace(batch, targets=batch.targets * 0))
     loss.backward()
@@ -149,26 +149,26 @@ def test_a_batch_that_asks_nothing_is_no_error(checkerboard, mixed):
 
 
 @pytest.mark.parametrize("right", ["encoder", "walk"])
-def test_the_power_of_who_is_right_grows(right, checkerboard, mixed, monkeypatch):
-    model = mixed()
+def test_the_power_of_the_correct_model_grows(right, checkerboard, build_product, monkeypatch):
+    model = build_product()
     batch = replace(batch_on(checkerboard.histories, model), users=None)
-    sure = torch.nn.functional.one_hot(batch.targets[batch.targets > 0], 13) * 3.0
+    correct = torch.nn.functional.one_hot(batch.targets[batch.targets > 0], 13) * 3.0
 
-    def said(part):
-        return sure if part == right else -sure
+    def scores(part):
+        return correct if part == right else -correct
 
-    monkeypatch.setattr(mixing, "DRAWN", len(sure))
-    monkeypatch.setattr(mixing, "_some", lambda of, n: of)
-    monkeypatch.setattr(mixing.VectorEncoding, "scores", lambda self: said("encoder"))
-    monkeypatch.setattr(type(model.walk_product.random_walk), "all_probabilities", lambda *_: said("walk").exp())
-    asked = batch.targets > 0
-    encoded = replace(model.encode(batch).sequence, users=torch.zeros(len(sure), 16))
-    model.walk_product._powers_loss(encoded, batch, asked, asked).backward()
+    monkeypatch.setattr(walk_product, "HOLDOUT_POSITIONS", len(correct))
+    monkeypatch.setattr(walk_product, "_sample_rows", lambda tensor, n: tensor)
+    monkeypatch.setattr(walk_product.VectorEncoding, "scores", lambda self: scores("encoder"))
+    monkeypatch.setattr(type(model.walk_product.random_walk), "all_probabilities", lambda *_: scores("walk").exp())
+    has_target = batch.targets > 0
+    encoded = replace(model.encode(batch).sequence, users=torch.zeros(len(correct), 16))
+    model.walk_product._powers_loss(encoded, batch, has_target, has_target).backward()
     encoder, walk = -model.walk_product.log_powers.grad
     assert (encoder > 0 > walk) if right == "encoder" else (walk > 0 > encoder)
 
 
-def test_few_users_are_all_learned_from(make_histories):
+def test_with_few_users_there_is_no_holdout(make_histories):
     few = make_histories({"ann": "abcdabcd"})
     model = build_model(model_config("sasrec", SMALL | WALK), few.n_items)
     model.observe(few)
@@ -179,23 +179,23 @@ def test_few_users_are_all_learned_from(make_histories):
     assert (found["walk_product.log_powers"] == 0).all()
 
 
-def test_chances_of_all_items_are_those_of_each(checkerboard, with_random_weights):
+def test_all_probabilities_equal_the_probabilities_of_single_items(checkerboard, with_random_weights):
     settings = {"relation": "transitions", "window": 2, "heads": 3, "max_length": 8, "neighbours": 6, "folds": 2}
     walk = with_random_weights(build_model(model_config("random_walk", settings), 12), checkerboard.histories)
     (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=8, next_item=True).epoch(0)
-    places = torch.arange(len(batch.lengths)) % batch.lengths
-    whole = walk.train().all_probabilities(batch, places)
+    positions = torch.arange(len(batch.lengths)) % batch.lengths
+    whole = walk.train().all_probabilities(batch, positions)
     assert walk.training
-    each = [walk.eval().probabilities_at(batch, places, torch.full_like(places, item)) for item in range(1, 13)]
+    each = [walk.eval().probabilities_at(batch, positions, torch.full_like(positions, item)) for item in range(1, 13)]
     torch.testing.assert_close(whole[:, 1:], torch.stack(each, 1))
 
 
-def test_slices_add_up(checkerboard, mixed, monkeypatch):
-    model = mixed()
-    monkeypatch.setattr(mixing, "WALKING", 1.0)
-    monkeypatch.setattr(mixing, "DRAWN", 10_000)
+def test_micro_batches_give_the_gradients_of_the_batch(checkerboard, build_product, monkeypatch):
+    model = build_product()
+    monkeypatch.setattr(walk_product, "WALK_USER_SHARE", 1.0)
+    monkeypatch.setattr(walk_product, "HOLDOUT_POSITIONS", 10_000)
     (batch,) = Windows(checkerboard.histories, max_length=8, batch_size=200, next_item=True).epoch(0)
-    assert 0 < int(model.walk_product.held(batch).sum()) < len(batch.lengths)
+    assert 0 < int(model.walk_product.is_holdout(batch).sum()) < len(batch.lengths)
 
     def gradients(*parts):
         model.zero_grad()
@@ -209,7 +209,7 @@ def test_slices_add_up(checkerboard, mixed, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["sasrec", "random_walk"])
-def test_chances_are_float32_under_autocast(kind, checkerboard, with_random_weights):
+def test_walk_probabilities_are_float32_under_autocast(kind, checkerboard, with_random_weights):
     settings = NEXT if kind == "random_walk" else SMALL | WALK
     model = with_random_weights(build_model(model_config(kind, settings), 12), checkerboard.histories)
     batch = replace(batch_on(checkerboard.histories, model), users=None)
@@ -222,39 +222,41 @@ def test_chances_are_float32_under_autocast(kind, checkerboard, with_random_weig
     torch.testing.assert_close(rounded.float(), plain, rtol=0 if kind == "random_walk" else 0.02, atol=1e-6)
 
 
-def test_every_part_with_a_pace_is_there(mixed):
-    model = mixed()
+def test_lr_multipliers_name_existing_modules(build_product):
+    model = build_product()
     names = [name for name, _ in model.named_parameters()]
     assert model.lr_multipliers
     assert all(any(f"{name}.".startswith(f"{part}.") for name in names) for part in model.lr_multipliers)
 
 
-def test_a_model_saved_by_an_older_version_is_said_to_be_one(mixed, tmp_path):
-    model = mixed()
+def test_a_model_saved_by_another_version_is_rejected(build_product, tmp_path):
+    model = build_product()
     state = model.state_dict()
     save_model(SavedModel(model, Vocabulary(list("abcdefghijkl"), first=1), {}), tmp_path)
     save_tensors({name: x for name, x in state.items() if name != "walk_product.log_powers"}, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match=r"saved without mixing\.log_powers, by an older attnrec; train it again"):
+    with pytest.raises(
+        ValueError, match=r"walk_product\.log_powers is missing.*another version of attnrec, train it again"
+    ):
         load_model(tmp_path)
 
 
-def test_prefixes_keep_whose_they_are(checkerboard, mixed):
-    model = mixed("narm")
+def test_prefixes_keep_the_users_of_their_windows(checkerboard, build_product):
+    model = build_product("narm")
     (batch, *_) = Windows(checkerboard.histories, max_length=8, batch_size=4).epoch(0)
-    asked = model.make_targets(batch)
+    prefixes = model.make_targets(batch)
     first = {int(user): int(items[0]) for user, items in zip(batch.users, batch.items, strict=True)}
-    assert len(asked.users) > len(batch.users)
-    assert all(first[int(user)] == int(items[0]) for user, items in zip(asked.users, asked.items, strict=True))
+    assert len(prefixes.users) > len(batch.users)
+    assert all(first[int(user)] == int(items[0]) for user, items in zip(prefixes.users, prefixes.items, strict=True))
 
 
-def test_a_product_has_no_exact_reasons_and_says_why(checkerboard, mixed):
-    model = mixed("attnrec")
+def test_a_product_has_no_contributions_and_the_error_says_why(checkerboard, build_product):
+    model = build_product("attnrec")
     assert not model.exact_reasons
-    with pytest.raises(ReasonsError, match=r"got a product with a walk.*take kind = 'random_walk'"):
+    with pytest.raises(ReasonsError, match=r"got a product with a random walk.*use kind = 'random_walk'"):
         model.contributions(batch_on(checkerboard.histories, model), torch.tensor([[3]]))
 
 
-def test_the_graphs_of_walk_and_encoder_are_both_told_to_the_audit(checkerboard):
+def test_the_leakage_audit_gets_the_graphs_of_walk_and_encoder(checkerboard):
     walk, both = (
         build_model(model_config("sasrec", SMALL | WALK | more), 12) for more in ({}, {"graph": "items", "dim": 16})
     )
@@ -265,21 +267,36 @@ def test_the_graphs_of_walk_and_encoder_are_both_told_to_the_audit(checkerboard)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"random_walk": "friends"}, "walk: Input should be 'none', 'transitions' or 'items'"),
-        ({"random_walk_settings": {"reach": 2}}, "random_walk_settings need a walk, got .* set random_walk = 'transitions'"),
-        ({"random_walk": "items", "objective": "masked_items", "attention": "scaled_dot"}, "a walk says what comes next, got"),
+        ({"random_walk": "friends"}, "random_walk: Input should be 'none', 'transitions' or 'items'"),
+        (
+            {"random_walk_settings": {"reach": 2}},
+            "random_walk_settings need a random walk, got .* set random_walk = 'transitions'",
+        ),
+        (
+            {"random_walk": "items", "objective": "masked_items", "attention": "scaled_dot"},
+            "a random walk predicts the next item, got",
+        ),
         ({"random_walk": "items", "random_walk_settings": {"raech": 2}}, r"raech: unknown key; did you mean reach\?"),
-        ({"random_walk": "items", "random_walk_settings": {"ordered": False}}, "random_walk_settings must leave ordered to the model"),
-        ({"random_walk": "items", "random_walk_settings": {"max_length": 3}}, "random_walk_settings must leave max_length to the model"),
+        (
+            {"random_walk": "items", "random_walk_settings": {"ordered": False}},
+            "random_walk_settings must not contain ordered, which",
+        ),
+        (
+            {"random_walk": "items", "random_walk_settings": {"max_length": 3}},
+            "random_walk_settings must not contain max_length, which",
+        ),
         (
             {"random_walk": "items", "attention": "top_k", "attention_settings": {"k": 2, "estimator": "reinforce"}},
-            "estimator = 'reinforce' and a walk cannot be had together",
+            "estimator = 'reinforce' cannot be combined with a random walk",
         ),
-        ({"random_walk": "items", "random_walk_settings": {"reach": 2}}, "reach is a setting of transitions"),
+        (
+            {"random_walk": "items", "random_walk_settings": {"reach": 2}},
+            "reach is a setting of relation = 'transitions'",
+        ),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings, said):
-    with pytest.raises(SettingsError, match=said):
+def test_settings_that_do_not_apply_are_rejected(settings, message):
+    with pytest.raises(SettingsError, match=message):
         model_config("sasrec", SMALL | settings)
