@@ -15,7 +15,6 @@ from rich.text import Text
 from attnrec.explanation import Explanation
 from attnrec.faithfulness import DIRECTIONS
 from attnrec.storage import read_json
-from attnrec.tracking.examples import because_row
 from attnrec_pipelines.settings import Home
 from attnrec_pipelines.stages.evaluation_files import CHALLENGER, shorten
 
@@ -97,18 +96,32 @@ def titles_of(home: Home) -> dict[Any, str]:
     return {} if frame is None else dict(zip(frame["item_id"].astype(str), frame["title"].astype(str), strict=True))
 
 
-def print_frame(out: Console, frame: pd.DataFrame, titles: dict[Any, str] | None = None) -> None:
-    """Print recommendations, one row each, with their reasons."""
+def print_frame(
+    out: Console, frame: pd.DataFrame, titles: dict[Any, str] | None = None, *, with_ids: bool = False
+) -> None:
+    """Print recommendations, one row each, with their largest reasons.
+
+    Args:
+        out: the console.
+        frame: rows of a table of recommendations.
+        titles: titles of items by their id as text; other items are shown by their id.
+        with_ids: show ids beside titles.
+    """
     titles = titles or {}
-    table = Table("user", "rank", "item", "score", "because")
+    table = Table("user", "rank", "item", "score", "largest reasons", box=SIMPLE, padding=(0, 1, 0, 0))
     previous = None
     for _, row in frame.iterrows():
         user = str(row["user_id"]) if row["user_id"] != previous else ""
         previous = row["user_id"]
         item = str(row["item_id"])
-        name = Text.assemble(plain(titles[item]), plain(f" ({item})", "dim")) if item in titles else plain(item)
-        reasons = because_row(row, titles=titles, n=2).removeprefix("because: ")
-        table.add_row(plain(user), str(row["rank"]), name, f"{row['score']:.2f}", plain(reasons))
+        name = plain(titles.get(item, item))
+        if with_ids and item in titles:
+            name = Text.assemble(name, plain(f" ({item})", "dim"))
+        reasons = [
+            f"{titles.get(str(reason['item_id']), reason['item_id'])} {reason['contribution']:+.2f}"
+            for reason in row["reasons"][:2]
+        ]
+        table.add_row(plain(user), str(row["rank"]), name, f"{row['score']:.2f}", plain(", ".join(reasons)))
     out.print(table)
 
 
@@ -118,7 +131,7 @@ def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
 
     manifest, metrics = read_json(evaluated / "manifest.json"), read_json(evaluated / "metrics.json")
     names = [name for name in SHOWN if name in metrics[CHALLENGER]["metrics"]]
-    table = Table("test", *(name.replace("_at_", "@") for name in names))
+    table = Table("test part", *(name.replace("_at_", "@") for name in names), box=SIMPLE, padding=(0, 1, 0, 0))
     for name, evaluation in metrics.items():
         values = [f"{evaluation['metrics'][metric]:.4f}" for metric in names]
         table.add_row(plain(manifest["model"] if name == CHALLENGER else name), *values)

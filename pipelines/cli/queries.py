@@ -53,7 +53,7 @@ def recommend(
 
     recommender, current = _recommender(model, home)
     frame = recommender.recommend([user], k=k, filter_viewed=current["filter_viewed"])
-    print_frame(out, frame, titles_of(home_at(home)))
+    print_frame(out, frame, titles_of(home_at(home)), with_ids=True)
 
 
 def explain(

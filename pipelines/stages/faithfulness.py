@@ -52,13 +52,24 @@ def measure_faithfulness(job: Job, histories: Path, trained: Path) -> Path | Non
             )
         save_faithfulness(measured, target)
         verdict = faithfulness_verdict(measured).to_json()
-        return {"verdict": verdict, SUMMARY: verdict["sentence"]}
+        return {"verdict": verdict, SUMMARY: _summary(verdict, n_users=len(users))}
 
     try:
         return build(job.home, "faithfulness", key, make)
     except NothingToMeasureError as error:
         logger.warning("%s", error)
         return None
+
+
+def _summary(verdict: dict[str, Any], *, n_users: int) -> str:
+    """Describe the verdict in one line, with the best of the controls; lower is better in pos@5."""
+    if not verdict["numbers"]:
+        return verdict["sentence"]
+    control, numbers = min(verdict["numbers"].items(), key=lambda item: item[1]["other_mean"])
+    return (
+        f"{'faithful' if verdict['faithful'] else 'NOT faithful'}: {METRIC.replace('_at_', '@')} {numbers['mean']:.3f}, "
+        f"best control {control} {numbers['other_mean']:.3f} (lower is better), {n_users} users"
+    )
 
 
 def verdict_sentence(measured: Path) -> str:
