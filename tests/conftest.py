@@ -210,7 +210,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share fixtures in one process (`--dist loadgroup`): one group per file, one for the flows."""
     root = Path(__file__).parents[1]
 
-    def place(item: pytest.Item) -> int:
+    def start_order(item: pytest.Item) -> int:
         path = item.path.relative_to(root).as_posix()
         return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
 
@@ -220,4 +220,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "test_a_notebook_runs" in item.name:
             group = item.name
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=place)
+    items.sort(key=start_order)

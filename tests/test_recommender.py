@@ -139,32 +139,32 @@ def test_a_model_with_readout_last_recommends_but_raises_on_explain(log):
 
 @pytest.mark.parametrize("items", ["pan", ["pan"], np.array(["pan"]), pd.Series(["pan"])])
 def test_items_to_explain_may_be_one_id_or_a_sequence(sequence, items):
-    found = attnrec.explain(sequence, ["tea", "cup", "flour", "pan"], items)
-    assert [each.item_id for each in found] == ["pan"]
-    assert found[0].score == sequence.explain("bob", "pan").score
+    explanations = attnrec.explain(sequence, ["tea", "cup", "flour", "pan"], items)
+    assert [each.item_id for each in explanations] == ["pan"]
+    assert explanations[0].score == sequence.explain("bob", "pan").score
 
 
 def test_a_history_to_explain_may_be_a_frame_of_one_user(sequence, log):
-    found = attnrec.explain(sequence, log[log["user_id"] == "bob"], ["pan", "spoon"])
+    explanations = attnrec.explain(sequence, log[log["user_id"] == "bob"], ["pan", "spoon"])
     expected = [sequence.explain("bob", item_id) for item_id in ("pan", "spoon")]
-    assert [each.score for each in found] == pytest.approx([each.score for each in expected])
-    pd.testing.assert_frame_equal(found[0].frame, expected[0].frame)
+    assert [each.score for each in explanations] == pytest.approx([each.score for each in expected])
+    pd.testing.assert_frame_equal(explanations[0].frame, expected[0].frame)
     with pytest.raises(ValueError, match="a history must be of one user, got 5 users"):
         attnrec.explain(sequence, log, "pan")
 
 
 @pytest.mark.parametrize("history", [[], ["hat"], pd.DataFrame({"item_id": [], "datetime": []})])
 def test_the_score_of_an_empty_history_is_the_item_bias(sequence, history):
-    found = attnrec.explain(sequence, history, ["pan", "tea"])
-    assert [each.score for each in found] == [each.item_bias for each in found]
-    assert found.frame.empty
-    assert found.frame.columns[0] == "explained_item_id"
+    explanations = attnrec.explain(sequence, history, ["pan", "tea"])
+    assert [each.score for each in explanations] == [each.item_bias for each in explanations]
+    assert explanations.frame.empty
+    assert explanations.frame.columns[0] == "explained_item_id"
 
 
 def test_unknown_items_of_a_history_are_ignored(sequence):
-    found = attnrec.explain(sequence, ["hat", "tea", "fan", "tea"], "pan")[0]
-    assert found.frame["item_id"].tolist() == ["tea", "tea"]
-    assert found.score == attnrec.explain(sequence, ["tea", "tea"], "pan")[0].score
+    explanation = attnrec.explain(sequence, ["hat", "tea", "fan", "tea"], "pan")[0]
+    assert explanation.frame["item_id"].tolist() == ["tea", "tea"]
+    assert explanation.score == attnrec.explain(sequence, ["tea", "tea"], "pan")[0].score
 
 
 def test_other_attribution_methods_are_selected_by_name(sequence, neighbours):
@@ -180,8 +180,8 @@ def test_other_attribution_methods_are_selected_by_name(sequence, neighbours):
 
 
 def test_the_popularity_method_counts_the_events_of_the_histories(sequence, tmp_path):
-    found = attnrec.explain(sequence, ["tea", "pan"], "cup", method="popularity")[0]
-    assert found.values.tolist() == [5, 3]  # events of tea and of pan in the log
+    explanation = attnrec.explain(sequence, ["tea", "pan"], "cup", method="popularity")[0]
+    assert explanation.values.tolist() == [5, 3]  # events of tea and of pan in the log
     without_histories = load_folder(sequence.save(tmp_path / "model"))
     with pytest.raises(ValueError, match=r"got a model without it; call with_histories\(log\) first"):
         attnrec.explain(without_histories, ["tea"], "cup", method="popularity")
@@ -192,9 +192,9 @@ def test_titles_come_from_the_items_table_of_fit(log, tmp_path):
     items = pd.DataFrame({"item_id": ["tea", "pan", "cup"], "title": ["Green tea", "A pan", ""]})
     recommender = fit(log, items=items, settings=SMALL, **QUICK)
     for model in (recommender, load_folder(recommender.save(tmp_path / "model"))):
-        found = attnrec.explain(model, ["tea", "cup"], ["pan", "spoon"])
-        assert [each.title for each in found] == ["A pan", "spoon"]
-        assert dict(found[0].titles) == {"tea": "Green tea", "pan": "A pan"}
+        explanations = attnrec.explain(model, ["tea", "cup"], ["pan", "spoon"])
+        assert [each.title for each in explanations] == ["A pan", "spoon"]
+        assert dict(explanations[0].titles) == {"tea": "Green tea", "pan": "A pan"}
     assert recommender.explain("bob", "pan").title == "A pan"
     titles = {"pan": "Pfanne"}
     assert attnrec.explain(recommender, ["tea"], "pan", titles=titles)[0].title == "Pfanne"
@@ -459,8 +459,8 @@ def test_event_types_are_matched_by_name_not_by_code(tiny_log, tmp_path):
     expected = fitted.recommend(["ann"], k=2).set_index("item_id")["score"]
     more = pd.DataFrame([("eve", "tea", 1, "add")], columns=log.columns)  # add is 0, buy is 1, view is 2
     for recommender in (loaded.with_histories(log), loaded.with_histories(pd.concat([log, more]))):
-        found = recommender.recommend(["ann"], k=2).set_index("item_id")["score"]
-        pd.testing.assert_series_equal(found, expected, rtol=1e-5)
+        scores = recommender.recommend(["ann"], k=2).set_index("item_id")["score"]
+        pd.testing.assert_series_equal(scores, expected, rtol=1e-5)
     views = log[(log["user_id"] == "ann") & (log["event"] == "view")]  # view would be 0
     best = fitted.with_histories(views).recommend(["ann"], k=1).iloc[0]
     why = explain(loaded, views[["item_id", "datetime", "event"]], best["item_id"])
