@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+RENAMED_MODELS = {"graph_walk": "random_walk"}
+"""Former names of models in older result lines."""
+
 HEAD = (
     "| data | split | model | readout | NDCG@10 | HR@10 | training s | tokens/s | device, threads |\n"
     "|---|---|---|---|---|---|---|---|---|"
@@ -94,13 +97,15 @@ def _graphs_row(line: dict[str, Any]) -> str:
 
 def _variant(line: dict[str, Any]) -> str:
     settings = line["settings"]
-    relation, hops = settings.get("random_walk", "none"), settings.get("hops", 1)
+    relation, hops = settings.get("random_walk", settings.get("walk", "none")), settings.get("hops", 1)
     return (", two hops" if hops == 2 else "") + ("" if relation == "none" else f" x random walk over {relation}")
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
+    """Return the results of a benchmark, with today's names of models."""
     path = ROOT / f"benchmarks/results/{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line | {"model": RENAMED_MODELS.get(line["model"], line["model"])} for line in lines]
 
 
 def table(lines: list[dict[str, Any]]) -> str:
