@@ -1,4 +1,4 @@
-"""Execute notebooks and keep what they show: python notebooks/execute.py [--into FOLDER] [NOTEBOOK ...]."""
+"""Execute notebooks and save them with their outputs: python notebooks/execute.py [--into FOLDER] [NOTEBOOK ...]."""
 
 import argparse
 import os
@@ -14,35 +14,35 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
-TIMEOUT_SECONDS = 600  # of a cell
-N_COLOURS = 256  # of a picture: as good to the eye, and a third of the size in the repository
+TIMEOUT_SECONDS = 600  # per cell
+N_COLOURS = 256  # per image: visually equal at a third of the file size
 PNG = "image/png"
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts the kernel in the interpreter that runs this file, whatever kernels the machine has."""
+    """Start the kernel with the interpreter that runs this file, independent of installed kernels."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        """The one kernel there is."""
+        """Return the specification of the only kernel."""
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        # without "curve", all users of this machine could read what kernel and client say to each other
+        # without "curve", other users of the machine could read the messages of kernel and client
         encrypted = {"supported_encryption": "curve"}
         return KernelSpec(argv=command, display_name="Python 3", language="python", metadata=encrypted)
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
-    """Run all cells from top to bottom in a fresh kernel, whose working folder is the notebook's.
+    """Run all cells from top to bottom in a new kernel with the notebook's folder as working directory.
 
     Args:
-        path: of the notebook, which is only read.
+        path: the notebook; it is not changed.
 
     Returns:
-        The notebook with the outputs of this run, pictures made small, and without what differs from one run to the
-        next, such as times.
+        The notebook with the outputs of this run, compressed images, and without values that differ between runs, such
+        as times.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: for a cell that fails.
+        nbclient.exceptions.CellExecutionError: if a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -57,24 +57,24 @@ def execute(path: Path) -> nbformat.NotebookNode:
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if PNG in output.get("data", {}):
             output.data[PNG] = b64encode(with_few_colours(b64decode(output.data[PNG]))).decode()
-    notebook.metadata["language_info"] = {"name": "python"}  # the version in it is this machine's
+    notebook.metadata["language_info"] = {"name": "python"}  # without the Python version of this machine
     return notebook
 
 
 def with_few_colours(png: bytes) -> bytes:
-    """The same picture with a palette."""
-    small, picture = BytesIO(), Image.open(BytesIO(png)).convert("RGB")
-    picture.quantize(N_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    """Return the image with a colour palette."""
+    output, image = BytesIO(), Image.open(BytesIO(png)).convert("RGB")
+    image.quantize(N_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(output, "PNG", optimize=True)
+    return output.getvalue()
 
 
 def main() -> None:
-    """Execute the notebooks that are named, or all of this folder; one that fails stays as it was."""
+    """Execute the given notebooks, or all of this folder; a notebook that fails is not changed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="Default: all of this folder.")
-    parser.add_argument("--into", type=Path, help="Folder to write to. Default: in place.")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all notebooks of this folder")
+    parser.add_argument("--into", type=Path, help="output folder; default: in place")
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores collapse when anything else runs
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores become very slow under other load
     for path in options.notebooks or sorted(HERE.glob("*.ipynb")):
         print(path.name, flush=True)
         nbformat.write(execute(path), (options.into or path.parent) / path.name)
