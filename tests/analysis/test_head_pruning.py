@@ -189,29 +189,29 @@ def model_with_one_useful_head(head: int, *, layers: int = 1, heads: int = 2):
 def test_the_only_useful_head_is_the_most_important(head, holdout):
     model = model_with_one_useful_head(head, layers=3, heads=8)
     assert evaluate(model, holdout, ks=(1,)).summary["ndcg_at_1"] == 1
-    found = head_importance(model, holdout, metric="ndcg_at_1")
-    assert found.columns.tolist() == ["layer", "head", "metric_without", "drop"]
+    result = head_importance(model, holdout, metric="ndcg_at_1")
+    assert result.columns.tolist() == ["layer", "head", "metric_without", "drop"]
     # the others have no effect, and ties are in the order of the model
     others = [(f"layer {layer}", number) for layer in (1, 2, 3) for number in range(8)]
     names = [("readout", head), *others, ("readout", 1 - head)]
-    assert list(zip(found["layer"], found["head"], strict=True)) == names
-    assert found["drop"].tolist() == [1 - found["metric_without"][0], *[0] * 25]
-    assert found["metric_without"].tolist()[1:] == [1] * 25
+    assert list(zip(result["layer"], result["head"], strict=True)) == names
+    assert result["drop"].tolist() == [1 - result["metric_without"][0], *[0] * 25]
+    assert result["metric_without"].tolist()[1:] == [1] * 25
     # without a user vector all items are tied and the first unseen one is recommended: correct for 1 of 12 users
-    assert found["metric_without"][0] == pytest.approx(1 / 12)
+    assert result["metric_without"][0] == pytest.approx(1 / 12)
 
 
 @pytest.mark.parametrize("filter_viewed", [True, False])
 def test_importance_equals_the_evaluation_of_the_pruned_model(filter_viewed, holdout):
     model = model_of("attnrec")
     before = bits(model)
-    found = head_importance(model, holdout, metric="mrr_at_3", filter_viewed=filter_viewed)
+    result = head_importance(model, holdout, metric="mrr_at_3", filter_viewed=filter_viewed)
     after = bits(model)
     assert all(torch.equal(after[key], x) for key, x in before.items())
     full = evaluate(model, holdout, ks=(3,), filter_viewed=filter_viewed).summary["mrr_at_3"]
-    assert found["drop"].is_monotonic_decreasing
-    assert len(found) == 2 * 4 + 4
-    for row in found.to_dict("records"):
+    assert result["drop"].is_monotonic_decreasing
+    assert len(result) == 2 * 4 + 4
+    for row in result.to_dict("records"):
         pruned = prune_heads(model, [(row["layer"], row["head"])])
         value = evaluate(pruned, holdout, ks=(3,), filter_viewed=filter_viewed).summary["mrr_at_3"]
         assert row["metric_without"] == value

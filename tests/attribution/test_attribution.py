@@ -110,17 +110,17 @@ def test_every_method_meets_the_contract(name, method, model_of, full_batch_of):
     if not METHODS[method].works_for(model):
         pytest.skip("the model does not support the method")
     batch = full_batch_of(*HISTORIES, length=8)
-    found = attribute(model, batch, ITEMS, method=method, seed=3, counts=COUNTS)
-    assert found.shape == (6, 8, 3)
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    assert found.isfinite().all()
-    assert (found[~batch.real] == 0).all()
-    assert torch.equal(attribute(model, batch, ITEMS, method=method, seed=3, counts=COUNTS), found)
+    result = attribute(model, batch, ITEMS, method=method, seed=3, counts=COUNTS)
+    assert result.shape == (6, 8, 3)
+    assert result.dtype == torch.float32
+    assert not result.requires_grad
+    assert result.isfinite().all()
+    assert (result[~batch.real] == 0).all()
+    assert torch.equal(attribute(model, batch, ITEMS, method=method, seed=3, counts=COUNTS), result)
     for user in (0, 2, 5):  # one user, without padding, one item
         history = HISTORIES[user]
         one = attribute(model, full_batch_of(history), ITEMS[user : user + 1, :1], method=method, seed=3, counts=COUNTS)
-        torch.testing.assert_close(one[0, :, 0], found[user, : one.shape[1], 0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one[0, :, 0], result[user, : one.shape[1], 0], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -203,9 +203,9 @@ def test_scores_of_shortened_histories_equal_those_of_separate_histories(name, m
     model, batch = model_of(name), full_batch_of([1, 3, 5, 7], [2, 4])
     rows, items = torch.tensor([0, 1, 0, 0]), torch.tensor([[2, 9], [3, 8]])
     removed = torch.tensor([[0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 1]]).bool()
-    found = score_without_events(model, batch, items, rows=rows, removed=removed)
-    assert found.shape == (4, 2)
-    for row, removed_events, scores in zip(rows.tolist(), removed, found, strict=True):
+    result = score_without_events(model, batch, items, rows=rows, removed=removed)
+    assert result.shape == (4, 2)
+    for row, removed_events, scores in zip(rows.tolist(), removed, result, strict=True):
         kept = batch.real[row] & ~removed_events
         n, columns = int(kept.sum()), {}
         for column in ("items", "times", "events", "weights"):
@@ -267,8 +267,8 @@ def test_contributions_of_pooling_sum_to_the_score_minus_the_bias(name, model_of
     model, batch = model_of(name), make_batch(*HISTORIES)
     with torch.no_grad():
         expected = model.score(batch, ITEMS) - model.item_bias()[ITEMS]
-    found = attribute(model, batch, ITEMS, method="contribution").sum(1)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    result = attribute(model, batch, ITEMS, method="contribution").sum(1)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(attribute(model, batch, ITEMS, method="leave_one_out").sum(1), expected, atol=0.1)
 
 
@@ -283,8 +283,8 @@ def test_leave_one_out_is_the_score_minus_that_of_the_history_without_the_event(
     with torch.no_grad():
         expected = model.score(whole, items) - model.score(shorter, items)
         alone = model.score(full_batch_of([4]), items) - model.item_bias()[items]
-    found = attribute(model, whole, items, method="leave_one_out")
-    torch.testing.assert_close(found[:, 1], expected, rtol=1e-4, atol=1e-5)
+    result = attribute(model, whole, items, method="leave_one_out")
+    torch.testing.assert_close(result[:, 1], expected, rtol=1e-4, atol=1e-5)
     single = attribute(model, full_batch_of([4]), items, method="leave_one_out")
     torch.testing.assert_close(single[:, 0], alone, rtol=1e-4, atol=1e-5)
 
@@ -312,16 +312,16 @@ def test_renormalisation_keeps_values_and_the_ratios_of_the_other_weights(settin
         users = torch.stack([readout.parts(readout.weights).sum(1), readout.parts(weights).sum(1)])[:, 0]
         vectors = model.item_scorer.scaled(model.item_vectors()[items[0]])
         scores = users * model.item_scorer.user_scale(users) @ vectors.mT
-    found = attribute(model, batch, items, method="renormalized")[0, 1]
-    torch.testing.assert_close(found, scores[0] - scores[1], rtol=1e-4, atol=1e-5)
+    result = attribute(model, batch, items, method="renormalized")[0, 1]
+    torch.testing.assert_close(result, scores[0] - scores[1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_history_without_its_only_event_is_scored_by_the_item_bias(model_of, make_batch):
     model, items = model_of("attnrec"), torch.tensor([[6, 7]])
     with torch.no_grad():
         expected = model.score(make_batch([3]), items) - model.item_bias()[items]
-    found = attribute(model, make_batch([3]), items, method="renormalized")
-    torch.testing.assert_close(found[:, 0], expected, rtol=1e-4, atol=1e-5)
+    result = attribute(model, make_batch([3]), items, method="renormalized")
+    torch.testing.assert_close(result[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 # --- Shapley values
@@ -342,9 +342,9 @@ def test_shapley_values_of_short_histories_are_exact(model_of, make_batch):
             for coalition in combinations(others, size):
                 gain = coalition_score({*coalition, event}) - coalition_score(coalition)
                 expected[event] += coefficient * gain
-    found = attribute(model, make_batch(history), items, method="shapley", seed=1)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(attribute(model, make_batch(history), items, method="shapley", seed=2)[0], found)
+    result = attribute(model, make_batch(history), items, method="shapley", seed=1)[0]
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(attribute(model, make_batch(history), items, method="shapley", seed=2)[0], result)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "attnrec", "v_sknn", "bert4rec"])
@@ -353,14 +353,14 @@ def test_shapley_values_sum_to_the_score_for_any_number_of_orders(name, n_permut
     model, batch = model_of(name), full_batch_of(*HISTORIES)
     with torch.no_grad():
         expected = model.score(batch, ITEMS) - model.score(full_batch_of(*[[]] * 6), ITEMS)
-    found = shapley(model, batch, ITEMS, n_permutations=n_permutations)
-    torch.testing.assert_close(found.sum(1), expected, rtol=1e-4, atol=1e-4)
+    result = shapley(model, batch, ITEMS, n_permutations=n_permutations)
+    torch.testing.assert_close(result.sum(1), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_gains_of_one_order_are_differences_of_growing_coalitions(model_of, make_batch):
     # one order of five events: each gain is the difference of two coalitions that differ by one event
     model, history, items = model_of("attnrec"), [1, 3, 5, 7, 9], torch.tensor([[6]])
-    found = shapley(model, make_batch(history), items, seed=4, n_permutations=1)[0, :, 0]
+    result = shapley(model, make_batch(history), items, seed=4, n_permutations=1)[0, :, 0]
     kept = torch.cat([torch.tensor(list(combinations([False, True] * 5, 5))).unique(dim=0)])
     scores = score_without_events(model, make_batch(history), items, rows=torch.zeros(32).long(), removed=~kept)[:, 0]
     value = {tuple(row.tolist()): score for row, score in zip(kept, scores, strict=True)}
@@ -370,7 +370,7 @@ def test_gains_of_one_order_are_differences_of_growing_coalitions(model_of, make
             event: value[(*coalition[:event], True, *coalition[event + 1 :])] - value[tuple(coalition)]
             for event in rest
         }
-        (joined,) = [event for event, gain in gains.items() if torch.isclose(gain, found[event], atol=1e-5)]
+        (joined,) = [event for event, gain in gains.items() if torch.isclose(gain, result[event], atol=1e-5)]
         coalition[joined] = True
         rest.remove(joined)
     assert all(coalition)
@@ -397,14 +397,16 @@ def test_random_methods_depend_on_the_seed_and_the_history(model_of, make_batch)
 
 def test_lime_is_a_weighted_ridge_regression(model_of, make_batch):
     model, batch, items = model_of("attnrec"), make_batch([1, 3, 5, 7, 9], [2, 4]), torch.tensor([[6, 8], [1, 3]])
-    found = attribute(model, batch, items, method="lime", seed=1)
+    result = attribute(model, batch, items, method="lime", seed=1)
     kept = _samples(batch, 256, seed=1)
     weights = sample_weights(kept, batch)
     for user, length in enumerate([5, 2]):
         rows = torch.full((256,), user)
         scores = score_without_events(model, batch, items, rows=rows, removed=~kept[user])
         regression = Ridge(alpha=1.0).fit(kept[user, :, :length], scores, sample_weight=weights[user].numpy())
-        torch.testing.assert_close(found[user, :length], torch.tensor(regression.coef_.T).float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            result[user, :length], torch.tensor(regression.coef_.T).float(), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_lime_samples_start_with_the_full_history_and_are_weighted_by_cosine(make_batch):
@@ -431,11 +433,11 @@ def test_encoding_of_item_vectors_equals_encoding_of_the_items(name, model_of, f
         others = replace(batch, items=batch.items * 5 % 13)
         for items in (batch.items, others.items):
             with torch.no_grad():
-                found = model.encode_vectors(batch, model.item_vectors()[items])
+                result = model.encode_vectors(batch, model.item_vectors()[items])
                 expected = model.encode(replace(batch, items=items))
-            torch.testing.assert_close(found.users, expected.users)
+            torch.testing.assert_close(result.users, expected.users)
             if expected.parts is not None:
-                torch.testing.assert_close(found.parts, expected.parts)
+                torch.testing.assert_close(result.parts, expected.parts)
 
 
 def test_in_a_linear_model_gradients_equal_contributions(model_of, make_batch):
@@ -446,8 +448,8 @@ def test_in_a_linear_model_gradients_equal_contributions(model_of, make_batch):
     expected = torch.stack([vectors[[1, 3, 5]] @ vectors[[4, 6]].mT / 3, vectors[[2, 0, 0]] @ vectors[[7, 8]].mT])
     expected[1, 1:] = 0
     for method in ("contribution", "gradient_x_input", "integrated_gradients"):
-        found = attribute(model, batch, items, method=method)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        result = attribute(model, batch, items, method=method)
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["attnrec", "sasrec", "bert4rec", "gru4rec", "gat", "attnrec_with_memory"])
@@ -455,13 +457,13 @@ def test_gradient_x_input_equals_a_finite_difference_along_the_vector(name, mode
     model, items, step = model_of(name).double(), torch.tensor([[6, 7]]), 1e-6
     batch = full_batch_of([1, 3, 5])
     vectors = model.item_vectors()[batch.items].detach()
-    found = attribute(model, batch, items, method="gradient_x_input")
+    result = attribute(model, batch, items, method="gradient_x_input")
     for position in range(3):
         plus, minus = (vectors.index_fill(1, torch.tensor(position), 0) for _ in range(2))
         plus[:, position], minus[:, position] = vectors[:, position] * (1 + step), vectors[:, position] * (1 - step)
         with torch.no_grad():
             slope = model.encode_vectors(batch, plus).scores(items) - model.encode_vectors(batch, minus).scores(items)
-        torch.testing.assert_close(found[0, position], slope[0] / (2 * step), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result[0, position], slope[0] / (2 * step), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -470,11 +472,11 @@ def test_gradient_x_input_equals_a_finite_difference_along_the_vector(name, mode
 def test_integrated_gradients_sum_to_the_score_minus_that_of_zero_vectors(name, model_of, full_batch_of):
     model, batch = model_of(name), full_batch_of(*HISTORIES[:5])
     items = ITEMS[:5]
-    found = attribute(model, batch, items, method="integrated_gradients").sum(1)
+    result = attribute(model, batch, items, method="integrated_gradients").sum(1)
     with torch.no_grad():
         expected = model.score(batch, items) - zero_vector_scores(model, batch, items)
     assert expected.abs().max() > 0.2
-    torch.testing.assert_close(found, expected, rtol=0.01, atol=0.02)
+    torch.testing.assert_close(result, expected, rtol=0.01, atol=0.02)
 
 
 def test_uniform_steps_are_inaccurate_for_models_with_norms(model_of, make_batch, monkeypatch):
@@ -494,9 +496,9 @@ def test_gradients_of_cosines_of_a_plain_sum_add_up_to_zero(model_of, make_batch
     model = with_uniform_attention(model_of("core", encoder="none"))
     batch, items = make_batch([1, 3, 5]), torch.tensor([[4, 6]])
     for method in GRADIENTS:
-        found = attribute(model, batch, items, method=method)
-        assert found.abs().max() > 0.1
-        assert found.sum(1).abs().max() < 1e-3
+        result = attribute(model, batch, items, method=method)
+        assert result.abs().max() > 0.1
+        assert result.sum(1).abs().max() < 1e-3
 
 
 # --- attention
@@ -517,23 +519,23 @@ def test_rollout_of_uniform_attention_through_two_layers(model_of, make_batch):
 def test_rollout_multiplies_from_the_last_layer_to_the_first_and_sums_to_one(attention, model_of, make_batch):
     # the memory's slots get a part of the attention, so the rest is normalised to sum to 1 first
     model, batch = model_of("sasrec", layers=2, attention=attention), make_batch([1, 2, 3])
-    found = attribute(model, batch, torch.tensor([[5]]), method="attention_rollout")[0, :, 0]
+    result = attribute(model, batch, torch.tensor([[5]]), method="attention_rollout")[0, :, 0]
     with torch.no_grad():
         weights = [
             each[0].mean(0)
             for each in model.encoder.attention_weights(model.item_scorer(batch.items), lengths=batch.lengths)
         ]
     first, second = ((each + torch.eye(3)) / (1 + each.sum(1, keepdim=True)) for each in weights)
-    torch.testing.assert_close(found, (second @ first)[2])
-    assert not torch.allclose(found, (first @ second)[2], atol=1e-3)
-    assert found.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(result, (second @ first)[2])
+    assert not torch.allclose(result, (first @ second)[2], atol=1e-3)
+    assert result.sum().item() == pytest.approx(1)
 
 
 def test_rollout_leaves_out_attention_to_the_masked_position(model_of, make_batch):
     model = with_uniform_attention(model_of("bert4rec", layers=1, max_length=3))
-    found = attribute(model, make_batch([1, 2], [5, 6, 7]), torch.tensor([[4]] * 2), method="attention_rollout")
+    result = attribute(model, make_batch([1, 2], [5, 6, 7]), torch.tensor([[4]] * 2), method="attention_rollout")
     # the masked position attends to 3: two events and itself; in a full window the oldest event is dropped
-    assert found[:, :, 0].tolist() == [pytest.approx([1 / 6, 1 / 6, 0]), pytest.approx([0, 1 / 6, 1 / 6])]
+    assert result[:, :, 0].tolist() == [pytest.approx([1 / 6, 1 / 6, 0]), pytest.approx([0, 1 / 6, 1 / 6])]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("sasrec", [1 / 6, 2 / 3]), ("attnrec", [3 / 8 + 1 / 12, 1 / 3])])
@@ -541,8 +543,8 @@ def test_rollout_leaves_out_attention_to_memory_events(kind, expected, model_of,
     # one memory vector: the first event attends to 2 positions, the second to 3
     model = with_uniform_attention(model_of(kind, layers=1, memory_events=2, memory_block=2))
     batch = replace(make_batch([1, 2]), memory_items=torch.tensor([[7, 8]]), memory_lengths=torch.tensor([2]))
-    found = attribute(model, batch, torch.tensor([[4]]), method="attention_rollout")
-    assert found[0, :, 0].tolist() == pytest.approx(expected)
+    result = attribute(model, batch, torch.tensor([[4]]), method="attention_rollout")
+    assert result[0, :, 0].tolist() == pytest.approx(expected)
 
 
 def test_readout_weights_sum_to_one_and_are_the_same_for_every_item(model_of, make_batch):
@@ -551,30 +553,30 @@ def test_readout_weights_sum_to_one_and_are_the_same_for_every_item(model_of, ma
         pytest.approx([1 / 3] * 3),
         [1, 0, 0],
     ]
-    found = attribute(model_of("attnrec"), batch, items, method="weight")
-    assert found[0, :, 0].std() > 0.01
-    assert found.sum(1).flatten().tolist() == pytest.approx([1] * 4)
+    result = attribute(model_of("attnrec"), batch, items, method="weight")
+    assert result[0, :, 0].std() > 0.01
+    assert result.sum(1).flatten().tolist() == pytest.approx([1] * 4)
 
 
 @pytest.mark.parametrize("name", ["attnrec", "core"])
 def test_value_norms_of_uniform_pooling(name, model_of, make_batch):
     model, batch = with_uniform_attention(model_of(name)), make_batch([1, 2, 3], [4])
-    found = attribute(model, batch, torch.tensor([[5, 6]] * 2), method="value_norm")
+    result = attribute(model, batch, torch.tensor([[5, 6]] * 2), method="value_norm")
     with torch.no_grad():
         norms = model.readout.values(model.item_vectors()).norm(dim=-1)
-    assert found[0, :, 1].tolist() == pytest.approx((norms[1:4] / 3).tolist())
-    assert found[1, :, 0].tolist() == pytest.approx([norms[4].item(), 0, 0])
+    assert result[0, :, 1].tolist() == pytest.approx((norms[1:4] / 3).tolist())
+    assert result[1, :, 0].tolist() == pytest.approx([norms[4].item(), 0, 0])
 
 
 def test_value_norms_of_the_last_layer_under_uniform_attention(model_of, make_batch):
     model, batch = with_uniform_attention(model_of("sasrec", layers=1, positions="none")), make_batch([1, 2, 3], [4])
-    found = attribute(model, batch, torch.tensor([[5]] * 2), method="value_norm")[..., 0]
+    result = attribute(model, batch, torch.tensor([[5]] * 2), method="value_norm")[..., 0]
     block = model.encoder.blocks[0]
     with torch.no_grad():
         values = block.attention.project_in(block.norm_attention(model.item_vectors()))[:, 32:]
         norms = (values @ block.attention.project_out.weight.mT).norm(dim=-1)
-    assert found[0].tolist() == pytest.approx((norms[1:4] / 3).tolist())
-    assert found[1].tolist() == pytest.approx([norms[4].item(), 0, 0])
+    assert result[0].tolist() == pytest.approx((norms[1:4] / 3).tolist())
+    assert result[1].tolist() == pytest.approx([norms[4].item(), 0, 0])
 
 
 def test_value_norms_are_of_the_layer_before_the_readout(model_of, make_batch):
@@ -591,8 +593,10 @@ def test_value_norms_are_of_the_layer_before_the_readout(model_of, make_batch):
 
 
 def test_recency_increases_with_the_position(model_of, make_batch):
-    found = attribute(model_of("popularity"), make_batch([1, 2, 3], [4], []), torch.tensor([[5]] * 3), method="recency")
-    assert found[..., 0].tolist() == [pytest.approx([1 / 3, 2 / 3, 1]), [1, 0, 0], [0, 0, 0]]
+    result = attribute(
+        model_of("popularity"), make_batch([1, 2, 3], [4], []), torch.tensor([[5]] * 3), method="recency"
+    )
+    assert result[..., 0].tolist() == [pytest.approx([1 / 3, 2 / 3, 1]), [1, 0, 0], [0, 0, 0]]
 
 
 def test_item_cosine_is_the_cosine_of_item_vectors(model_of, make_batch):
@@ -601,16 +605,16 @@ def test_item_cosine_is_the_cosine_of_item_vectors(model_of, make_batch):
         model.item_scorer.embedding.weight[[1, 2, 3]] = torch.eye(16)[:3] * torch.tensor([[2.0], [3.0], [4.0]])
         model.item_scorer.embedding.weight[4] = torch.eye(16)[0] - torch.eye(16)[1]
         model.item_scorer.embedding.weight[0] = 0
-    found = attribute(model, make_batch([1, 2, 4, 0], [3]), torch.tensor([[1, 4]] * 2), method="item_cosine")
+    result = attribute(model, make_batch([1, 2, 4, 0], [3]), torch.tensor([[1, 4]] * 2), method="item_cosine")
     half = 0.5**0.5
-    assert found[0].flatten().tolist() == pytest.approx([1, half, 0, -half, half, 1, 0, 0])
-    assert not found[1].any()
+    assert result[0].flatten().tolist() == pytest.approx([1, half, 0, -half, half, 1, 0, 0])
+    assert not result[1].any()
 
 
 def test_popularity_is_the_count_of_the_item_in_training(model_of, make_batch):
     batch, items = make_batch([1, 12], [2, 2]), torch.tensor([[5, 6]] * 2)
-    found = attribute(model_of("sasrec"), batch, items, method="popularity", counts=COUNTS)
-    assert found[..., 1].tolist() == [[10, 120], [20, 20]]
+    result = attribute(model_of("sasrec"), batch, items, method="popularity", counts=COUNTS)
+    assert result[..., 1].tolist() == [[10, 120], [20, 20]]
     with pytest.raises(ValueError, match=r"number of training events of each item row, \(13,\), got none"):
         attribute(model_of("sasrec"), batch, items, method="popularity")
     with pytest.raises(ValueError, match=r"got shape \(12,\)"):
@@ -620,12 +624,12 @@ def test_popularity_is_the_count_of_the_item_in_training(model_of, make_batch):
 def test_the_random_control_is_uniform_over_positions_and_items(model_of, make_batch):
     # same length, other items: each position is the largest equally often
     rows = [[a, b, c] for a in range(1, 13) for b in range(1, 13) for c in range(1, 4)]
-    found = attribute(model_of("popularity"), make_batch(*rows), torch.tensor([[5, 6]] * len(rows)), method="random")
-    firsts = torch.bincount(found[..., 0].argmax(1), minlength=3) / len(rows)
+    result = attribute(model_of("popularity"), make_batch(*rows), torch.tensor([[5, 6]] * len(rows)), method="random")
+    firsts = torch.bincount(result[..., 0].argmax(1), minlength=3) / len(rows)
     assert firsts.tolist() == pytest.approx([1 / 3] * 3, abs=0.08)
-    assert 0 < found.min() < 0.05
-    assert 0.95 < found.max() < 1
-    assert torch.corrcoef(found.flatten(0, 1).mT)[0, 1].abs() < 0.1, "items have independent random numbers"
+    assert 0 < result.min() < 0.05
+    assert 0.95 < result.max() < 1
+    assert torch.corrcoef(result.flatten(0, 1).mT)[0, 1].abs() < 0.1, "items have independent random numbers"
 
 
 # --- on a GPU

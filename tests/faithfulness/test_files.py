@@ -50,35 +50,35 @@ MEASUREMENTS = {
 def test_save_and_load_round_trip(name, tmp_path):
     measured = MEASUREMENTS[name]()
     save_faithfulness(measured, tmp_path)
-    found = load_faithfulness(tmp_path)
+    result = load_faithfulness(tmp_path)
     for table in TABLES:
-        pd.testing.assert_frame_equal(getattr(found, table), getattr(measured, table), check_exact=True, obj=table)
-    assert (found.model, found.skipped_methods, found.skipped_users) == (
+        pd.testing.assert_frame_equal(getattr(result, table), getattr(measured, table), check_exact=True, obj=table)
+    assert (result.model, result.skipped_methods, result.skipped_users) == (
         measured.model, measured.skipped_methods, measured.skipped_users,
     )  # fmt: skip
-    assert found.skipped_users["fewer than 2 events"] == 1, "dot has one event"
-    pd.testing.assert_frame_equal(found.summary(), measured.summary(), check_exact=True)
-    assert found.to_json() == measured.to_json()
-    assert faithfulness_verdict(found) == faithfulness_verdict(measured)
+    assert result.skipped_users["fewer than 2 events"] == 1, "dot has one event"
+    pd.testing.assert_frame_equal(result.summary(), measured.summary(), check_exact=True)
+    assert result.to_json() == measured.to_json()
+    assert faithfulness_verdict(result) == faithfulness_verdict(measured)
 
 
 def test_nan_values_stay_nan(tmp_path):
     measured = MEASUREMENTS["a model with contributions and weights"]()
     with_nan = measured.per_user.assign(tau=np.nan, stability=[0.5] + [np.nan] * (len(measured.per_user) - 1))
     save_faithfulness(replace(measured, per_user=with_nan), tmp_path)
-    found = load_faithfulness(tmp_path).per_user
-    assert found["tau"].isna().all()
-    assert found["stability"].tolist()[0] == 0.5
-    assert found["stability"].isna().sum() == len(found) - 1
+    result = load_faithfulness(tmp_path).per_user
+    assert result["tau"].isna().all()
+    assert result["stability"].tolist()[0] == 0.5
+    assert result["stability"].isna().sum() == len(result) - 1
     assert read_json(tmp_path / "faithfulness.json")["methods"][0]["tau"] is None
 
 
 def test_the_permutation_table_is_empty_without_readout_weights(tmp_path):
     save_faithfulness(MEASUREMENTS["a model without readout weights"](), tmp_path)
-    found = load_faithfulness(tmp_path)
-    assert list(found.permutation) == ["user_id", "n_events", "largest_weight", "median_distance"]
-    assert len(found.permutation) == 0
-    assert np.isnan(found.interchangeable_share)
+    result = load_faithfulness(tmp_path)
+    assert list(result.permutation) == ["user_id", "n_events", "largest_weight", "median_distance"]
+    assert len(result.permutation) == 0
+    assert np.isnan(result.interchangeable_share)
 
 
 def test_the_folder_has_three_tables_and_standard_json(tmp_path):

@@ -184,13 +184,13 @@ def test_items_with_equal_scores_share_the_best_rank(make_histories):
     [(1, [0] + [1] * 10), (3, [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]), (20, [*range(0, 21, 2)]), (25, None)],
 )
 def test_steps_of_a_short_history_round_up(n, expected):
-    found = n_moved(torch.tensor([n]), range(11), 10)[0].tolist()
-    assert found == (expected or [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25])
+    result = n_moved(torch.tensor([n]), range(11), 10)[0].tolist()
+    assert result == (expected or [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25])
 
 
 def test_percentage_bins_have_at_least_one_event():
-    found = n_moved(torch.tensor([2, 100, 150]), PERCENTAGES, 100).tolist()
-    assert found == [[1, 1, 1, 1, 1], [1, 5, 10, 20, 50], [2, 8, 15, 30, 75]]
+    result = n_moved(torch.tensor([2, 100, 150]), PERCENTAGES, 100).tolist()
+    assert result == [[1, 1, 1, 1, 1], [1, 5, 10, 20, 50], [2, 8, 15, 30, 75]]
 
 
 # --- orders and controls
@@ -320,8 +320,8 @@ def test_results_do_not_depend_on_the_batch(name, model_of, log, monkeypatch):
     for table in ("per_user", "permutation", "curves"):
         pd.testing.assert_frame_equal(getattr(alone, table), getattr(together, table), rtol=1e-3, atol=1e-4)
     expected = together.per_user[::-1].set_index(["method", "user_id"]).sort_index()
-    found = backwards.per_user.set_index(["method", "user_id"]).sort_index()
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-3, atol=1e-4)
+    result = backwards.per_user.set_index(["method", "user_id"]).sort_index()
+    pd.testing.assert_frame_equal(result, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_results_are_reproducible_with_the_seed(model_of, log):
@@ -357,11 +357,11 @@ def top_items_of(model, histories, item: int) -> TopItems:
 
 def test_identical_shortened_histories_are_scored_once(sum_model, ann):
     removed = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
-    found = outcomes.outcomes_without(sum_model, top_items_of(sum_model, ann, 5), removed[None])
+    result = outcomes.outcomes_without(sum_model, top_items_of(sum_model, ann, 5), removed[None])
     assert sum_model.n_encoded == 3
-    assert found.scores.tolist() == [[10, 8, 10, 0, 8]]
+    assert result.scores.tolist() == [[10, 8, 10, 0, 8]]
     # a has a higher score; for the empty history also f and g, but not b, c and d, which have the same score
-    assert found.ranks.tolist() == [[2, 2, 2, 4, 2]]
+    assert result.ranks.tolist() == [[2, 2, 2, 4, 2]]
 
 
 def test_methods_share_the_scores_of_identical_shortened_histories(sum_model, ann, monkeypatch):

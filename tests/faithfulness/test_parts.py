@@ -79,25 +79,25 @@ def test_ties_are_broken_uniformly_at_random(make_batch):
 
 def test_random_numbers_depend_on_seed_history_item_and_purpose(make_batch):
     batch, items = make_batch([1, 2, 3], [3, 2, 1], [1, 2, 3], length=6), torch.tensor([4, 4, 5])
-    found = random_numbers(batch, items, seed=1, purpose=TIES)
-    assert torch.equal(random_numbers(make_batch([1, 2, 3]), items[:1], seed=1, purpose=TIES)[0], found[0, :3])
-    assert (found[:, 3:] == 0).all()
+    result = random_numbers(batch, items, seed=1, purpose=TIES)
+    assert torch.equal(random_numbers(make_batch([1, 2, 3]), items[:1], seed=1, purpose=TIES)[0], result[0, :3])
+    assert (result[:, 3:] == 0).all()
     others = [
-        found[1],
-        found[2],
+        result[1],
+        result[2],
         *(random_numbers(batch, items, seed=s, purpose=p)[0] for s, p in ((2, TIES), (1, TIES + 1))),
     ]
-    assert not any(torch.equal(found[0], other) for other in others)
+    assert not any(torch.equal(result[0], other) for other in others)
 
 
 def test_values_that_differ_by_rounding_errors_are_ties(monkeypatch, make_batch, model_of):
     values = torch.tensor([[2.0, 2.0 + 1e-6, -1.0, 1.999], [0.0, 0.0, 0.0, 0.0]])
     monkeypatch.setitem(METHODS, "fixed", Method(lambda *_, seed: values[..., None], source="this test"))
     batch = make_batch([1, 2, 3, 4], [1])
-    found = attribution_levels(
+    result = attribution_levels(
         model_of("attnrec"), batch, torch.tensor([5, 5]), method="fixed", options=MethodOptions()
     )
-    assert found.tolist() == [[LEVELS, LEVELS, -LEVELS / 2, 0.9995 * LEVELS], [0] * 4]
+    assert result.tolist() == [[LEVELS, LEVELS, -LEVELS / 2, 0.9995 * LEVELS], [0] * 4]
 
 
 # --- Kendall's tau
@@ -107,22 +107,22 @@ def test_tau_equals_scipy_with_ties():
     random = np.random.default_rng(1)
     first, second = (torch.from_numpy(random.integers(0, top, (40, 12))) for top in (6, 30))
     lengths = torch.from_numpy(random.integers(4, 13, 40))
-    found = kendall_tau(first, second, real=torch.arange(12) < lengths[:, None])
-    assert found.dtype == torch.float64
+    result = kendall_tau(first, second, real=torch.arange(12) < lengths[:, None])
+    assert result.dtype == torch.float64
     expected = [kendalltau(x[:n], y[:n]).statistic for x, y, n in zip(first, second, lengths, strict=True)]
-    assert found.tolist() == pytest.approx(expected)
+    assert result.tolist() == pytest.approx(expected)
 
 
 def test_tau_of_short_orders():
     # two of three pairs are concordant; with a tie of the first two on one side: 2 / sqrt(2 * 3)
-    found = kendall_tau(rows([1, 2, 3], [1, 1, 3]), rows([2, 1, 3], [1, 2, 3]), real=torch.ones(2, 3).bool())
-    assert found.tolist() == pytest.approx([(2 - 1) / 3, 2 / 6**0.5])
+    result = kendall_tau(rows([1, 2, 3], [1, 1, 3]), rows([2, 1, 3], [1, 2, 3]), real=torch.ones(2, 3).bool())
+    assert result.tolist() == pytest.approx([(2 - 1) / 3, 2 / 6**0.5])
 
 
 def test_tau_is_nan_if_all_values_of_a_side_are_tied():
-    found = kendall_tau(rows([1, 1, 9], [1, 2, 9], [1, 9, 9]), rows([1, 2, 9], [3, 3, 9], [1, 9, 9]), real=rows(
+    result = kendall_tau(rows([1, 1, 9], [1, 2, 9], [1, 9, 9]), rows([1, 2, 9], [3, 3, 9], [1, 9, 9]), real=rows(
         [1, 1, 0], [1, 1, 0], [1, 0, 0]).bool())  # fmt: skip
-    assert found.isnan().all()
+    assert result.isnan().all()
 
 
 # --- stability
@@ -167,8 +167,8 @@ def reversing(monkeypatch):
 @pytest.mark.parametrize("item", [None, 7])
 def test_stability_of_a_method_that_reverses_its_order(item, users_of, reversing):
     # of the five remaining events, three are in the top 3 before and three after; one is in both
-    found = stability_of(users_of(20, 6, item), "reversing", 20)
-    assert found.tolist() == pytest.approx([1 / 5] * 20)
+    result = stability_of(users_of(20, 6, item), "reversing", 20)
+    assert result.tolist() == pytest.approx([1 / 5] * 20)
 
 
 def test_every_event_except_the_first_ranked_can_be_removed(users_of, reversing):
@@ -216,10 +216,10 @@ def with_uniform_attention(model):
 @pytest.mark.parametrize("name", WITH_READOUT_WEIGHTS)
 def test_uniform_attention_is_interchangeable(name, model_of, make_batch):
     model = with_uniform_attention(model_of(name))
-    found = permutation_test(model, top_items_of(model, make_batch([1, 2, 3, 4], [5, 6])))
-    assert found is not None
-    assert found[0].tolist() == pytest.approx([1 / 4, 1 / 2])
-    assert found[1].tolist() == pytest.approx([0, 0], abs=1e-6)
+    result = permutation_test(model, top_items_of(model, make_batch([1, 2, 3, 4], [5, 6])))
+    assert result is not None
+    assert result[0].tolist() == pytest.approx([1 / 4, 1 / 2])
+    assert result[1].tolist() == pytest.approx([0, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["attnrec", "attnrec_with_projection"])
@@ -237,8 +237,8 @@ def test_distance_of_swapped_weights_of_two_events(name, model_of, make_batch):
         encoded.users[0] = readout.pooling.project_out(swapped)
         expected = (encoded.scores()[0, 1:].softmax(0) - before).abs().sum().item() / 2
     assert expected > 0.01
-    found = [permutation_test(model, top_items, seed=seed, n_permutations=1)[1].item() for seed in range(8)]
-    assert {round(value, 5) for value in found} == {0.0, round(expected, 5)}
+    result = [permutation_test(model, top_items, seed=seed, n_permutations=1)[1].item() for seed in range(8)]
+    assert {round(value, 5) for value in result} == {0.0, round(expected, 5)}
     # about half of a hundred permutations are swaps: the median is that of the more frequent ones, or the mean of both
     for seed in range(5):
         median = permutation_test(model, top_items, seed=seed)[1].item()
@@ -249,9 +249,9 @@ def test_distance_of_swapped_weights_of_two_events(name, model_of, make_batch):
 def test_attention_to_one_repeated_item_is_interchangeable(name, model_of, make_batch):
     # values depend on the item alone, so the user vector does not depend on the weights
     model = model_of(name)
-    found = permutation_test(model, top_items_of(model, make_batch([3, 3, 3, 3])))
-    assert found is not None
-    assert found[1].item() == pytest.approx(0, abs=1e-6)
+    result = permutation_test(model, top_items_of(model, make_batch([3, 3, 3, 3])))
+    assert result is not None
+    assert result[1].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_largest_weight_and_median_distance_are_reproducible(model_of, make_batch):
@@ -269,9 +269,9 @@ def test_largest_weight_and_median_distance_are_reproducible(model_of, make_batc
 def test_distance_is_over_recommendable_items(model_of, make_batch):
     model, batch = model_of("attnrec"), make_batch([1, 2, 3, 4])
     only = torch.arange(13)[None] == 12
-    found = permutation_test(model, TopItems(np.arange(1), batch, torch.tensor([12]), only))
-    assert found is not None
-    assert found[1].item() == 0, "a single recommendable item has probability 1 for all weights"
+    result = permutation_test(model, TopItems(np.arange(1), batch, torch.tensor([12]), only))
+    assert result is not None
+    assert result[1].item() == 0, "a single recommendable item has probability 1 for all weights"
 
 
 def test_models_without_readout_weights_have_no_permutation_test(model_of, make_batch):

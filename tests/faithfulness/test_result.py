@@ -76,12 +76,12 @@ def test_json_is_small_and_has_no_nan(measured):
     for each in (measured, without_values):
         text = json.dumps(each.to_json(), allow_nan=False)
         assert len(text) < 5_000
-    found = measured.to_json()
-    assert found["permutation"] == {"n_users": N_USERS, "median_distance": 0.1, "interchangeable_share": 10 / N_USERS}
-    assert found["methods"][2]["pos_at_5"] == round((0.6 + noise(2)).mean(), 6)
+    result = measured.to_json()
+    assert result["permutation"] == {"n_users": N_USERS, "median_distance": 0.1, "interchangeable_share": 10 / N_USERS}
+    assert result["methods"][2]["pos_at_5"] == round((0.6 + noise(2)).mean(), 6)
     assert without_values.to_json()["methods"][0]["tau"] is None
     assert without_values.to_json()["skipped_methods"] == {"weight": "needs attention"}
-    assert found["skipped_users"] == {"few": 3}
+    assert result["skipped_users"] == {"few": 3}
 
 
 # --- comparison of a method with the others
@@ -151,25 +151,25 @@ def test_comparison_of_unmeasured_metrics_or_methods_raises_an_error(measured):
 
 
 def test_contributions_that_outperform_every_control_are_faithful(measured):
-    found = faithfulness_verdict(measured)
-    assert found.faithful
-    assert found.sentence == (
+    result = faithfulness_verdict(measured)
+    assert result.faithful
+    assert result.sentence == (
         "contributions outperform every control in pos@5 (lower is better): 0.200, random 0.600 (p = 0.0001), "
         "recency 0.500 (p = 0.0001), popularity 0.700 (p = 0.0001); 40 users, level 0.01"
     )
-    assert set(found.numbers) == {"random", "recency", "popularity"}, "weight is better, but not a control"
-    assert found.numbers["random"]["other_mean"] == pytest.approx((0.6 + noise(2)).mean())
-    assert found.to_json()["faithful"] is True
+    assert set(result.numbers) == {"random", "recency", "popularity"}, "weight is better, but not a control"
+    assert result.numbers["random"]["other_mean"] == pytest.approx((0.6 + noise(2)).mean())
+    assert result.to_json()["faithful"] is True
 
 
 def test_one_control_that_is_not_outperformed_is_named():
-    found = faithfulness_verdict(measured_of({"contribution": 0.4, "random": 0.9, "recency": 0.42, "popularity": 0.8}))
-    assert not found.faithful
-    assert found.sentence.startswith(
+    result = faithfulness_verdict(measured_of({"contribution": 0.4, "random": 0.9, "recency": 0.42, "popularity": 0.8}))
+    assert not result.faithful
+    assert result.sentence.startswith(
         "contributions do not outperform recency in pos@5 (lower is better): 0.400, recency 0.420 (p = "
     )
-    assert "random" not in found.sentence
-    assert json.loads(json.dumps(found.to_json()))["numbers"]["recency"]["p_value"] > 0.01
+    assert "random" not in result.sentence
+    assert json.loads(json.dumps(result.to_json()))["numbers"]["recency"]["p_value"] > 0.01
 
 
 def test_the_direction_of_the_metric_decides_the_verdict():
@@ -188,9 +188,9 @@ def test_the_verdict_depends_on_the_level():
 
 def test_a_model_without_exact_contributions_is_not_faithful():
     measured = measured_of({"random": 0.5}, {"contribution": "contribution needs scores that are sums"})
-    found = faithfulness_verdict(measured)
-    assert not found.faithful
-    assert found.sentence == "attnrec has no exact contributions: contribution needs scores that are sums"
+    result = faithfulness_verdict(measured)
+    assert not result.faithful
+    assert result.sentence == "attnrec has no exact contributions: contribution needs scores that are sums"
 
 
 def test_a_verdict_needs_contributions_and_a_control():

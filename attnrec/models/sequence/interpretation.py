@@ -3,7 +3,7 @@
 Shapes: B users, S encoder positions (see `memory.EncoderInputs`), L events, H heads, D channels.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +11,32 @@ from torch import Tensor
 
 from attnrec.attention.multi_head import from_heads, to_heads
 from attnrec.dataset import Batch
-from attnrec.encoders import SelfAttention
+from attnrec.encoders import Encoder, SelfAttention
 from attnrec.encoders.attention import Block
 from attnrec.models.attention_weights import AttentionLayers, ReadoutWeights
 from attnrec.models.head_weights import Head, encoder_head_weights, readout_head_weights
-from attnrec.models.item_scores import VectorEncoding
+from attnrec.models.item_scores import ItemScorer, VectorEncoding
 from attnrec.models.sequence.memory import EncoderInputs
 from attnrec.models.sequence.objectives import appended_event_numbers
-from attnrec.models.sequence.readouts import ItemSum, Last, Pooling
-
-if TYPE_CHECKING:
-    from attnrec.models.sequence.model import SequenceModel
+from attnrec.models.sequence.readouts import ItemSum, Last, Pooling, Readout
 
 
-def attention_layers(model: "SequenceModel", batch: Batch) -> AttentionLayers | None:
+class Interpretable(Protocol):
+    """What these functions use of `SequenceModel`."""
+
+    encoder: Encoder
+    readout: Readout
+    item_scorer: ItemScorer
+    masks_items: bool
+    max_length: int
+
+    def encoder_inputs(self, batch: Batch) -> EncoderInputs: ...
+    def encoder_arguments(self, inputs: EncoderInputs, batch: Batch) -> dict[str, Tensor]: ...
+    def states(self, vectors: Tensor, batch: Batch, table: Tensor) -> Tensor: ...
+    def item_vectors(self) -> Tensor: ...
+
+
+def attention_layers(model: Interpretable, batch: Batch) -> AttentionLayers | None:
     """See `Model.attention_layers`."""
     inputs = model.encoder_inputs(batch)
     weights = model.encoder.attention_weights(inputs.vectors, **model.encoder_arguments(inputs, batch))
@@ -40,7 +52,7 @@ def attention_layers(model: "SequenceModel", batch: Batch) -> AttentionLayers | 
     )
 
 
-def readout_weights(model: "SequenceModel", batch: Batch) -> ReadoutWeights | None:
+def readout_weights(model: Interpretable, batch: Batch) -> ReadoutWeights | None:
     """See `Model.readout_weights`."""
     table, readout, scorer = model.item_vectors(), model.readout, model.item_scorer
     if not isinstance(readout, (Pooling, ItemSum)):
@@ -54,7 +66,7 @@ def readout_weights(model: "SequenceModel", batch: Batch) -> ReadoutWeights | No
     )
 
 
-def last_layer_values(model: "SequenceModel", batch: Batch) -> Tensor | None:
+def last_layer_values(model: Interpretable, batch: Batch) -> Tensor | None:
     """Return what the last layer's attention adds to the last state from each event, (B, L, D).
 
     None where the user vector is not the last state of self-attention whose weights are probabilities.
@@ -77,7 +89,7 @@ def last_layer_values(model: "SequenceModel", batch: Batch) -> Tensor | None:
     return layers.by_event(F.linear(weighted, attention.project_out.weight))
 
 
-def head_weights(model: "SequenceModel") -> dict[Head, list[Tensor]]:
+def head_weights(model: Interpretable) -> dict[Head, list[Tensor]]:
     """See `Model.head_weights`."""
     weights, readout = encoder_head_weights(model.encoder.modules()), model.readout
     if isinstance(readout, Pooling):
@@ -85,7 +97,7 @@ def head_weights(model: "SequenceModel") -> dict[Head, list[Tensor]]:
     return weights
 
 
-def _event_numbers(model: "SequenceModel", inputs: EncoderInputs, batch: Batch) -> Tensor:
+def _event_numbers(model: Interpretable, inputs: EncoderInputs, batch: Batch) -> Tensor:
     """See `AttentionLayers.event_numbers`, (B, S)."""
     if model.masks_items:  # a masked position follows the history; the oldest event makes room for it
         numbers = appended_event_numbers(batch, max_length=model.max_length)
