@@ -4,12 +4,20 @@ Shapes: S histories, E events, R item rows of all graphs concatenated, N = n_ite
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from attnrec.attention.graph import SortedEdges
-from attnrec.attention.graph.segment_softmax import segment_logsumexp
+from attnrec.attention.graph.segment_softmax import segment_logsumexp, segment_softmax
+from attnrec.models.random_walk.encoding import find_neighbours
+from attnrec.models.random_walk.loss import TargetSteps
+from attnrec.models.random_walk.neighbour_tables import fold_of
+from attnrec.models.random_walk.windows import HistoryWindow
+
+if TYPE_CHECKING:
+    from attnrec.models.random_walk.model import RandomWalk
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +40,47 @@ class EventSteps:
     neighbours: Tensor
     graph: SortedEdges
     probabilities: Tensor
+
+
+def target_steps(model: "RandomWalk", window: HistoryWindow) -> TargetSteps:
+    """Compute the step probabilities from the events to the targets."""
+    events, real = event_steps(model, window), window.real
+    rows, offsets = events.row_of_event, events.graph.offsets
+    indices, is_neighbour = find_neighbours(events.neighbours[rows], window.targets)
+    n_edges = len(events.probabilities)
+    edges = (offsets[rows][..., None] + indices).clamp(max=max(0, n_edges - 1))
+    no_edges = events.probabilities.new_zeros(*edges.shape, model.config.heads)
+    steps = events.probabilities[edges] if n_edges else no_edges
+    return TargetSteps(
+        vectors=events.vectors,
+        statistics=events.statistics,
+        popularity=model.tables_on_device().popularity[events.graph_index[:, None], window.targets],
+        real=real,
+        has_neighbours=(offsets.diff() > 0)[rows] & real,
+        steps=steps * (is_neighbour & real[..., None])[..., None],
+    )
+
+
+def event_steps(model: "RandomWalk", window: HistoryWindow) -> EventSteps:
+    """Compute the step probabilities from each event, on a graph without the user if `window.users` is given."""
+    tables, items, real = model.tables_on_device(), window.items, window.real
+    graph_index = torch.zeros_like(items[:, 0])
+    if window.users is not None:
+        graph_index = 1 + fold_of(window.users, model.config.folds)
+    event_rows = (graph_index[:, None] * tables.n_rows + items)[real]
+    rows, row_of_event = event_rows.unique(return_inverse=True)
+    graph, vectors = tables.edges(rows), model.dropout(model.embedding.weight)
+    logits = model.step_attention(vectors, rows % tables.n_rows, graph)
+    statistics = item_statistics(tables.degrees.flatten()[rows], logits, graph)[row_of_event]
+    return EventSteps(
+        graph_index=graph_index,
+        vectors=vectors[items],
+        statistics=statistics.new_zeros(*real.shape, 2).masked_scatter(real[..., None], statistics),
+        row_of_event=torch.zeros_like(items).masked_scatter(real, row_of_event),
+        neighbours=tables.neighbours.flatten(0, 1)[rows],
+        graph=graph,
+        probabilities=segment_softmax(logits, graph),
+    )
 
 
 def start_probabilities(logits: Tensor) -> Tensor:

@@ -28,14 +28,19 @@ from attnrec.models.graph.edge_weights import evaluating
 from attnrec.models.graph.neighbour_weights import NeighbourWeights
 from attnrec.models.random_walk.attention import StartAttention, StepAttention
 from attnrec.models.random_walk.config import RandomWalkConfig
-from attnrec.models.random_walk.encoding import WalkEncoding, find_neighbours
-from attnrec.models.random_walk.event_steps import EventSteps, item_statistics, pad_edges, start_probabilities
-from attnrec.models.random_walk.loss import TargetSteps, other_items_loss
+from attnrec.models.random_walk.encoding import WalkEncoding
+from attnrec.models.random_walk.event_steps import (
+    event_steps,
+    item_statistics,
+    pad_edges,
+    start_probabilities,
+    target_steps,
+)
+from attnrec.models.random_walk.loss import other_items_loss
 from attnrec.models.random_walk.neighbour_tables import (
     NeighbourTables,
     build_neighbour_tables,
     edge_columns,
-    fold_of,
 )
 from attnrec.models.random_walk.windows import HistoryWindow, histories_until, split_histories, whole_histories
 
@@ -106,7 +111,7 @@ class RandomWalk(Model):
         super().observe(histories)
         self.observed = histories
         self.tables = build_neighbour_tables(histories, self.config)
-        tables = self._tables_on_device()
+        tables = self.tables_on_device()
         self.neighbours, self.popularity = tables.neighbours[0], tables.popularity[0]
         self.refresh()
 
@@ -125,7 +130,7 @@ class RandomWalk(Model):
         """Compute the step probabilities of all items, which scoring reads."""
         if self.tables is None:
             return
-        tables = self._tables_on_device()
+        tables = self.tables_on_device()
         with torch.no_grad():
             for rows in torch.arange(self.n_items + 1, device=self.statistics.device).split(CHUNK_ROWS):
                 graph = tables.edges(rows)
@@ -143,7 +148,7 @@ class RandomWalk(Model):
             return -(log_probabilities * has_target).sum() / has_target.sum().clamp(min=1)
         with self._in_float32():
             window = whole_histories(batch, last_occurrences(batch.items), batch.items)
-            targets = self._target_steps(window)
+            targets = target_steps(self, window)
             logits = self.start_attention(targets.vectors, targets.statistics, targets.real, window.positions)[:, 0]
             weight = self.log_popularity_weight.exp()
             return other_items_loss(logits, targets, weight * targets.popularity, popularity_weight=weight)
@@ -171,7 +176,7 @@ class RandomWalk(Model):
             return self._target_probabilities(histories_until(batch, positions, targets, self.config.window))[:, 0]
 
     def _target_probabilities(self, window: HistoryWindow) -> Tensor:
-        targets = self._target_steps(window)
+        targets = target_steps(self, window)
         logits = self.start_attention(targets.vectors, targets.statistics, targets.real, window.positions)
         starts = start_probabilities(logits)
         moving, staying = starts[..., : self.config.heads], starts[..., self.config.heads :].sum(3)
@@ -184,60 +189,21 @@ class RandomWalk(Model):
         """Compute the probabilities of all items at one position of each history, (B,), in evaluation mode: (B, N)."""
         with evaluating(self), self._in_float32():
             window = histories_until(batch, positions, torch.zeros_like(positions), self.config.window)
-            events = self._event_steps(window)
+            events = event_steps(self, window)
             logits = self.start_attention(events.vectors, events.statistics, window.real, window.positions)[:, 0]
             steps = pad_edges(events.probabilities, events.graph.offsets.diff(), events.neighbours.shape[1])
             rows, no_bias = events.row_of_event, torch.zeros_like(self.popularity)
             encoded = WalkEncoding(
                 window.items, start_probabilities(logits), events.neighbours[rows], steps[rows], no_bias
             )
-            popularity = self.log_popularity_weight.exp() * self._tables_on_device().popularity[events.graph_index]
+            popularity = self.log_popularity_weight.exp() * self.tables_on_device().popularity[events.graph_index]
             return (encoded.scores() + popularity) / self.total_weight()
 
     def _in_float32(self) -> torch.autocast:
         """Probabilities span many orders of magnitude, which bfloat16 cannot represent precisely enough."""
         return torch.autocast(self.statistics.device.type, enabled=False)
 
-    def _target_steps(self, window: HistoryWindow) -> TargetSteps:
-        """Compute the step probabilities from the events to the targets."""
-        events, real = self._event_steps(window), window.real
-        rows, offsets = events.row_of_event, events.graph.offsets
-        indices, is_neighbour = find_neighbours(events.neighbours[rows], window.targets)
-        n_edges = len(events.probabilities)
-        edges = (offsets[rows][..., None] + indices).clamp(max=max(0, n_edges - 1))
-        no_edges = events.probabilities.new_zeros(*edges.shape, self.config.heads)
-        steps = events.probabilities[edges] if n_edges else no_edges
-        return TargetSteps(
-            vectors=events.vectors,
-            statistics=events.statistics,
-            popularity=self._tables_on_device().popularity[events.graph_index[:, None], window.targets],
-            real=real,
-            has_neighbours=(offsets.diff() > 0)[rows] & real,
-            steps=steps * (is_neighbour & real[..., None])[..., None],
-        )
-
-    def _event_steps(self, window: HistoryWindow) -> EventSteps:
-        """Compute the step probabilities from each event, on a graph without the user if `window.users` is given."""
-        tables, items, real = self._tables_on_device(), window.items, window.real
-        graph_index = torch.zeros_like(items[:, 0])
-        if window.users is not None:
-            graph_index = 1 + fold_of(window.users, self.config.folds)
-        event_rows = (graph_index[:, None] * tables.n_rows + items)[real]
-        rows, row_of_event = event_rows.unique(return_inverse=True)
-        graph, vectors = tables.edges(rows), self.dropout(self.embedding.weight)
-        logits = self.step_attention(vectors, rows % tables.n_rows, graph)
-        statistics = item_statistics(tables.degrees.flatten()[rows], logits, graph)[row_of_event]
-        return EventSteps(
-            graph_index=graph_index,
-            vectors=vectors[items],
-            statistics=statistics.new_zeros(*real.shape, 2).masked_scatter(real[..., None], statistics),
-            row_of_event=torch.zeros_like(items).masked_scatter(real, row_of_event),
-            neighbours=tables.neighbours.flatten(0, 1)[rows],
-            graph=graph,
-            probabilities=segment_softmax(logits, graph),
-        )
-
-    def _tables_on_device(self) -> NeighbourTables:
+    def tables_on_device(self) -> NeighbourTables:
         """Return the neighbour tables on the device of the weights; they are moved once."""
         assert self.tables is not None, "the model observes its graph before it is trained"
         device = self.embedding.weight.device

@@ -183,6 +183,17 @@ class SequenceConfig(TrainedConfig):
                     f"with encoder = {self.encoder!r}; use encoder_settings, or set encoder = 'self_attention'"
                 )
 
+    @property
+    def description(self) -> str:
+        """Kind, settings of the model that differ from the preset, and sizes, for runs and tables."""
+        preset = PRESETS.get(self.kind)
+        defaults = {name: SequenceConfig.model_fields[name].default for name in ("encoder", "attention", "graph")}
+        defaults |= {} if preset is None else {name: preset.settings.get(name, defaults[name]) for name in defaults}
+        changed = {name: value for name in defaults if (value := getattr(self, name)) != defaults[name]}
+        parts = [f"graph-{value}" if name == "graph" else value for name, value in changed.items()]
+        parts += [f"walk-{self.random_walk}"] if self.random_walk != "none" else []
+        return "-".join([self.kind, *parts, self.readout, f"d{self.dim}", f"L{self.max_length}"])
+
     def build_graph(self) -> ItemGraphEncoder | None:
         """Build the module that enriches item vectors over the graph; None for graph = "none"."""
         if self.graph == "none":

@@ -107,13 +107,7 @@ class SequenceModel(Model):
 
     @property
     def description(self) -> str:
-        config, preset = self.config, PRESETS.get(self.config.kind)
-        defaults = {name: SequenceConfig.model_fields[name].default for name in ("encoder", "attention", "graph")}
-        defaults |= {} if preset is None else {name: preset.settings.get(name, defaults[name]) for name in defaults}
-        changed = {name: value for name in defaults if (value := getattr(config, name)) != defaults[name]}
-        parts = [f"graph-{value}" if name == "graph" else value for name, value in changed.items()]
-        parts += [f"walk-{config.random_walk}"] if config.random_walk != "none" else []
-        return "-".join([config.kind, *parts, config.readout, f"d{config.dim}", f"L{config.max_length}"])
+        return self.config.description
 
     @property
     def has_graph(self) -> bool:
