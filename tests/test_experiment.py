@@ -63,7 +63,7 @@ def test_the_experiments_seed_is_the_default_of_the_training_seed(toml):
         ("[train]\nepochs = 0\n", r"train\.epochs: Input should be greater than 0, got 0"),
         (
             '[model]\nkind = "transformer"\n',
-            r"model\.kind: unknown 'transformer'; valid values are popularity, item_knn, .*sasrec, ",
+            r"model\.kind: unknown 'transformer'; valid values are popularity, .*sasrec, ",
         ),
         ("[model]\ndim = 20\nheads = 3\n", r"model: heads must divide dim, got heads=3 and dim=20"),
         ('[train]\nmetric = "ndcg"\n', r"train\.metric: String should match pattern"),
