@@ -24,7 +24,7 @@ def training_run(job: Job, histories: Path, trained: Path) -> str:
     if run_id is None:
         run_id = open_training_run(job, histories, key)
         for number, report in enumerate(read_json(trained / "epochs.json"), start=1):
-            tracker.log_metrics(run_id, epoch_metrics(report), step=number)
+            tracker.log_metrics(run_id, epoch_metrics(report, validation=job.experiment.train.metric), step=number)
     return run_id
 
 

@@ -98,7 +98,7 @@ def _epochs_in_mlflow(experiment: Experiment, home: Home, run_id: str) -> Iterat
     tracker = Tracker(home.tracking_uri, experiment=experiment.mlflow_experiment, artifacts=home.artifacts)
 
     def on_epoch(epoch: int, report: dict[str, float]) -> None:
-        tracker.log_metrics(run_id, epoch_metrics(report), step=epoch)
+        tracker.log_metrics(run_id, epoch_metrics(report, validation=experiment.train.metric), step=epoch)
 
     if not experiment.tracking.system_metrics:
         yield on_epoch

@@ -27,7 +27,7 @@ TEST_METRICS = (
 """Test metrics of a run, at the k of the main metric."""
 
 EPOCH_METRICS = ("train/loss", "train/seconds", "train/tokens_per_second", "train/peak_mb")
-"""Training metrics of each epoch, besides validation metrics."""
+"""Training metrics of each epoch, besides the validation metric."""
 
 FAITHFULNESS_METRICS = ("pos_at_5", "neg_at_5", "tau")
 """Faithfulness of the model's own reasons."""
@@ -60,9 +60,9 @@ def test_metrics(metrics: Mapping[str, float], *, main: str) -> dict[str, float]
 test_metrics.__test__ = False  # type: ignore[attr-defined]  # the name is a noun, not a test
 
 
-def epoch_metrics(report: Mapping[str, float]) -> dict[str, float]:
-    """Select the metrics of one epoch."""
-    return {name: value for name, value in report.items() if name in EPOCH_METRICS or name.startswith("val/")}
+def epoch_metrics(report: Mapping[str, float], *, validation: str) -> dict[str, float]:
+    """Select the metrics of one epoch: `EPOCH_METRICS` and the validation metric that chooses the epoch."""
+    return {name: value for name, value in report.items() if name in (*EPOCH_METRICS, f"val/{validation}")}
 
 
 def faithfulness_metrics(summary: Sequence[Mapping[Any, Any]], *, method: str) -> dict[str, float]:
