@@ -1,4 +1,4 @@
-"""The comparison on Gowalla (benchmarks/gowalla.py, bench_gowalla.py and its peers), on worlds made here."""
+"""The comparison on Gowalla (benchmarks/gowalla.py, bench_gowalla.py and its peers), on synthetic data."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from attnrec.dataset import Holdout, histories_from_frame, user_batches, user_it
 from attnrec.evaluation.evaluator import evaluate
 from attnrec.models import build_model, model_config
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # as for a script of that folder
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # as when a script of that folder runs
 
 import bench_gowalla
 import gowalla
@@ -30,7 +30,7 @@ N_USERS, N_ITEMS = 40, 60
 @pytest.fixture(scope="module")
 def lightgcn():
     pytest.importorskip("torch_geometric", reason="LightGCN needs torch_geometric")
-    with warnings.catch_warnings():  # it uses torch.jit, and typing, in deprecated ways
+    with warnings.catch_warnings():  # it uses deprecated parts of torch.jit and typing
         warnings.simplefilter("ignore", DeprecationWarning)
         import peers.lightgcn
 
@@ -53,9 +53,9 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def board(checkerboard) -> Holdout:
-    """The checkerboard's questions: of the colour, the sixth item is the only one left."""
-    n_asked = len(checkerboard.users)
-    times, offsets = np.zeros(n_asked, np.int64), np.arange(n_asked + 1)
+    """The checkerboard's holdout: the target is the only item of the user's colour outside the history."""
+    n_users = len(checkerboard.users)
+    times, offsets = np.zeros(n_users, np.int64), np.arange(n_users + 1)
     return Holdout(checkerboard.histories, checkerboard.users, checkerboard.targets, times, offsets)
 
 
@@ -70,50 +70,52 @@ def pairs_of(users, items) -> set[tuple[int, int]]:
 # --- the two parts -------------------------------------------------------------------------------------
 
 
-def test_a_random_tenth_is_held_and_the_rest_is_the_log(folder):
+def test_a_random_tenth_is_held_out_and_the_other_events_are_training_events(folder):
     data, log = load_gowalla(folder), pd.read_parquet(folder / "train.parquet")
-    (seen, questions), whole = data.choosing, data.final.train
-    held = np.random.default_rng(0).random(len(log)) < 0.1
-    owners = np.repeat(seen.user_ids.ids, seen.lengths)
-    assert pairs_of(owners, seen.item_ids.decode(seen.items)) == pairs_of(log.user_id[~held], log.item_id[~held])
-    asked = np.repeat(questions.users, np.diff(questions.offsets))
-    targets = whole.item_ids.decode(questions.targets)
-    assert pairs_of(whole.user_ids.decode(asked), targets) == pairs_of(log.user_id[held], log.item_id[held])
-    assert not seen.ordered
-    assert questions.histories is seen
+    (visible, holdout), whole = data.choosing, data.final.train
+    held_out = np.random.default_rng(0).random(len(log)) < 0.1
+    owners = np.repeat(visible.user_ids.ids, visible.lengths)
+    assert pairs_of(owners, visible.item_ids.decode(visible.items)) == pairs_of(
+        log.user_id[~held_out], log.item_id[~held_out]
+    )
+    users = np.repeat(holdout.users, np.diff(holdout.offsets))
+    targets = whole.item_ids.decode(holdout.targets)
+    assert pairs_of(whole.user_ids.decode(users), targets) == pairs_of(log.user_id[held_out], log.item_id[held_out])
+    assert not visible.ordered
+    assert holdout.histories is visible
 
 
-def test_both_parts_have_the_same_rows_and_the_final_one_asks_for_the_test_file(folder):
+def test_both_parts_have_the_same_rows_and_the_final_part_evaluates_the_test_file(folder):
     data, test = load_gowalla(folder), pd.read_parquet(folder / "test.parquet")
     for part in data.choosing, data.final:
         assert part.train.user_ids.ids.tolist() == list(range(N_USERS))
         assert part.train.item_ids.ids.tolist() == list(range(100, 100 + N_ITEMS))
-    train, questions = data.final
+    train, holdout = data.final
     assert train.n_events == len(pd.read_parquet(folder / "train.parquet"))
-    asked = np.repeat(questions.users, np.diff(questions.offsets))
-    assert pairs_of(asked, train.item_ids.decode(questions.targets)) == pairs_of(test.user_id, test.item_id)
+    users = np.repeat(holdout.users, np.diff(holdout.offsets))
+    assert pairs_of(users, train.item_ids.decode(holdout.targets)) == pairs_of(test.user_id, test.item_id)
 
 
-def test_a_user_of_whom_all_is_held_is_not_asked():
+def test_a_user_without_remaining_events_is_not_evaluated():
     part = hold_out(log_of(("ann", "a"), ("bob", "a"), ("bob", "b")), share=1.0)
     assert part.train.lengths.tolist() == [0, 0]
     assert len(part.holdout.users) == 0
-    # one event each: whoever's is held has nothing left
+    # one event per user: a user with a held-out event has no remaining event
     alone = hold_out(log_of(*((user, user % 3) for user in range(200))))
     assert (alone.train.lengths == 0).sum() == (np.random.default_rng(0).random(200) < 0.1).sum() > 0
     assert len(alone.holdout.users) == 0
 
 
-def test_a_test_item_that_nobody_had_is_a_miss(tmp_path):
+def test_a_test_item_without_training_events_is_a_miss(tmp_path):
     pd.DataFrame({"user_id": [1, 1, 2, 2], "item_id": [7, 8, 8, 9]}).to_parquet(tmp_path / "train.parquet")
     pd.DataFrame({"user_id": [1, 1], "item_id": [5, 9]}).to_parquet(tmp_path / "test.parquet")
-    train, questions = load_gowalla(tmp_path).final
-    assert questions.targets.tolist() == [0, 3]
-    found = ranked_metrics(lambda users: np.zeros((len(users), 4)), train, questions)
-    assert found == pytest.approx({"recall_at_20": 1 / 2, "ndcg_at_20": 1 / (1 + 1 / log2(3))})
+    train, holdout = load_gowalla(tmp_path).final
+    assert holdout.targets.tolist() == [0, 3]
+    metrics = ranked_metrics(lambda users: np.zeros((len(users), 4)), train, holdout)
+    assert metrics == pytest.approx({"recall_at_20": 1 / 2, "ndcg_at_20": 1 / (1 + 1 / log2(3))})
 
 
-def test_files_that_do_not_fit_are_refused(folder):
+def test_inconsistent_or_missing_files_raise_errors(folder):
     pd.DataFrame({"user_id": [1, 77], "item_id": [100, 100]}).to_parquet(folder / "test.parquet")
     with pytest.raises(ValueError, match=r"must have training events, got 1 without \(first: 77\)"):
         load_gowalla(folder)
@@ -122,50 +124,50 @@ def test_files_that_do_not_fit_are_refused(folder):
         load_gowalla(folder)
 
 
-def test_gowalla_itself(real_data):
+def test_the_real_gowalla_files_have_the_published_sizes(real_data):
     if not (real_data / "gowalla").is_dir():
         pytest.skip("needs the Gowalla files, see data/README.md")
     data = load_gowalla(real_data / "gowalla")
-    train, questions = data.final
+    train, holdout = data.final
     assert (train.n_users, train.n_items, train.n_events) == (29_858, 40_981, 810_128)
-    assert (len(questions.users), len(questions.targets)) == (29_858, 217_242)
-    seen, held = data.choosing
-    assert 0.09 < 1 - seen.n_events / train.n_events < 0.11
-    assert len(held.targets) <= train.n_events - seen.n_events
-    assert (seen.lengths[held.users] > 0).all()
+    assert (len(holdout.users), len(holdout.targets)) == (29_858, 217_242)
+    visible, held_out = data.choosing
+    assert 0.09 < 1 - visible.n_events / train.n_events < 0.11
+    assert len(held_out.targets) <= train.n_events - visible.n_events
+    assert (visible.lengths[held_out.users] > 0).all()
 
 
 # --- ranking -------------------------------------------------------------------------------------------
 
 
-def test_ranks_and_what_is_left_out():
+def test_training_items_and_items_without_events_are_excluded_from_ranks():
     train = log_of(("ann", "a"), ("ann", "b"), ("bob", "b"), ("bob", "c"), ("bob", "d"), ("bob", "e"))
     # ann: a and b she has; c has the best score, d and e are equal: d, of the smaller row, is second
-    questions = Holdout(train, np.array([0]), np.array([4, 5]), np.zeros(2, np.int64), np.array([0, 2]))
+    holdout = Holdout(train, np.array([0]), np.array([4, 5]), np.zeros(2, np.int64), np.array([0, 2]))
     scores = [[9.0, 8.0, 7.0, 3.0, 2.0, 2.0]]
-    found = ranked_metrics(lambda users: np.array(scores), train, questions)
+    metrics = ranked_metrics(lambda users: np.array(scores), train, holdout)
     best = 1 + 1 / log2(3)
-    assert found == pytest.approx({"recall_at_20": 1, "ndcg_at_20": (1 / log2(3) + 1 / log2(4)) / best})
+    assert metrics == pytest.approx({"recall_at_20": 1, "ndcg_at_20": (1 / log2(3) + 1 / log2(4)) / best})
     # without an event left, c is not recommended, and d and e are first and second
     without_c = replace(train, items=np.array([1, 2, 2, 2, 4, 5], np.int32))
-    found = ranked_metrics(lambda users: torch.tensor(scores), without_c, questions)
-    assert found == pytest.approx({"recall_at_20": 1, "ndcg_at_20": 1})
+    metrics = ranked_metrics(lambda users: torch.tensor(scores), without_c, holdout)
+    assert metrics == pytest.approx({"recall_at_20": 1, "ndcg_at_20": 1})
 
 
-def test_only_twenty_places_count():
+def test_only_the_first_twenty_ranks_count():
     train = log_of(*(("bob", item) for item in range(40)), ("ann", 0))
     # ann's scores fall with the row and she has the first: rows 21 and 22 take places 20 and 21
-    questions = Holdout(train, np.array([0]), np.array([21, 22]), np.zeros(2, np.int64), np.array([0, 2]))
-    found = ranked_metrics(lambda users: -np.arange(41.0)[None], train, questions)
-    assert found == pytest.approx({"recall_at_20": 1 / 2, "ndcg_at_20": 1 / log2(21) / (1 + 1 / log2(3))})
+    holdout = Holdout(train, np.array([0]), np.array([21, 22]), np.zeros(2, np.int64), np.array([0, 2]))
+    metrics = ranked_metrics(lambda users: -np.arange(41.0)[None], train, holdout)
+    assert metrics == pytest.approx({"recall_at_20": 1 / 2, "ndcg_at_20": 1 / log2(21) / (1 + 1 / log2(3))})
 
 
 @pytest.mark.parametrize("batch_size", [3, 256])
-def test_ranked_values_are_those_of_evaluate(folder, monkeypatch, batch_size):
+def test_ranked_values_equal_those_of_evaluate(folder, monkeypatch, batch_size):
     monkeypatch.setattr(gowalla, "BATCH_SIZE", batch_size)
-    train, questions = load_gowalla(folder).choosing
+    train, holdout = load_gowalla(folder).choosing
     model = build_model(model_config("item_knn", {"n_neighbours": 5}), train.n_items)
-    # beside the held items: one that nobody has, and for every third user only one of their own; nothing of user 4
+    # targets: a random or unknown item, for every third user only a viewed item; user 4 has no history
     lengths = np.where(np.arange(N_USERS) == 4, 0, train.lengths)
     train = train.up_to(lengths)
     model.observe(train)
@@ -173,29 +175,29 @@ def test_ranked_values_are_those_of_evaluate(folder, monkeypatch, batch_size):
     own = train.items[train.offsets[:-1]].astype(np.int64)
     extra = np.random.default_rng(1).integers(0, N_ITEMS + 1, N_USERS)
     targets = np.stack([own, np.where(users % 3, extra, own)], axis=1).ravel()
-    questions = Holdout(train, users, targets, np.zeros(len(targets), np.int64), 2 * np.arange(N_USERS + 1))
+    holdout = Holdout(train, users, targets, np.zeros(len(targets), np.int64), 2 * np.arange(N_USERS + 1))
 
     def scores(rows):
-        found = torch.zeros(len(rows), N_ITEMS + 1)
+        result = torch.zeros(len(rows), N_ITEMS + 1)
         for chosen, batch in user_batches(train, rows, max_length=50, batch_size=8):
-            found[torch.from_numpy(chosen)] = model.score(batch)
-        return found
+            result[torch.from_numpy(chosen)] = model.score(batch)
+        return result
 
-    expected = evaluate(model, questions, ks=(20,)).per_user[["recall_at_20", "ndcg_at_20"]]
+    expected = evaluate(model, holdout, ks=(20,)).per_user[["recall_at_20", "ndcg_at_20"]]
     assert 10 < len(expected) < N_USERS
     assert 0 < expected["recall_at_20"].mean() < 1
-    pd.testing.assert_frame_equal(ranked_values(scores, train, questions), expected, rtol=1e-12)
+    pd.testing.assert_frame_equal(ranked_values(scores, train, holdout), expected, rtol=1e-12)
 
 
-def test_scores_of_another_shape_and_questions_without_an_answer_are_refused():
+def test_scores_of_the_wrong_shape_and_a_holdout_without_targets_raise_errors():
     train = log_of(("ann", "a"), ("ann", "b"))
-    questions = Holdout(train, np.array([0]), np.array([2]), np.zeros(1, np.int64), np.array([0, 1]))
+    holdout = Holdout(train, np.array([0]), np.array([2]), np.zeros(1, np.int64), np.array([0, 1]))
     with pytest.raises(ValueError, match=r"got \(1, 2\) for \(1, 3\)"):
-        ranked_metrics(lambda users: np.zeros((1, 2)), train, questions)
+        ranked_metrics(lambda users: np.zeros((1, 2)), train, holdout)
     with pytest.raises(ValueError, match="a user with a target outside the history, got none"):
-        ranked_metrics(lambda users: np.zeros((len(users), 3)), train, questions)
+        ranked_metrics(lambda users: np.zeros((len(users), 3)), train, holdout)
     with pytest.raises(ValueError, match="a user with a target outside the history, got none"):
-        ranked_metrics(lambda users: np.zeros((len(users), 3)), train, questions.select(np.array([], np.int64)))
+        ranked_metrics(lambda users: np.zeros((len(users), 3)), train, holdout.select(np.array([], np.int64)))
 
 
 # --- LightGCN ------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ def test_lightgcn_ranks_the_held_out_item_first_on_the_checkerboard(lightgcn, bo
     assert ranked_metrics(trained.vectors.score, board.histories, board)["ndcg_at_20"] == 1
 
 
-def test_lightgcn_computes_what_pyg_does_with_a_list_of_edges(lightgcn):
+def test_lightgcn_equals_pyg_with_an_edge_list(lightgcn):
     # a user without events, an item of one user, an item twice
     train = log_of(("ann", "a"), ("ann", "b"), ("ann", "b"), ("bob", "b"), ("cid", "c"))
     train = train.up_to(np.array([3, 1, 0]))
@@ -217,17 +219,17 @@ def test_lightgcn_computes_what_pyg_does_with_a_list_of_edges(lightgcn):
     theirs = lightgcn.LightGCN(n_nodes, 8, 3)
     theirs.load_state_dict(ours.state_dict())
     ways = torch.tensor([[0, 0, 1], [4, 5, 5]])  # ann a, ann b, bob b; users are nodes 0 to 2, padding is 3
-    asked = torch.tensor([[0, 1, 0, 1], [4, 5, 6, 4]])
+    target_edges = torch.tensor([[0, 1, 0, 1], [4, 5, 6, 4]])
     for model, graph in (
         (ours, lightgcn.normalized_adjacency(edges)),
         (theirs, torch.cat([ways, ways.flip(0)], dim=1)),
     ):
-        model.recommendation_loss(*model(graph, asked).chunk(2)).backward()
+        model.recommendation_loss(*model(graph, target_edges).chunk(2)).backward()
     assert ours.embedding.weight.grad.abs().min(1).values[[0, 1, 4, 5, 6]].all()
     torch.testing.assert_close(ours.embedding.weight.grad, theirs.embedding.weight.grad)
 
 
-def test_pairs_come_once_an_epoch_beside_items_that_their_users_lack(lightgcn):
+def test_each_pair_occurs_once_per_epoch_with_a_negative_item(lightgcn):
     # ann has 3 of 4 items, bob one, cid all
     log = [*(("ann", item) for item in "abc"), ("bob", "d"), *(("cid", item) for item in "abcd")]
     pairs, random = lightgcn.Pairs(user_item_edges(log_of(*log))), np.random.default_rng(0)
@@ -235,38 +237,38 @@ def test_pairs_come_once_an_epoch_beside_items_that_their_users_lack(lightgcn):
     for _ in range(50):
         batches = list(pairs.epoch(random, batch_size=3))
         assert [len(users) for users, _, _ in batches] == [3, 1]
-        users, had, lacked = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        assert sorted(zip(users, had, strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 4)]
-        drawn |= pairs_of(users, lacked)
+        users, positives, negatives = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        assert sorted(zip(users, positives, strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 4)]
+        drawn |= pairs_of(users, negatives)
     assert drawn == {(0, 4), (1, 1), (1, 2), (1, 3)}
 
 
-def test_lightgcn_needs_somebody_who_lacks_an_item(lightgcn):
+def test_lightgcn_without_possible_negatives_raises_an_error(lightgcn):
     with pytest.raises(ValueError, match="needs a user who has an item and lacks another, got none"):
         lightgcn.train(log_of(("ann", "a"), ("bob", "a")))
 
 
-def test_lightgcn_keeps_the_epoch_that_validated_best_and_says_when(lightgcn, folder):
-    train, questions = load_gowalla(folder).choosing
+def test_lightgcn_keeps_the_best_validated_epoch_and_reports_its_number(lightgcn, folder):
+    train, holdout = load_gowalla(folder).choosing
     config = lightgcn.LightGCNConfig(dim=8, batch_size=50, learning_rate=0.1, epochs=8, check_minutes=0)
-    told = []
-    trained = lightgcn.train(train, config, validation=questions, on_check=lambda *check: told.append(check))
+    checks = []
+    trained = lightgcn.train(train, config, validation=holdout, on_check=lambda *check: checks.append(check))
     recalls = [recall for _, recall in trained.curve]
-    assert told == list(trained.curve)
+    assert checks == list(trained.curve)
     assert len(recalls) == trained.epochs == 8
     assert trained.vectors.epoch == 1 + recalls.index(max(recalls)) < 8
-    assert ranked_metrics(trained.vectors.score, train, questions)["recall_at_20"] == max(recalls)
+    assert ranked_metrics(trained.vectors.score, train, holdout)["recall_at_20"] == max(recalls)
     seconds = [at for at, _ in trained.curve]
     assert seconds == sorted(seconds)
     assert seconds[-1] == trained.seconds > 0
-    again = lightgcn.train(train, config, validation=questions)
+    again = lightgcn.train(train, config, validation=holdout)
     assert torch.equal(again.vectors.items, trained.vectors.items)
 
 
-def test_lightgcn_begins_no_epoch_after_its_minutes(lightgcn, folder):
-    train, questions = load_gowalla(folder).choosing
+def test_lightgcn_starts_no_epoch_after_max_minutes(lightgcn, folder):
+    train, holdout = load_gowalla(folder).choosing
     config = lightgcn.LightGCNConfig(dim=8, max_minutes=1e-9)
-    trained = lightgcn.train(train, config, validation=questions)
+    trained = lightgcn.train(train, config, validation=holdout)
     assert trained.epochs == len(trained.curve) == 1  # it validates at the end, however little time has passed
 
 
@@ -290,7 +292,7 @@ def low_pass(normalized, count):
     return right.T @ right
 
 
-def test_gf_cf_is_the_dense_formula():
+def test_gf_cf_equals_the_dense_formula():
     matrix, normalized, degrees = dense()
     roots = np.sqrt(degrees)
     ideal = (matrix[:, 1:] / roots[1:]) @ low_pass(normalized, 3)[1:] * roots
@@ -300,7 +302,7 @@ def test_gf_cf_is_the_dense_formula():
 
 
 @pytest.mark.parametrize("stretched", [True, False])
-def test_cheby_cf_is_the_interpolated_plateau_of_the_laplacian(stretched):
+def test_cheby_cf_equals_the_interpolated_plateau_of_the_laplacian(stretched):
     matrix, normalized, degrees = dense()
     order, flatness = 4, 1.5
     roots = np.cos(np.pi * (np.arange(5) + 0.5) / 5)
@@ -329,7 +331,7 @@ def test_filters_rank_the_held_out_item_first_on_the_checkerboard(kind, board):
 
 
 @pytest.mark.parametrize("kind", [GFCF, ChebyCF])
-def test_users_and_items_without_events_score_nothing(kind):
+def test_users_and_items_without_events_have_score_zero(kind):
     train = log_of(*EVENTS, (5, 7)).up_to(np.array([3, 3, 2, 3, 2, 0]))
     scores = kind(train).score(np.arange(6))
     assert (scores[5] == 0).all()
@@ -342,7 +344,7 @@ def test_users_and_items_without_events_score_nothing(kind):
 
 @pytest.fixture
 def run(folder, tmp_path, monkeypatch, request):
-    """Runs the command on the small world and gives its line."""
+    """Return a function that runs the command on the synthetic data and returns its result line."""
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "1")
@@ -358,7 +360,7 @@ def run(folder, tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("model", bench_gowalla.RUNS)
-def test_every_model_appends_its_line(run, model):
+def test_every_model_appends_its_result_line(run, model):
     line = run(model, "--epochs", "3", "--minutes", "0.5", "--batch", "16", "--seed", "4")
     assert (line["bench"], line["data"], line["model"], line["split"]) == ("gowalla", "gowalla", model, "choosing")
     assert 10 < line["n_users"] < N_USERS
@@ -377,7 +379,7 @@ def test_every_model_appends_its_line(run, model):
 
 
 @pytest.mark.parametrize("model", ["gat", "lightgcn"])
-def test_the_final_part_asks_the_test_file_once_after_the_epochs_that_were_given(run, model, capsys):
+def test_the_final_part_trains_the_given_epochs_and_evaluates_the_test_file(run, model, capsys):
     with pytest.raises(SystemExit):
         run(model, "--part", "final")
     assert "no validation: give --epochs" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tables and pictures of a run."""
+"""Example tables of a run."""
 
 import pandas as pd
 
@@ -6,7 +6,7 @@ from attnrec.fitting import fit
 from attnrec.tracking.examples import examples_table
 
 
-def test_who_has_seen_everything_is_an_example_without_recommendations():
+def test_a_user_who_has_viewed_everything_is_an_example_without_recommendations():
     rows = [
         (user, item, time) for user, items in {"ann": "abcab", "bob": "ab"}.items() for time, item in enumerate(items)
     ]
