@@ -18,7 +18,7 @@ def load(source: str | Path) -> Recommender:
         FileNotFoundError: when there is no model at `source`.
     """
     if str(source).startswith(("models:/", "runs:/")):
-        from attnrec.tracking.tracker import download_model
+        from attnrec.tracking.download import download_model
 
         return load_folder(download_model(str(source)))
     return load_folder(source)

@@ -57,6 +57,7 @@ def _open(job: Job, histories: Path, key: str, *, model: ModelConfig, name: str,
         tags=tags,
     )
     tracker.log_dataset(run_id, name=experiment.name, source=histories, content_hash=digest)
+    tracker.save_view(metric=experiment.promote.metric)
     return run_id
 
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from attnrec.tracking.download import default_store, download_model
+from attnrec.tracking.saved_view import saved_view
 from attnrec.tracking.signature import EXAMPLE, SIGNATURE
 from attnrec.tracking.tags import STAGE_KEY
 
@@ -109,6 +110,11 @@ class Tracker:
         self.client.log_dict(run_id, settings, "experiment.json")
         return run_id
 
+    def save_view(self, *, metric: str) -> None:
+        """Save a view of the run list that shows and sorts by the main metric; see `saved_view`."""
+        key, value = saved_view(metric)
+        self.client.set_experiment_tag(self.experiment_id, key, value)
+
     def find_run(self, stage_key: str) -> str | None:
         """Return the id of the newest running or finished run of a stage, or None."""
         runs = self.client.search_runs([self.experiment_id], f"tags.`{STAGE_KEY}` = '{stage_key}'")
@@ -178,7 +184,7 @@ class Tracker:
             The model URI, models:/m-....
         """
         package = Path(__file__).parents[1]
-        with _default_store(self.uri), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        with default_store(self.uri), mlflow.start_run(run_id=run_id), warnings.catch_warnings():
             # MLflow advises to infer the signature, which is passed; it resets warning filters, so silence the output
             warnings.showwarning = lambda *args, **kwargs: None
             logged = mlflow.pyfunc.log_model(
@@ -204,7 +210,7 @@ class Tracker:
                 if not _is_missing(error):
                     raise
                 self.client.create_registered_model(name, description="Recommendations with exact reasons (attnrec).")
-        with _default_store(self.uri):  # a models:/ source is resolved in the default store
+        with default_store(self.uri):  # a models:/ source is resolved in the default store
             version = self.client.create_model_version(
                 name,
                 source=model_uri,
@@ -255,43 +261,11 @@ class Tracker:
         return Path(self.client.download_artifacts(run_id, path, str(target)))
 
 
-def download_model(uri: str, *, store: str | None = None) -> Path:
-    """Download the model folder of an MLflow model URI such as models:/attnrec@champion.
-
-    Args:
-        uri: the model URI.
-        store: tracking URI; the default is MLflow's own (MLFLOW_TRACKING_URI).
-
-    Raises:
-        FileNotFoundError: if the store has no such model.
-    """
-    store = store or mlflow.get_tracking_uri()
-    try:
-        with _default_store(store):
-            folder = Path(download_artifacts(uri))
-    except MlflowException as error:
-        raise FileNotFoundError(
-            f"no model at {uri} in {store} ({error}); set MLFLOW_TRACKING_URI to the right store"
-        ) from None
-    return next(folder.glob("artifacts/*/config.json"), folder / "config.json").parent
-
-
 def _is_missing(error: MlflowException) -> bool:
     """Tell "does not exist" from every other answer; a missing alias is reported as an invalid parameter."""
     if error.error_code == "RESOURCE_DOES_NOT_EXIST":
         return True
     return error.error_code == "INVALID_PARAMETER_VALUE" and "alias" in str(error) and "not found" in str(error)
-
-
-@contextmanager
-def _default_store(uri: str) -> Iterator[None]:
-    """Set the tracking URI of MLflow's fluent API inside the block; MLflow also stores it in the environment."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)  # pyright: ignore[reportArgumentType]  None unsets it
 
 
 def _dataset(name: str, source: Path, content_hash: str) -> MetaDataset:

@@ -19,7 +19,7 @@ from attnrec_pipelines.builtin import builtin_experiments
 from attnrec_pipelines.cli.queries import HomeOption, explain, faithfulness, models, out, recommend, report
 from attnrec_pipelines.console_log import show_log_lines
 from attnrec_pipelines.progress import spinner
-from attnrec_pipelines.settings import home_at, prepare
+from attnrec_pipelines.settings import Home, home_at, prepare
 
 EXPERIMENTS = "\n\n".join(
     ["Built-in experiments:", *(f"{name}: {description}" for name, description in builtin_experiments().items())]
@@ -197,8 +197,7 @@ def ui(
     if not (place.root / "mlflow.db").exists():
         raise FileNotFoundError(f"{place.root} has no runs yet; run `attnrec daily EXPERIMENT` or give --home")
     prepare(home)
-    # MLflow opens on its GenAI pages unless the address says otherwise
-    out.print(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
+    out.print(f"http://127.0.0.1:{port}/{_first_page(place)}", soft_wrap=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", place.local_store, "--artifacts-destination", str(place.artifacts)]
     try:
@@ -206,6 +205,23 @@ def ui(
     except KeyboardInterrupt:
         code = 0
     raise typer.Exit(code)
+
+
+def _first_page(home: Home) -> str:
+    """Return the page of the MLflow UI to open: the runs of the last scored experiment, in a view with their metrics."""
+    from mlflow import MlflowClient
+
+    from attnrec.storage import read_json
+    from attnrec.tracking.saved_view import VIEW
+
+    # MLflow opens on its GenAI pages unless the address says otherwise
+    if not home.current.exists():
+        return "#/experiments?workflowType=machine_learning"
+    name = read_json(home.current)["mlflow_experiment"]
+    experiment = MlflowClient(home.local_store).get_experiment_by_name(name)
+    if experiment is None:
+        return "#/experiments?workflowType=machine_learning"
+    return f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def _prepare_flow(experiment: str, overrides: list[str] | None, home: str | None, *, verbose: bool) -> None:

@@ -61,6 +61,7 @@ def write_current(job: Job, histories: Path, model: ScoringModel, published: Pat
     stages = {name: path for name, path in asdict(inputs).items() if path is not None}
     content = {
         "experiment": job.experiment.name,
+        "mlflow_experiment": job.experiment.mlflow_experiment,
         "plugins": list(job.experiment.plugins),
         "filter_viewed": job.experiment.score.filter_viewed,
         "report_inputs": {name: str(path.relative_to(root)) for name, path in stages.items()},

@@ -13,7 +13,7 @@ from attnrec.faithfulness.files import load_faithfulness
 from attnrec.models.saved_model import load_model
 from attnrec.recommender import Recommender
 from attnrec.report import write_report
-from attnrec.report.selection import REQUIRED, OPTIONAL
+from attnrec.report.selection import OPTIONAL, REQUIRED
 from attnrec.schema import ITEM
 from attnrec.storage import read_json
 from attnrec_pipelines.job import Job

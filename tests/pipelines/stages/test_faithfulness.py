@@ -23,7 +23,7 @@ from attnrec.models import build_model, model_config
 from attnrec.models.saved_model import SavedModel, save_model
 from attnrec.storage import read_json, write_json
 from attnrec.tracking.examples import fixed_users
-from attnrec_pipelines.cli.printing import METRICS
+from attnrec_pipelines.flows.tasks import FAITHFULNESS_COLUMNS as METRICS
 from attnrec_pipelines.flows.daily import DailyResult, daily_flow
 from attnrec_pipelines.flows.tasks import faithfulness_task
 from attnrec_pipelines.job import Job, make_job

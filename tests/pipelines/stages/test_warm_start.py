@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from attnrec.models.saved_model import load_with_warm_start
 from attnrec.storage import read_json
-from attnrec.tracking.tracker import download_model
+from attnrec.tracking.download import download_model
 from attnrec_pipelines.flows.daily import daily_flow
 from attnrec_pipelines.job import PipelineError, make_job
 from attnrec_pipelines.stages.warm_start import find_init, init_folder
