@@ -45,8 +45,8 @@ class TrainConfig(Config):
             "float32" and "bfloat16" force one of them (see `attnrec.precision`).
         compile: run the model through torch.compile; the first steps then take a minute or more. Default false.
         device: "auto" (default) is CUDA if a GPU is available, else the CPU; otherwise a torch device such as "cuda:1".
-        processes: number of data-parallel processes, one device each. The pipelines start them; start other scripts with
-            torchrun. Default 1.
+        processes: number of data-parallel processes, one device each. The pipelines start them; start other scripts
+            with torchrun. Default 1.
         seed: seed of weights, dropout and the order of batches. Default 0.
         threads: number of torch's CPU threads; None, the default, keeps torch's setting.
     """

@@ -163,7 +163,7 @@ def test_the_default_micro_batch_on_the_cpu_has_a_fixed_size(histories):
     shapes = record_shapes(model)
     batch = next(Windows(histories, max_length=8, batch_size=16).epoch(0))
     n_repeats = 1280 // len(batch.lengths)
-    many = batch._each(lambda column: column.repeat(n_repeats, *[1] * (column.ndim - 1)))
+    many = batch._map(lambda column: column.repeat(n_repeats, *[1] * (column.ndim - 1)))
     stepper_of(model, batch_size=1280).step(0, many)
     n_parts = ceil(1280 * batch.items.shape[1] / CPU_MICROBATCH_TOKENS)
     assert n_parts == 2
