@@ -208,7 +208,7 @@ def ui(
 
 
 def _first_page(home: Home) -> str:
-    """Return the page of the MLflow UI to open: the runs of the last scored experiment, in a view with their metrics."""
+    """Return the page of the MLflow UI to open: the runs of the last scored experiment, with their metrics."""
     from mlflow import MlflowClient
 
     from attnrec.storage import read_json

@@ -193,7 +193,7 @@ def print_models(out: Console, *, n_items: int = 1000) -> None:
     table.add_column("paper", overflow="fold")
     for kind in MODELS:
         model = build_model(model_config(kind, {}), n_items)
-        family = PRESETS[kind].family if kind in PRESETS else ("graph" if model.learns else "baseline")
+        family = PRESETS[kind].family if kind in PRESETS else ("graph" if model.trainable else "baseline")
         size = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
         reasons = "exact" if model.exact_reasons else "none"
         table.add_row(kind, f" {family} ", f" {model.objective} ", size, f" {reasons} ", plain(model.paper))

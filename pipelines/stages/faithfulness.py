@@ -66,8 +66,9 @@ def _summary(verdict: dict[str, Any], *, n_users: int) -> str:
     if not verdict["numbers"]:
         return verdict["sentence"]
     control, numbers = min(verdict["numbers"].items(), key=lambda item: item[1]["other_mean"])
+    result = "faithful" if verdict["faithful"] else "NOT faithful"
     return (
-        f"{'faithful' if verdict['faithful'] else 'NOT faithful'}: {METRIC.replace('_at_', '@')} {numbers['mean']:.3f}, "
+        f"{result}: {METRIC.replace('_at_', '@')} {numbers['mean']:.3f}, "
         f"best control {control} {numbers['other_mean']:.3f} (lower is better), {n_users} users"
     )
 
