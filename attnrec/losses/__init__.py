@@ -46,7 +46,7 @@ LOSSES = {
     "bce": Loss(bce, n_negatives=256),
     "bpr": Loss(bpr, n_negatives=256),
 }
-"""Name in the TOML -> loss. To add a loss, write one function, add one line here and its name in `LossConfig`."""
+"""Name in the TOML -> loss. To add a loss, write one function and add one line here."""
 
 
 class LossConfig(Config):
