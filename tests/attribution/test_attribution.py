@@ -141,7 +141,9 @@ def test_supported_methods_of_each_model(name, model_of):
 
 def test_unknown_and_unsupported_methods_raise_an_error(model_of, make_batch):
     batch, items = make_batch([1, 2]), torch.tensor([[3]])
-    with pytest.raises(ValueError, match=r"must be one of contribution, weight, .*popularity, got 'magic'"):
+    with pytest.raises(
+        ValueError, match=r"method must be one of attention_rollout, contribution, .*weight, got 'magic'"
+    ):
         attribute(model_of("attnrec"), batch, items, method="magic")
     with pytest.raises(
         ValueError, match=r"needs scores that are sums .*, got sasrec-last-d16-L8; choose one of leave_"
