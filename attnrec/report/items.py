@@ -17,7 +17,9 @@ CATEGORY_COLUMNS = ("category", "kind")
 """Columns that may hold the category of an item; the first that exists is used."""
 
 IMAGE = "image_url"
-IMAGE_URL = re.compile(r"https://[\w.-]+(:\d+)?/\S*|data:image/(png|jpeg|gif|webp|avif|svg\+xml)[;,].*", re.ASCII | re.DOTALL)
+IMAGE_URL = re.compile(
+    r"https://[\w.-]+(:\d+)?/\S*|data:image/(png|jpeg|gif|webp|avif|svg\+xml)[;,].*", re.ASCII | re.DOTALL
+)
 
 logger = logging.getLogger(__name__)
 

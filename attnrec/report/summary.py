@@ -14,8 +14,8 @@ BASELINE_NAMES = {"item_knn": "item-kNN", "v_sknn": "V-SKNN", "ease": "EASE", "p
 METRIC_NAMES = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "map": "MAP", "f1": "F1"}
 FIGURES = (
     ("ndcg", "Ranking quality", False),
-    ("hit_rate", "Users with a hit", True),
-    ("coverage", "Catalogue recommended", True),
+    ("hit_rate", "Users with a hit in the top {k}", True),
+    ("coverage", "Items in at least one top {k}", True),
 )
 """Metric, label and whether it is shown in per cent; for all of them higher is better."""
 
@@ -29,7 +29,7 @@ class Figure:
         value: the number as text.
         metric: its technical name and direction, "NDCG@10, higher is better".
         mark: comparison with the best baseline or control; "similar" if the 95 % intervals overlap.
-        comparison: the value compared with, "item-kNN 0.106".
+        comparison: what it is compared with, "item-kNN (0.106)".
     """
 
     label: str
@@ -71,18 +71,21 @@ def _headline(metrics: dict[str, Any]) -> dict[str, str]:
     if cell is None or cell[0] is None:
         return {"headline": "", "detail": "", "mark": ""}
     if baseline is None or baseline[1][0] == 0:
-        detail = f"{_with_interval(cell)}. There is no baseline to compare with."
+        interval = "" if None in cell else f"95 % interval {_interval(cell)}. "
+        detail = f"{interval}There is no baseline to compare with."
         return {"headline": f"{title} {_number(cell[0])}{users}", "detail": detail, "mark": ""}
     best, best_cell = baseline
     mark = _mark(cell, best_cell)
     verdict = {
         "better": f"Better than {best}, the best baseline",
         "worse": f"Worse than {best}, the best baseline",
-        "similar": f"Not clearly different from {best}, the best baseline: the 95 % intervals overlap",
+        "similar": f"Not clearly different from {best}, the best baseline, because the 95 % intervals overlap",
     }[mark]
-    values = f"{title} is {_with_interval(cell)}, against {_with_interval(best_cell)}."
+    values = f"{title} {_number(cell[0])} against {_number(best_cell[0])}"
+    if None not in (*cell, *best_cell):
+        values += f" (95 % intervals {_interval(cell)} and {_interval(best_cell)})"
     ratio = _ratio(cell[0] / best_cell[0])
-    return {"headline": f"{ratio} × {best} on {title}{users}", "detail": f"{verdict}. {values}", "mark": mark}
+    return {"headline": f"{ratio} × {best} on {title}{users}", "detail": f"{verdict}: {values}.", "mark": mark}
 
 
 def _metric_figures(metrics: dict[str, Any]) -> list[Figure]:
@@ -93,15 +96,13 @@ def _metric_figures(metrics: dict[str, Any]) -> list[Figure]:
             continue
         name, cell, *others = row
         text, baseline = _per_cent if per_cent else _number, _best(metrics["models"][1:], others)
-        if metric == "hit_rate":
-            label = f"{label} in the top {name.partition('_at_')[2]}"
         figures.append(
             Figure(
-                label,
+                label.format(k=name.partition("_at_")[2]),
                 text(cell[0]),
                 f"{metric_title(name)}, higher is better",
                 "" if baseline is None else _mark(cell, baseline[1]),
-                "" if baseline is None else f"{baseline[0]} {text(baseline[1][0])}",
+                "" if baseline is None else f"{baseline[0]} ({text(baseline[1][0])})",
             )
         )
     return figures
@@ -123,13 +124,17 @@ def _reasons_figure(faithfulness: list[dict[str, Any]] | None, *, exact: bool) -
     )
     mark = _mark(one, other)
     value = {"better": "Exact, faithful", "worse": "Exact, not faithful", "similar": "Exact, unclear"}[mark]
-    comparison = f"{_number(measured['pos_at_5'])}; best control, {best['method']}: {_number(best['pos_at_5'])}"
-    return Figure(label, value, "POS@5, lower is better", mark, comparison)
+    control = f"{best['method'].replace('_', ' ')}, the best control ({_number(best['pos_at_5'])})"
+    return Figure(label, value, f"POS@5 {_number(measured['pos_at_5'])}, lower is better", mark, control)
 
 
 def _users_figure(metrics: dict[str, Any] | None, n_users: int) -> Figure:
     evaluated = None if metrics is None else metrics["n_users"]
-    return Figure("Users with recommendations", f"{n_users:,}", "" if evaluated is None else f"{evaluated:,} evaluated")
+    return Figure(
+        "Users with recommendations",
+        f"{n_users:,}",
+        "" if evaluated is None else f"{evaluated:,} users in the evaluation",
+    )
 
 
 def _best(names: Sequence[str], cells: Sequence[Cell]) -> tuple[str, Sequence[Any]] | None:
@@ -175,7 +180,5 @@ def _per_cent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _with_interval(cell: Sequence[Any]) -> str:
-    value, low, high = cell
-    interval = "" if low is None or high is None else f" (95 % interval {_number(low)} to {_number(high)})"
-    return f"{_number(value)}{interval}"
+def _interval(cell: Sequence[Any]) -> str:
+    return f"{_number(cell[1])} to {_number(cell[2])}"

@@ -12,6 +12,8 @@ const BETTER = {
   coverage: "higher",
   gini: "lower",
   novelty: "higher",
+  diversity: "higher",
+  miscalibration: "lower",
   pos_at_5: "lower",
   neg_at_5: "higher",
   comprehensiveness: "higher",
@@ -89,7 +91,8 @@ function header(text, scope) {
 
 function headerOfMetric(name, scope) {
   const cell = header(titleOf(name), scope);
-  const better = BETTER[name] || BETTER[name.split("_at_")[0]];
+  const [metric] = name.split("_at_");
+  const better = BETTER[name] || BETTER[metric] || BETTER[metric.split("_")[0]]; // diversity_kind: of a column
   if (better) cell.append(small(`${better} is better`));
   if (name === "pos_at_5" && scope === "col") cell.colSpan = 2; // the number and its plot
   return cell;
