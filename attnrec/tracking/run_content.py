@@ -100,8 +100,14 @@ def description(
         f"| {names.get(name, name)} | " + " | ".join(f"{values[column]:.4f}" for column in columns) + " |"
         for name, values in metrics.items()
     ]
-    parts = [f"{headline}.", "\n".join([*head, *rows]), *paragraphs, links]
+    parts = [f"{headline}.", links, "\n".join([*head, *rows]), *paragraphs]
     return "\n\n".join(part for part in parts if part)
+
+
+def artifact_links(experiment_id: str, run_id: str, paths: Mapping[str, str]) -> str:
+    """Return a line of markdown links to artifacts of a run, by name; the addresses are relative to MLflow's pages."""
+    base = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
+    return " · ".join(f"[{name}]({base}/{path})" for name, path in paths.items())
 
 
 def machine() -> str:

@@ -32,7 +32,7 @@ from attnrec_pipelines.stages.histories import gather_histories
 from attnrec_pipelines.stages.ingest import ingest_logs
 from attnrec_pipelines.stages.promote import decide_promotion
 from attnrec_pipelines.stages.publish import publish, sample_of, write_current
-from attnrec_pipelines.stages.record import record_run
+from attnrec_pipelines.stages.record import add_report_link, record_run
 from attnrec_pipelines.stages.register import register_model
 from attnrec_pipelines.stages.report import PAGE, ReportInputs, build_report
 from attnrec_pipelines.stages.score import score_shard
@@ -198,6 +198,7 @@ def report_task(job: Job, histories: Path, model: ScoringModel, published: Path,
     champion, link = tracker.champion(job.experiment.tracking.registered_model), page.absolute().as_uri()
     if champion is not None and champion.label == model.label:
         link = tracker.log_file(champion.run_id, page, "report")  # every time: the artifact may have been deleted
+        add_report_link(tracker, champion.run_id, f"report/{PAGE}")
     show_link(f"{job.experiment.name}-report", link, "Recommendations and their reasons")
     return page
 

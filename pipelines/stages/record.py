@@ -3,7 +3,6 @@
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 from attnrec.analysis.attention_spread import attention_spread
 from attnrec.faithfulness.files import load_faithfulness
@@ -16,7 +15,7 @@ from attnrec.tracking.figures.faithfulness import curves_figure, faithfulness_fi
 from attnrec.tracking.figures.item_graph import item_graph_figure
 from attnrec.tracking.figures.learning_curve import learning_curve
 from attnrec.tracking.figures.segments import exposure_figure, segment_figure
-from attnrec.tracking.run_content import description, faithfulness_metrics, test_metrics
+from attnrec.tracking.run_content import artifact_links, description, faithfulness_metrics, test_metrics
 from attnrec.tracking.tags import DESCRIPTION, EVALUATED_MODEL, FAITHFUL, RECORDED, UNDERPERFORMING
 from attnrec.tracking.tracker import Tracker
 from attnrec_pipelines.job import Job
@@ -38,6 +37,13 @@ from attnrec_pipelines.stages.histories import load_split
 from attnrec_pipelines.stages.train import training_summary
 
 N_EXAMPLES, N_SPREAD, N_EXPLAINED = 5, 500, 3
+LINKS = {
+    "segments": "figures/segments.png",
+    "learning curve": "figures/learning_curve.png",
+    "examples": "tables/examples.json",
+    "all metrics": "evaluation/metrics.json",
+}
+"""Artifacts that people open first, linked in the description; the report is added when it is written."""
 
 
 def record_run(
@@ -87,7 +93,8 @@ def record_run(
         faithful = [f"Explanations: {verdict_sentence(measured)}."]
     paragraphs = [*_segments_paragraph(segments), *faithful, f"Training: {training_summary(manifest)}."]
     model = read_json(evaluated / "manifest.json")["model"]
-    text = description(metrics, main=main, model=model, paragraphs=paragraphs, links=_links(tracker, run_id))
+    links = artifact_links(tracker.experiment_id, run_id, LINKS)
+    text = description(metrics, main=main, model=model, paragraphs=paragraphs, links=links)
     tracker.set_tags(run_id, {DESCRIPTION: text, UNDERPERFORMING: str(len(segments)), RECORDED: recorded})
     tracker.close_run(run_id)
     log_stage("record", f"MLflow run {run_id}", seconds=time.monotonic() - started)
@@ -156,18 +163,15 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
         tracker.log_figure(run_id, recommender.explain(user_id, item_id).figure(), f"figures/explanations/{name}.png")
 
 
+def add_report_link(tracker: Tracker, run_id: str, path: str) -> None:
+    """Link the report in the description of a run, before the other links."""
+    text = tracker.client.get_run(run_id).data.tags.get(DESCRIPTION, "")
+    link = artifact_links(tracker.experiment_id, run_id, {"report": path})
+    if link not in text:
+        tracker.set_tags(run_id, {DESCRIPTION: text.replace("[segments]", f"{link} · [segments]", 1)})
+
+
 def _segments_paragraph(segments: list[str]) -> list[str]:
     if not segments:
         return []
     return ["**Underperforming segments:**\n\n" + "\n".join(f"- {line}" for line in shorten(segments))]
-
-
-def _links(tracker: Tracker, run_id: str) -> str:
-    """Return links to the artifacts that people open first, relative to MLflow's own pages."""
-    base = f"#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts"
-    links: dict[str, Any] = {
-        "report": "report/report.html",
-        "segments": "figures/segments.png",
-        "examples": "tables/examples.json",
-    }
-    return " · ".join(f"[{name}]({base}/{path})" for name, path in links.items())

@@ -268,8 +268,8 @@ def test_the_run_names_underperforming_segments(recorded, world, tmp_path):
     (sentence,) = underperforming_segments(world[1])
     assert "**Underperforming segments:**" in note
     assert f"- {sentence}" in note.splitlines()
-    assert "Training: best epoch" in note
-    assert "[report](#/experiments/" in note.splitlines()[-1]
+    assert "Training: best epoch" in note.splitlines()[-1]
+    assert "[segments](#/experiments/" in note.splitlines()[2]
 
 
 def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):

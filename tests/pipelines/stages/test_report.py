@@ -87,7 +87,7 @@ def test_items_places_and_scores_are_the_published_ones(data, published):
     for user in data["users"]:
         rows = published[user["id"]]
         assert [data["items"][place][0] for place in user["items"]] == rows["item_id"].tolist()
-        assert user["places"] == rows["rank"].tolist()
+        assert user["published_ranks"] == rows["rank"].tolist()
         assert user["scores"] == digits(rows["score"].tolist())
         assert user["item_bias"] == digits(rows["item_bias"].tolist())
 
@@ -96,7 +96,7 @@ def test_reasons_are_the_published_ones_and_add_up(data, published):
     for user in data["users"]:
         things = [data["items"][place][0] for place in user["events"]]
         for row, parts, earlier in zip(
-            published[user["id"]].to_dict("records"), user["parts"], user["earlier"], strict=True
+            published[user["id"]].to_dict("records"), user["contributions"], user["earlier_contributions"], strict=True
         ):
             assert sum(parts) + earlier + row["item_bias"] == pytest.approx(row["score"], abs=1e-3)
             for reason in row["reasons"]:
