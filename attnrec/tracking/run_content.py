@@ -1,7 +1,7 @@
 """What a run shows in the MLflow UI: at most 15 params and 25 metrics, named for the order in which the UI lists them.
 
-The UI sorts by name. The main test metric has no prefix ("ndcg_at_10") and therefore comes before "test/...",
-"train/..." and "val/...". Everything else that is measured is in the artifacts `evaluation/` and `tables/`.
+The UI sorts by name, and groups charts by the prefix before "/". The main test metric, "main/ndcg_at_10", comes before
+"test/...", "train/..." and "val/...". Everything else that is measured is in the artifacts `evaluation/` and `tables/`.
 """
 
 import os
@@ -50,11 +50,16 @@ def run_params(model: Mapping[str, Any], training: Mapping[str, Any], *, data: s
     return params
 
 
+def main_metric(name: str) -> str:
+    """Return the MLflow name of the main test metric."""
+    return f"main/{name}"
+
+
 def test_metrics(metrics: Mapping[str, float], *, main: str) -> dict[str, float]:
-    """Select the test metrics of a run: the main one without prefix, others at the same k as "test/NAME_at_k"."""
+    """Select the test metrics of a run: the main one as "main/NAME_at_k", others at the same k as "test/NAME_at_k"."""
     k = main.rsplit("_", 1)[-1]
     names = [name for base in TEST_METRICS if (name := f"{base}_at_{k}") in metrics and name != main]
-    return {main: metrics[main]} | {f"test/{_legal(name)}": metrics[name] for name in names}
+    return {main_metric(main): metrics[main]} | {f"test/{_legal(name)}": metrics[name] for name in names}
 
 
 test_metrics.__test__ = False  # type: ignore[attr-defined]  # the name is a noun, not a test

@@ -5,6 +5,8 @@ import json
 import zlib
 from typing import Any
 
+from attnrec.tracking.run_content import main_metric
+
 VIEW = "attnrec-overview"
 """Key of the view: `?viewStateShareKey=attnrec-overview` in the address of the run list opens it."""
 
@@ -21,13 +23,13 @@ def saved_view(metric: str) -> tuple[str, str]:
         metric: name of the main metric, such as ndcg_at_10.
     """
     k = metric.rsplit("_", 1)[-1]
-    metrics = [metric, *(name.format(k=k) for name in METRICS)]
+    metrics = [main_metric(metric), *(name.format(k=k) for name in METRICS)]
     columns = ["attributes.`Models`"]
     for kind, names in (("metrics", metrics), ("params", PARAMS), ("tags", TAGS)):
         columns += [f"{kind}.`{name}`" for name in names]
     state: dict[str, Any] = {
         "searchFilter": "",
-        "orderByKey": f"metrics.`{metric}`",
+        "orderByKey": f"metrics.`{main_metric(metric)}`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",

@@ -36,8 +36,7 @@ def register_model(job: Job, histories: Path, trained: Path, served: Path, run_i
             run_id, name=job.experiment.name, source=histories, content_hash=content_hash(histories)
         )
         run = tracker.client.get_run(run_id)
-        main = job.experiment.promote.metric
-        test = {name: value for name, value in run.data.metrics.items() if name == main or name.startswith("test/")}
+        test = {name: value for name, value in run.data.metrics.items() if name.startswith(("main/", "test/"))}
         with tempfile.TemporaryDirectory() as scratch:
             uri = tracker.log_model(run_id, _served_copy(served, Path(scratch)), metrics=test, dataset=dataset)
         manifest = read_json(trained / "manifest.json")

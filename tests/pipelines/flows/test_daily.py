@@ -125,10 +125,10 @@ def test_mlflow_has_the_run_and_the_baselines(first_day):
         r"best epoch \d of 3, .* tokens/s on cpu \(1 thread\), \d+% padding", run.data.tags["mlflow.note.content"]
     )
     assert [point.step for point in client.get_metric_history(run.info.run_id, "val/ndcg_at_10")] == [1, 2, 3]
-    assert {"ndcg_at_10", "train/loss", "test/hit_rate_at_10", "val/ndcg_at_10"} <= set(run.data.metrics)
+    assert {"main/ndcg_at_10", "train/loss", "test/hit_rate_at_10", "val/ndcg_at_10"} <= set(run.data.metrics)
     for name in ("item_knn", "popularity"):
         assert runs[name].data.tags["attnrec.role"] == "baseline"
-        assert runs[name].data.metrics["ndcg_at_10"] >= 0
+        assert runs[name].data.metrics["main/ndcg_at_10"] >= 0
     manifest = json.loads(next(home.glob("stages/histories-*/histories/manifest.json")).read_text())
     assert run.inputs.dataset_inputs[0].dataset.digest == manifest["content_hash"][:32]
     files = {file.path for file in client.list_artifacts(run.info.run_id)}

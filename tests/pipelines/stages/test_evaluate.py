@@ -277,7 +277,7 @@ def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):
     metrics = client.get_run(run_id).data.metrics
     told = read_json(world[1] / "metrics.json")
     assert metrics["test/novelty_at_10"] == told["challenger"]["metrics"]["novelty_at_10"]
-    assert metrics["ndcg_at_10"] == told["challenger"]["metrics"]["ndcg_at_10"]
+    assert metrics["main/ndcg_at_10"] == told["challenger"]["metrics"]["ndcg_at_10"]
     assert len(metrics) <= 25
     assert len(client.get_run(run_id).data.params) <= 15
     for name, table in tables_of(world[1]).items():
