@@ -1,4 +1,4 @@
-"""Rules of the repository that no other test would notice being broken."""
+"""Rules of the repository: layers, sizes, imports, packaging, language."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("attnrec/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
 
-# what each module may import of the project: itself and what stands in an earlier row
+# a module may import from its own package and from packages in the same or an earlier row
 LAYERS = [
     ["config", "schema", "storage", "precision", "layers", "sample"],
     ["attention", "encoders", "dataset", "ingestion"],
@@ -80,12 +80,12 @@ def test_heavy_packages_are_imported_only_where_they_belong(path):
             assert HEAVY[package](module_of(path)), f"{module_of(path)} imports {imported}"
 
 
-def test_modules_are_no_larger_than_a_colleague_can_hold_in_one_reading():
+def test_modules_have_at_most_300_lines():
     long = {module_of(path): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 300}
     assert long == {}
 
 
-def test_importing_attnrec_is_fast_and_pulls_in_nothing_heavy():
+def test_importing_attnrec_is_fast_and_imports_no_heavy_package():
     code = "import time; t = time.perf_counter(); import attnrec, sys, json; s = time.perf_counter() - t; "
     code += "print(json.dumps([s, sorted({m.split('.')[0] for m in sys.modules})]))"
     seconds, modules = json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT))
@@ -110,7 +110,7 @@ def test_every_public_name_exists():
         _ = attnrec.nothing
 
 
-def test_the_folder_mlflow_hides_nothing():
+def test_the_folder_mlflow_does_not_hide_the_package():
     assert not list((ROOT / "mlflow").rglob("*.py"))
     place = subprocess.check_output(
         [sys.executable, "-c", "import mlflow; print(mlflow.__file__)"], cwd=ROOT, text=True
@@ -135,7 +135,7 @@ def test_constraints_pin_what_pyproject_asks_for():
         assert name in pins, f"{name} has no tested version in constraints.txt"
 
 
-def test_no_file_holds_a_path_of_one_machine():
+def test_no_file_contains_a_path_of_one_machine():
     tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split()
     for name in tracked:
         path = ROOT / name
@@ -189,3 +189,35 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
     graph = nx.DiGraph((module, other) for module in paths for other in imported(module))
     assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
+def test_the_root_of_the_library_has_at_most_ten_modules():
+    modules = sorted(path.stem for path in ROOT.glob("attnrec/*.py") if path.stem != "__init__")
+    assert len(modules) <= 10, f"put a new module into a package: {modules}"
+
+
+ODD_PHRASES = (
+    *(
+        "a person can mend",
+        "goes on where",
+        "going on at",
+        "hears of",
+        "dealt out",
+        "drawn blindly",
+        "otherwise than there",
+    ),
+    *("everyone likes it", "what came of it", "say it their way", "somebody who just came", "is then yours to know"),
+    *("are else as", "far as 5 MB go", "reasons are true", "the sum law", "a loss that is no number", "has a say"),
+)
+
+
+def test_prose_uses_the_terms_of_the_glossary():
+    """Phrases that docs/glossary.md replaces do not come back."""
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).split()
+    texts = [name for name in tracked if name.endswith((".py", ".md", ".toml", ".js", ".html", ".ipynb"))]
+    for name in texts:
+        if name == "tests/test_repo_rules.py" or not (ROOT / name).is_file():
+            continue
+        text = (ROOT / name).read_text()
+        found = [phrase for phrase in ODD_PHRASES if phrase in text]
+        assert found == [], f"{name}: use the terms of docs/glossary.md"
