@@ -333,7 +333,7 @@ def test_observed_graphs_contain_the_given_histories_only(make_histories):
         ("gat", {"relations": ["items"]}, "the relation 'items' needs a number of neighbours"),
         ("gat", {"relations": ["friends"]}, "relations.0: Input should be 'bipartite', 'items' or 'transitions'"),
         ("gat", {"sample": True}, "sample = true needs a number of neighbours"),
-        ("gce_gnn", {"objective": "next_item"}, "a session graph can't be causal: .* set objective = 'last_item'"),
+        ("gce_gnn", {"objective": "next_item"}, "session_graph can't be causal, .*; set objective = 'last_item'"),
         (
             "gce_gnn",
             {"memory_events": 9},

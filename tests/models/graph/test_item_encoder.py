@@ -43,11 +43,11 @@ def dependencies(graph: ItemGraphEncoder, vectors: torch.Tensor) -> list[list[in
     """Return, for each item, the rows whose vectors its enriched vector depends on."""
     vectors = vectors.clone().requires_grad_()
     enriched = graph(vectors)
-    found = []
+    rows = []
     for row in range(len(vectors)):
         (gradient,) = torch.autograd.grad(enriched[row].square().sum(), vectors, retain_graph=True)
-        found.append((gradient != 0).any(1).nonzero()[:, 0].tolist())
-    return found
+        rows.append((gradient != 0).any(1).nonzero()[:, 0].tolist())
+    return rows
 
 
 @pytest.fixture

@@ -119,8 +119,10 @@ def test_walks_may_stay_at_their_first_item(make_histories, make_batch):
     with torch.inference_mode():
         parts = model.encode(batch).contributions(torch.tensor([[1, 2]]))[0] / model.n_items
     assert parts.flatten().tolist() == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 16])
-    asked = torch.stack([model.probabilities_at(batch, torch.tensor([1]), torch.tensor([item])) for item in (1, 3)], 1)
-    assert asked[0].tolist() == pytest.approx([1 / 2, 1 / 16])
+    probability = torch.stack(
+        [model.probabilities_at(batch, torch.tensor([1]), torch.tensor([item])) for item in (1, 3)], 1
+    )
+    assert probability[0].tolist() == pytest.approx([1 / 2, 1 / 16])
 
 
 def test_two_hops_lead_to_neighbours_of_neighbours(make_histories, make_batch):
