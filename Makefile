@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: setup demo test lint format notebooks results clean
+.PHONY: setup demo test lint format notebooks images results clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ format: setup
 # in place, so that what is committed is what they show
 notebooks: setup
 	$(BIN)/python notebooks/execute.py
+
+# the picture in the README
+images: setup
+	OMP_NUM_THREADS=1 $(BIN)/python docs/images.py
 
 results: setup
 	$(BIN)/python benchmarks/results_table.py

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pandas as pd
 
 from attnrec.explanation.titles import TITLE, titles_of
@@ -62,19 +63,23 @@ def item_details(
     """
     if items is not None and ITEM not in items:
         raise ValueError(f"items need the column {ITEM}, got {list(items.columns)}; rename the id column")
-    if titles is None:
-        titles = items if items is not None and TITLE in items else recommender.titles
+    given = titles if titles is not None else items if items is not None and TITLE in items else recommender.titles
     category = None if items is None else next((name for name in CATEGORY_COLUMNS if name in items), None)
     return ItemDetails(
-        titles={} if titles is None else _by_id(recommender, titles),
+        titles={} if given is None else _by_id(recommender, given),
         categories={} if items is None or category is None else _column(recommender, items, category),
         images={} if items is None or IMAGE not in items else _images(recommender, items),
     )
 
 
 def _column(recommender: Recommender, items: pd.DataFrame, name: str) -> dict[str, str]:
-    values = items[name].map(lambda value: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+    values = items[name].map(_as_text)
     return _by_id(recommender, dict(zip(items[ITEM], values.astype(object), strict=True)))
+
+
+def _as_text(value: Any) -> Any:
+    """Join several values of one item; Parquet lists come as arrays."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple | np.ndarray) else value
 
 
 def _by_id(recommender: Recommender, values: Mapping[Any, Any] | pd.DataFrame | pd.Series) -> dict[str, str]:

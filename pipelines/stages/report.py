@@ -13,6 +13,7 @@ from attnrec.faithfulness.files import load_faithfulness
 from attnrec.models.saved_model import load_model
 from attnrec.recommender import Recommender
 from attnrec.report import write_report
+from attnrec.report.items import CATEGORY_COLUMNS, IMAGE
 from attnrec.report.selection import OPTIONAL, REQUIRED
 from attnrec.schema import ITEM
 from attnrec.storage import read_json
@@ -23,7 +24,7 @@ from attnrec_pipelines.stages.evaluation_files import CHALLENGER
 
 PAGE = "report.html"
 TITLE = "title"
-FORMAT = 3
+FORMAT = 4
 """Increase when the page changes: existing pages are then written again."""
 
 
@@ -32,7 +33,7 @@ class ReportInputs:
     """Stages that a report shows beside the recommendations.
 
     Attributes:
-        items: the ingested table of items, for titles.
+        items: the ingested table of items, for titles, categories and images.
         evaluated, measured: evaluation and faithfulness of the model that scored, before its refit.
     """
 
@@ -43,7 +44,7 @@ class ReportInputs:
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `write_report`."""
         return {
-            "titles": None if self.items is None else read_titles(self.items),
+            "items": None if self.items is None else read_items(self.items),
             "metrics": None if self.evaluated is None else _metrics(self.evaluated),
             "faithfulness": None if self.measured is None else load_faithfulness(self.measured).summary(),
         }
@@ -108,6 +109,14 @@ def read_titles(items: Path) -> pd.DataFrame | None:
     if TITLE not in pq.read_schema(items).names:
         return None
     return pd.read_parquet(items, columns=[ITEM, TITLE]).dropna()
+
+
+def read_items(items: Path) -> pd.DataFrame:
+    """Read the columns of an ingested table of items that a report shows."""
+    available = pq.read_schema(items).names
+    return pd.read_parquet(
+        items, columns=[name for name in (ITEM, TITLE, *CATEGORY_COLUMNS, IMAGE) if name in available]
+    )
 
 
 def _metrics(evaluated: Path) -> dict[str, Any]:
