@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Mark = Literal["better", "worse", "similar", ""]
-Cell = Sequence[float | None] | None
+Cell = Sequence[Any] | None
 
 BASELINE_NAMES = {"item_knn": "item-kNN", "v_sknn": "V-SKNN", "ease": "EASE", "popularity": "popularity"}
 METRIC_NAMES = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "map": "MAP", "f1": "F1"}

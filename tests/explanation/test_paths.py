@@ -144,8 +144,8 @@ def test_weights_are_those_of_the_first_layer_on_the_whole_graph(
     settings = {"dim": 16, "heads": 2, "relations": [relation], "neighbours": 3, "layer": attention, "layers": 2}
     histories = checkerboard.histories
     model = with_random_weights(build_model(model_config("gat", settings), histories.n_items), histories)
-    asked = torch.tensor([7, 2, 12])
-    found = model.neighbour_weights(asked)
+    rows = torch.tensor([7, 2, 12])
+    found = model.neighbour_weights(rows)
     for name, hop in model.graph.edges.items():
         layer, hops, items = (
             model.graph.layers[0][name],
@@ -155,11 +155,11 @@ def test_weights_are_those_of_the_first_layer_on_the_whole_graph(
         if len(hops) == 1:
             steps = dense(hops[0], layer.layer(items, graph=hops[0], need_weights=True), n_sources=13)
         else:
-            nodes, outward = layer._attended(items, items, hops, need_weights=True)
+            nodes, outward = layer._attend(items, items, hops, need_weights=True)
             steps = dense(hops[1], outward, n_sources=hops[0].n_targets) @ dense(hops[0], nodes, n_sources=13)
-        mine = torch.zeros(3, 13).scatter_add_(1, found[name].neighbours, found[name].weights)
-        torch.testing.assert_close(mine, steps[asked].detach())
-        assert mine.std() > 0.01  # not uniform, so that weights of another item would be noticed
+        weights = torch.zeros(3, 13).scatter_add_(1, found[name].neighbours, found[name].weights)
+        torch.testing.assert_close(weights, steps[rows].detach())
+        assert weights.std() > 0.01  # not uniform, so that weights of another item would be noticed
 
 
 def dense(hop, attended, *, n_sources: int) -> torch.Tensor:
@@ -184,7 +184,7 @@ def test_the_weights_of_a_random_walk_are_its_transition_probabilities(pairs):
     # a and c share no user
     found = weights_of(model, [1, 2, 4])["items"]
     assert [set(shares) for shares in found] == [{2}, {1, 3}, set()]
-    assert found[1][1] == pytest.approx(float(model.steps[2, 0].mean()))
+    assert found[1][1] == pytest.approx(float(model.step_probabilities[2, 0].mean()))
     assert sum(found[1].values()) == pytest.approx(1)
 
 
@@ -405,7 +405,9 @@ def test_a_loaded_model_has_no_graph_until_it_observes_the_log(pairs, tmp_path, 
     model = uniform(kind, pairs, **settings)
     again = save_and_load(model, pairs, tmp_path / "model").model
     found = explain_letters(again, pairs, "ab", "c")[0]
-    with pytest.raises(ValueError, match="neighbour weights need the training graph, which a saved model does not contain; call fit, or"):
+    with pytest.raises(
+        ValueError, match="neighbour weights need the training graph, which a saved model does not contain"
+    ):
         found.paths()
     again.observe(pairs)
     pd.testing.assert_frame_equal(found.paths(), explain_letters(model, pairs, "ab", "c")[0].paths())

@@ -189,7 +189,7 @@ def test_a_user_without_history_is_scored_by_item_bias(make_recommender):
     assert (user.n_events, len(user.events), user.contributions.shape) == (0, 0, (0, 2))
     assert user.scores == pytest.approx(bias[rows])
     assert user.ranks_without.shape == (0, 2)
-    with pytest.raises(ValueError, match="another model or other "):
+    with pytest.raises(ValueError, match="come from another model or other histories"):
         reasons_by_user(recommender, new.assign(score=bias[rows] + 0.5))
 
 
