@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from attnrec.dataset import audit_split, features_from_frame, histories_from_frame, split_last
-from attnrec.models import AnyModelConfig, build_model, check_window, model_config, observed_graphs
+from attnrec.models import AnyModelConfig, build_model, check_max_length, model_config, observed_graphs
 from attnrec.recommender import Recommender, load_folder
 from attnrec.training import TrainConfig, WarmStart, train
 
@@ -55,14 +55,14 @@ def fit(
     histories = histories_from_frame(interactions)
     features = None if items is None else features_from_frame(items, histories.item_ids)
     if "max_length" in (settings or {}):
-        check_window(chosen_config.max_length, histories)
+        check_max_length(chosen_config.max_length, histories)
     split = split_last(histories)
     audit_split(split)
     train_config = TrainConfig.from_dict(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(train_config.seed)
-        like = None if previous is None else previous.features
-        new_model = build_model(chosen_config, histories.n_items, features, like=like)
+        fit_features = None if previous is None else previous.features
+        new_model = build_model(chosen_config, histories.n_items, features, fit_features=fit_features)
     validation = split.test if len(split.test.users) else None
     train_histories = split.test.histories if validation is not None else histories
     if graphs := observed_graphs(new_model, train_histories):  # check for leakage before the expensive training

@@ -120,6 +120,11 @@ class Model(OptionalCapabilities, nn.Module, ABC):
         """Multiples of the learning rate by module or parameter name; 1 for all others."""
         return {}
 
+    @property
+    def package_requirements(self) -> list[str]:
+        """Packages that this model imports beyond those of every model, such as torch-geometric for its layers."""
+        return sorted({name for module in self.modules() for name in getattr(module, "package_requirements", ())})
+
     def item_parameters(self) -> set[str]:
         """Return the names of the parameters with one row per item; a warm start maps their rows by item id."""
         return {

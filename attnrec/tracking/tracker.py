@@ -10,7 +10,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REQUIREMENTS = ("torch", "pandas", "numpy", "pyarrow", "pydantic", "safetensors")
-"""Packages that loading and serving a model imports. Graph models use our own layers, not torch-geometric."""
+"""Packages that loading and serving any model imports; see `Model.package_requirements` for others."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,23 @@ class Tracker:
         finally:
             monitor.finish()
 
-    def log_model(self, run_id: str, folder: Path, *, metrics: dict[str, float], dataset: MetaDataset) -> str:
+    def log_model(
+        self,
+        run_id: str,
+        folder: Path,
+        *,
+        metrics: dict[str, float],
+        dataset: MetaDataset,
+        requirements: Sequence[str] = (),
+    ) -> str:
         """Log a model folder as a pyfunc model from code (no pickle), with its test metrics on the dataset.
+
+        Args:
+            run_id: the run.
+            folder: the model folder.
+            metrics: test metrics.
+            dataset: the data set of the metrics.
+            requirements: packages beyond `REQUIREMENTS`, see `Model.package_requirements`.
 
         Returns:
             The model URI, models:/m-....
@@ -194,7 +209,7 @@ class Tracker:
                 code_paths=[str(package)],
                 signature=SIGNATURE,
                 input_example=EXAMPLE,
-                pip_requirements=_pinned(REQUIREMENTS),
+                pip_requirements=_pinned((*REQUIREMENTS, *requirements)),
             )
             assert logged.model_id is not None, "MLflow 3 assigns an id to every logged model"
             mlflow.log_metrics(metrics, model_id=logged.model_id, dataset=dataset)

@@ -169,7 +169,7 @@ def print_comparison(out: Console, folder: Path) -> None:
     """Print the table of a comparison, the best model first."""
     from attnrec_pipelines.stages.compare import read_comparison
 
-    table = Table()
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("model", "test", "95 % interval", "to the best", "p", "train s", "reasons"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("model", "reasons") else "right")
     for row in read_comparison(folder).to_dict("records"):
@@ -213,7 +213,7 @@ def print_model(out: Console, kind: str) -> None:
     if kind in PRESETS and PRESETS[kind].differs:
         out.print(plain(f"differs from the paper: {PRESETS[kind].differs}"))
     preset = PRESETS[kind].settings if kind in PRESETS else {}
-    table = Table("[model]", "value", "")
+    table = Table("[model]", "value", "", box=SIMPLE, padding=(0, 1, 0, 0))
     table.columns[0].header = plain("[model]")
     for name, value in config.model_dump(mode="json").items():
         table.add_row(name, plain(json.dumps(value)), "preset" if name in preset else "")
@@ -223,7 +223,7 @@ def print_model(out: Console, kind: str) -> None:
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Print the value of every event for the score of one item, largest first."""
     method = explanation.method
-    table = Table("event", "when", method.replace("_", " "), "attention")
+    table = Table("event", "when", method.replace("_", " "), "attention", box=SIMPLE, padding=(0, 1, 0, 0))
     frame = explanation.frame.sort_values(method, ascending=False, kind="stable")
     for event in frame.head(20).to_dict("records"):
         attention = "" if isnan(event["weight"]) else f"{event['weight']:.3f}"

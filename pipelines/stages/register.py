@@ -37,8 +37,13 @@ def register_model(job: Job, histories: Path, trained: Path, served: Path, run_i
         )
         run = tracker.client.get_run(run_id)
         test = {name: value for name, value in run.data.metrics.items() if name.startswith(("main/", "test/"))}
-        with tempfile.TemporaryDirectory() as scratch:
-            uri = tracker.log_model(run_id, _served_copy(served, Path(scratch)), metrics=test, dataset=dataset)
+        saved = load_model(served / "model")
+        with tempfile.TemporaryDirectory() as scratch:  # a copy without the files that only a warm start reads
+            folder = Path(scratch) / "model"
+            folder.mkdir()
+            save_model(saved, folder)
+            requirements = saved.model.package_requirements
+            uri = tracker.log_model(run_id, folder, metrics=test, dataset=dataset, requirements=requirements)
         manifest = read_json(trained / "manifest.json")
         tags = {
             STAGE_KEY: key,
@@ -56,11 +61,3 @@ def register_model(job: Job, histories: Path, trained: Path, served: Path, run_i
     summary = f"{version.label}{' is champion' if decision.promoted else ''}"
     log_stage("register", summary, seconds=None if cached else time.monotonic() - started)
     return version
-
-
-def _served_copy(served: Path, scratch: Path) -> Path:
-    """Copy the model folder without the files that only a warm start reads; those are in `EVALUATED_MODEL`."""
-    folder = scratch / "model"
-    folder.mkdir()
-    save_model(load_model(served / "model"), folder)
-    return folder

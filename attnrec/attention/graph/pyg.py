@@ -18,6 +18,8 @@ from attnrec.attention.graph.layer import GraphLayer, GraphSettings, GraphShape
 class PyGLayer(GraphLayer):
     """A torch-geometric layer `conv`, without its automatic self-loops."""
 
+    package_requirements = ("torch-geometric",)
+
     def __init__(self, shape: GraphShape, settings: GraphSettings | None = None) -> None:
         super().__init__(shape, settings)
         with warnings.catch_warnings():  # torch-geometric uses deprecated parts of torch.jit and typing

@@ -4,20 +4,33 @@ Shapes: S histories, E events, R item rows of all graphs concatenated, N = n_ite
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnrec.attention.graph import SortedEdges
 from attnrec.attention.graph.segment_softmax import segment_logsumexp, segment_softmax
+from attnrec.layers import Dropout
+from attnrec.models.random_walk.attention import StepAttention
+from attnrec.models.random_walk.config import RandomWalkConfig
 from attnrec.models.random_walk.encoding import find_neighbours
 from attnrec.models.random_walk.loss import TargetSteps
-from attnrec.models.random_walk.neighbour_tables import fold_of
+from attnrec.models.random_walk.neighbour_tables import NeighbourTables, fold_of
 from attnrec.models.random_walk.windows import HistoryWindow
 
-if TYPE_CHECKING:
-    from attnrec.models.random_walk.model import RandomWalk
+
+class HasWalkSteps(Protocol):
+    """The parts of `RandomWalk` that its steps need."""
+
+    config: RandomWalkConfig
+    embedding: nn.Embedding
+    dropout: Dropout
+    step_attention: StepAttention
+
+    def tables_on_device(self) -> NeighbourTables:
+        """Neighbour tables on the model's device."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +55,7 @@ class EventSteps:
     probabilities: Tensor
 
 
-def target_steps(model: "RandomWalk", window: HistoryWindow) -> TargetSteps:
+def target_steps(model: HasWalkSteps, window: HistoryWindow) -> TargetSteps:
     """Compute the step probabilities from the events to the targets."""
     events, real = event_steps(model, window), window.real
     rows, offsets = events.row_of_event, events.graph.offsets
@@ -61,7 +74,7 @@ def target_steps(model: "RandomWalk", window: HistoryWindow) -> TargetSteps:
     )
 
 
-def event_steps(model: "RandomWalk", window: HistoryWindow) -> EventSteps:
+def event_steps(model: HasWalkSteps, window: HistoryWindow) -> EventSteps:
     """Compute the step probabilities from each event, on a graph without the user if `window.users` is given."""
     tables, items, real = model.tables_on_device(), window.items, window.real
     graph_index = torch.zeros_like(items[:, 0])

@@ -4,7 +4,7 @@ Shapes: B users, L positions, T positions with a target, D channels, N = n_items
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,32 @@ from torch import Tensor
 
 from attnrec.attention import AttentionKernel
 from attnrec.dataset import Batch
-from attnrec.models.item_scores import VectorEncoding
+from attnrec.encoders import Encoder
+from attnrec.models.item_scores import ItemScorer, VectorEncoding
+from attnrec.models.sequence.config import SequenceConfig
+from attnrec.models.sequence.readouts import Readout
+from attnrec.models.sequence.walk_product import WalkProduct
 
-if TYPE_CHECKING:
-    from attnrec.models.sequence.model import SequenceModel
+
+class HasSequenceLoss(Protocol):
+    """The parts of `SequenceModel` that its loss needs."""
+
+    config: SequenceConfig
+    item_scorer: ItemScorer
+    encoder: Encoder
+    readout: Readout
+    walk_product: WalkProduct | None
+
+    def item_table(self) -> Tensor:
+        """Item vectors (N, D)."""
+        ...
+
+    def states(self, vectors: Tensor, batch: Batch, table: Tensor) -> Tensor:
+        """Encoder states (B, L, D)."""
+        ...
 
 
-def sequence_loss(model: "SequenceModel", batch: Batch) -> Tensor:
+def sequence_loss(model: HasSequenceLoss, batch: Batch) -> Tensor:
     """See `Model.loss`; the batch is the result of `make_targets`."""
     assert batch.targets is not None, "a training batch has targets"
     table, config, readout, walk = model.item_table(), model.config, model.readout, model.walk_product
@@ -40,7 +59,7 @@ def sequence_loss(model: "SequenceModel", batch: Batch) -> Tensor:
     return walk.loss(encoded, batch, has_target) + loss
 
 
-def _kernel_terms(model: "SequenceModel", encoded: VectorEncoding, has_target: Tensor, batch: Batch) -> Tensor | float:
+def _kernel_terms(model: HasSequenceLoss, encoded: VectorEncoding, has_target: Tensor, batch: Batch) -> Tensor | float:
     """Penalties of attention kernels, and surrogate losses of kernels that have sampled."""
     kernels = [module for module in model.encoder.modules() if isinstance(module, AttentionKernel)]
     terms = [kernel.penalty() for kernel in kernels]

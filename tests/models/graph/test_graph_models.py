@@ -366,3 +366,9 @@ def test_a_repeated_item_is_one_node_of_a_session_graph(make_batch, checkerboard
     states = [model.states(vectors[batch.items], batch, vectors)[0] for batch in (one, two)]
     torch.testing.assert_close(states[1][:3], states[0])
     torch.testing.assert_close(states[1][3], states[1][1])
+
+
+@pytest.mark.parametrize(("layer", "packages"), [("gatv2", []), ("pyg_gatv2", ["torch-geometric"])])
+def test_a_model_requires_torch_geometric_only_for_its_layers(layer, packages):
+    model = build_model(model_config("gat", {"layer": layer}), 5)
+    assert model.package_requirements == packages
