@@ -110,7 +110,7 @@ def join_process_group(device: torch.device, *, n_processes: int) -> tuple[Proce
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         rendezvous = os.environ.get("ATTNREC_RENDEZVOUS")
-        store = None if rendezvous is None else dist.FileStore(rendezvous, world_size)
+        store = None if rendezvous is None else dist.FileStore(rendezvous, world_size)  # pyright: ignore[reportPrivateImportUsage]
         rank, timeout = int(os.environ["RANK"]), timedelta(hours=TIMEOUT_HOURS)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return ProcessGroup(rank=dist.get_rank(), world_size=dist.get_world_size()), device

@@ -190,14 +190,19 @@ def print_models(out: Console, *, n_items: int = 1000) -> None:
     )
     for name in ("kind", "family", "objective", "parameters", "reasons"):
         table.add_column(f" {name} ", no_wrap=True, justify="right" if name == "parameters" else "left")
-    table.add_column("paper", overflow="fold")
+    table.add_column("source", no_wrap=True)
     for kind in MODELS:
         model = build_model(model_config(kind, {}), n_items)
         family = PRESETS[kind].family if kind in PRESETS else ("graph" if model.trainable else "baseline")
         size = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
         reasons = "exact" if model.exact_reasons else "none"
-        table.add_row(kind, f" {family} ", f" {model.objective} ", size, f" {reasons} ", plain(model.paper))
+        table.add_row(kind, f" {family} ", f" {model.objective} ", size, f" {reasons} ", plain(_short_citation(model.paper)))
     out.print(table)
+
+
+def _short_citation(paper: str) -> str:
+    """Shorten "Brody et al. 2022, arXiv:...; ..." to authors and year; `attnrec models KIND` prints all of it."""
+    return paper.partition(";")[0].partition(",")[0]
 
 
 def print_model(out: Console, kind: str) -> None:
