@@ -185,18 +185,16 @@ def print_models(out: Console, *, n_items: int = 1000) -> None:
     """Print every kind of model with its default settings."""
     from attnrec.models import MODELS, PRESETS, build_model, model_config
 
-    table = Table(
-        title=f"kinds of models with default settings; parameters for {n_items:,} items", box=SIMPLE, padding=0
-    )
-    for name in ("kind", "family", "objective", "parameters", "reasons"):
-        table.add_column(f" {name} ", no_wrap=True, justify="right" if name == "parameters" else "left")
-    table.add_column("source", no_wrap=True)
+    title = f"kinds of models with default settings; parameters for {n_items:,} items"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("kind", "family", "objective", "params", "reasons", "source"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "params" else "left")
     for kind in MODELS:
         model = build_model(model_config(kind, {}), n_items)
         family = PRESETS[kind].family if kind in PRESETS else ("graph" if model.trainable else "baseline")
         size = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
         reasons = "exact" if model.exact_reasons else "none"
-        table.add_row(kind, f" {family} ", f" {model.objective} ", size, f" {reasons} ", plain(_short_citation(model.paper)))
+        table.add_row(kind, family, model.objective, size, reasons, plain(_short_citation(model.paper)))
     out.print(table)
 
 
