@@ -123,7 +123,8 @@ class Model(OptionalCapabilities, nn.Module, ABC):
     @property
     def package_requirements(self) -> list[str]:
         """Packages that this model imports beyond those of every model, such as torch-geometric for its layers."""
-        return sorted({name for module in self.modules() for name in getattr(module, "package_requirements", ())})
+        parts = (module for module in self.modules() if module is not self)
+        return sorted({name for part in parts for name in getattr(part, "package_requirements", ())})
 
     def item_parameters(self) -> set[str]:
         """Return the names of the parameters with one row per item; a warm start maps their rows by item id."""
