@@ -75,7 +75,7 @@ class Experiment(Config):
 
     Attributes:
         name: lower-case letters, digits and "-". Default: the file name, with "-" for all other characters.
-        seed: of every random draw. Default 0. `train.seed` overrides it for training.
+        seed: seed of every random draw. Default 0. `train.seed` overrides it for training.
         plugins: modules to import first, such as "my_package.models", which register the models, attention kernels,
             encoders or losses that the settings below name. Default: none.
         sample: `[sample]`, a synthetic log that replaces `[interactions]` and `[items]`. Default: none.

@@ -22,7 +22,7 @@ import torch
 Precision = Literal["auto", "float32", "bfloat16"]
 
 MIN_SPEEDUP = 1.2
-"""Required by "auto". Clearly above 1, so that noise of the measurement does not decide."""
+"""Speedup that "auto" requires for bfloat16. Clearly above 1, so that noise of the measurement does not decide."""
 
 logger = logging.getLogger(__name__)
 

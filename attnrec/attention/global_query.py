@@ -1,6 +1,6 @@
 """Global attention: one learned query per head over the whole history (Yang et al. 2016, doi:10.18653/v1/N16-1174).
 
-The word attention of equations 5-7: the weight of a key is the softmax of u' tanh(key), whatever the query.
+The word attention of equations 5-7: the weight of a key is the softmax of u' tanh(key), independent of the query.
 Shapes: B users, H heads, Q queries, K keys, C channels per head.
 """
 
@@ -17,7 +17,7 @@ BLOCK = 64  # keys per block of `prefix_pool`
 class GlobalQuery(AttentionKernel):
     """softmax(u' tanh(k)) v over the allowed keys, with one learned u (C) per head.
 
-    The values of the queries are ignored; only their masks count. Linear in the length, but the weights cannot depend
+    The values of the queries are ignored; only their masks matter. Linear in the length, but the weights cannot depend
     on the last item.
     """
 

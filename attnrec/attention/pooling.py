@@ -61,7 +61,7 @@ class AttentionPooling(nn.Module):
 
         Args:
             states: contextual states, (B, L, dim).
-            values: of the events, (B, L, dim).
+            values: values of the events, (B, L, dim).
             lengths: number of events, (B,); an empty history gives zeros.
 
         Returns:

@@ -115,12 +115,12 @@ def reinforce_loss(log_probability: Tensor, losses: Tensor, baseline: Tensor | f
     """Return the term that gives the mean of `losses` the gradient of the expected loss.
 
     Args:
-        log_probability: of the samples, any shape.
-        losses: of the samples, same shape; a reward is a negative loss.
+        log_probability: log-probability of each sample, any shape.
+        losses: loss of each sample, same shape; a reward is a negative loss.
         baseline: expected loss, independent of the samples.
 
     Returns:
-        A scalar; only its gradient has a meaning.
+        A scalar; only its gradient is meaningful.
     """
     return ((losses.detach() - baseline) * log_probability).mean()
 

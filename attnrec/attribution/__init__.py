@@ -50,7 +50,7 @@ def attribute(
         batch: B users with histories of length L, padded on the right, on any device.
         items: row numbers of the n items, (B, n).
         method: a name in `METHODS`.
-        seed: of methods that use random numbers, which depend on the seed, the history and the item, not on the batch.
+        seed: seed of random methods; their numbers depend on the seed, the history and the item, not on the batch.
         counts: number of training events of each item row, (N,); used by `popularity` only.
 
     Returns:

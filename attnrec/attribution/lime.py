@@ -33,7 +33,7 @@ def lime(
         model: in evaluation mode.
         batch: B users.
         items: item rows, (B, n).
-        seed: of the samples, which depend on the seed and the history alone.
+        seed: seed of the samples, which depend on the seed and the history alone.
         n_samples: S, scored histories per user.
         ridge: penalty, as `alpha` of scikit-learn's `Ridge`; 1 in the authors' code.
 

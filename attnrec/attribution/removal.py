@@ -1,4 +1,4 @@
-"""Remove events from histories, score what is left, and the effect of each event: leave-one-out.
+"""Remove events from histories, score the shortened histories, and compute the effect of each event (leave-one-out).
 
 PRINCE (Ghazimatin et al. 2020, arXiv:1911.08378) explains a recommendation by the user's own actions without which it
 changes, and searches for the smallest such sets. Removal works for every model, since it uses scores alone.
@@ -15,7 +15,7 @@ from attnrec.dataset import Batch
 from attnrec.models import Model
 
 MAX_POSITIONS = 16_384
-"""Positions of shortened histories that are scored at a time; limits memory, whatever the number of removals."""
+"""Positions of shortened histories that are scored at a time; limits memory for any number of removals."""
 
 EVENT_COLUMNS = ("items", "times", "targets", "weights", "events")
 """Columns of a batch with one value per event."""

@@ -35,7 +35,7 @@ def shapley(
         model: in evaluation mode.
         batch: B users.
         items: item rows, (B, n).
-        seed: of the orders, which depend on the seed and the history alone.
+        seed: seed of the orders, which depend on the seed and the history alone.
         n_permutations: orders sampled for a longer history.
 
     Returns:

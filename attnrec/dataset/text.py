@@ -101,9 +101,12 @@ def _check_vectors(encoded: ArrayLike, *, n_texts: int) -> NDArray[np.float64]:
     vectors = np.asarray(encoded, dtype=np.float64)
     if vectors.ndim != 2 or len(vectors) != n_texts or vectors.shape[1] == 0:
         raise ValueError(
-            f"a text encoder must return one vector per text, ({n_texts}, width), got shape {vectors.shape}; fix it"
+            f"a text encoder must return one vector per text, ({n_texts}, width), got shape {vectors.shape}; "
+            "fix the encoder"
         )
     if not np.isfinite(vectors).all():
         first = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        raise ValueError(f"a text encoder must return finite vectors, got {vectors[first]} for text {first}; fix it")
+        raise ValueError(
+            f"a text encoder must return finite vectors, got {vectors[first]} for text {first}; fix the encoder"
+        )
     return vectors

@@ -19,7 +19,7 @@ NONE, SELF, BEFORE, AFTER, BOTH = range(5)
 
 
 class SessionGraphSettings(Config):
-    """Settings of `SessionGraph`. `negative_slope`: of the leaky ReLU."""
+    """Settings of `SessionGraph`. `negative_slope`: slope of the leaky ReLU below 0."""
 
     layers: int = Field(default=1, ge=1)
     negative_slope: float = Field(default=0.2, ge=0)

@@ -54,7 +54,7 @@ def explain_items(
             or one that does not work for the model.
     """
     if not len(items):
-        raise ValueError("items must name at least one item, got none; give an item_id or a list of them")
+        raise ValueError("items must name at least one item, got none; pass an item_id or a list of them")
     histories = _with_model_inputs(model, histories, log)
     model.eval()
     window = last_events(histories, np.array([user]), max_length=model.max_length, memory_events=model.memory_events)
@@ -85,14 +85,14 @@ def explain_items(
 
 @dataclass(frozen=True, eq=False)
 class _ModelOutputs:
-    """What the model computes for one history and n items.
+    """Model outputs for one history and n items.
 
     Attributes:
         scores, item_bias: (n,).
         contributions: (L, n); None unless requested.
         head_contributions: (L, n, H); None unless requested or for a readout without heads.
         weights: attention weights of the readout, (L,); NaN if there are none.
-        attention_maps: of all layers.
+        attention_maps: attention weights of all layers.
         encoded: the encoded history.
     """
 
@@ -166,14 +166,14 @@ def _with_model_inputs(model: Model, histories: Histories, log: Histories | None
     """Check that the histories have what the model reads, and number event types as in the log."""
     if model.needs_order and not histories.ordered:
         raise ValueError(
-            f"{model.kind} needs an ordered history, got a frame without datetime; add the column or give a list"
+            f"{model.kind} needs an ordered history, got a frame without datetime; add the column or pass a list"
         )
     if not getattr(model.config, "event_types", False):
         return histories
     if histories.events is None:
         if histories.n_events:
             raise ValueError(
-                f"{model.description} reads event types, got a history without; give a frame with the column {EVENT}"
+                f"{model.description} reads event types, got a history without; pass a frame with the column {EVENT}"
             )
         return replace(histories, events=np.zeros(0, dtype=np.uint8))
     if log is None or log.event_names == histories.event_names:

@@ -34,7 +34,7 @@ class Explanation(ScoreAttribution):
         """Return the n largest reasons as a sentence each: "because you bought A 3 days ago (+1.32)".
 
         The verb comes from the event type (see `sentences.VERBS`). Events of the same item and type are one reason,
-        with the time of the last of them. Without a clock the sentence gives the number of events between this one
+        with the time of the last of them. Without timestamps the sentence has the number of events between this one
         and the last one of the history, and nothing if the history has no order.
 
         Args:
@@ -69,7 +69,7 @@ class Explanation(ScoreAttribution):
     def heatmap(self, *, n: int = 20, ax: "Axes | None" = None) -> "Axes":
         """Plot attention weights: a row per layer and head, a column per event in time order.
 
-        Attention weights show where the model looks, not how the score is computed; contributions show that.
+        Attention weights show what the model attends to, not how the score is computed; contributions show that.
 
         Args:
             n: number of events; weights of older ones are summed in one column. Weights on positions that are not

@@ -38,7 +38,7 @@ def older_events(n: int) -> str:
 
 
 def event_dates(frame: pd.DataFrame) -> list[str]:
-    """Return the UTC date of each event, with minutes if all are within two days; empty strings without a clock."""
+    """Return the UTC date of each event, with minutes if all are within two days; empty strings without timestamps."""
     if DATETIME not in frame or frame[DATETIME].isna().any():
         return [""] * len(frame)
     within_two_days = frame[DATETIME].max() - frame[DATETIME].min() < pd.Timedelta(days=2)

@@ -41,7 +41,7 @@ class ScoreAttribution:
             None if there are none.
         attention_maps: attention weights by layer and head, for `heatmap`.
         neighbourhood: computes the graph neighbourhood of the history and the item on the first call, for `paths`,
-            with the weights the model has then; None for a model without a graph.
+            with the model's weights at that time; None for a model without a graph.
     """
 
     item_id: Any

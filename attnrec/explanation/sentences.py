@@ -120,7 +120,7 @@ def time_ago(seconds: float) -> str:
 
 
 def events_earlier(n_later: int) -> str:
-    """Return the distance to the last event of a history without a clock; the last event is "just now"."""
+    """Return the distance to the last event of a history without timestamps; the last event is "just now"."""
     return f"{_count(n_later, 'event')} earlier" if n_later else "just now"
 
 
@@ -135,7 +135,7 @@ def reference_time(now: Any, *, last: pd.Timestamp) -> pd.Timestamp:
     time = pd.Timestamp(now)
     time = time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
     if time < last:
-        raise ValueError(f"now must not be before the last event ({last}), got {time}; give a later time")
+        raise ValueError(f"now must not be before the last event ({last}), got {time}; pass a later time")
     return time
 
 

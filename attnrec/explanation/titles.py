@@ -22,7 +22,7 @@ def titles_of(item_ids: Iterable[Any], titles: Titles) -> dict[Any, str]:
     if isinstance(titles, pd.DataFrame):
         if any(name not in titles for name in (ITEM, TITLE)):
             rule = f"titles need the columns {ITEM} and {TITLE}"
-            raise ValueError(f"{rule}, got {list(titles.columns)}; rename your columns or give a mapping")
+            raise ValueError(f"{rule}, got {list(titles.columns)}; rename your columns or pass a mapping")
         titles = dict(zip(titles[ITEM], titles[TITLE], strict=True))
     if isinstance(titles, pd.Series) and not titles.index.is_unique:
         titles = titles[~titles.index.duplicated()]

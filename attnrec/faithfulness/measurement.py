@@ -115,7 +115,7 @@ def measure(
         ks: ranks k of pos_at_k and neg_at_k.
         n_bins: steps from the full to the empty history.
         filter_viewed: whether items of the user's history are excluded, as explained items and as competitors.
-        seed: of ties, of the event that stability removes, of permutations and of methods that use random numbers.
+        seed: seed of tie-breaking, of the event that stability removes, of permutations and of random methods.
         n_permutations: of `shapley`; fewer than the default of `attribute`, to save time.
         on_batch: called with the number of users of each finished batch.
 

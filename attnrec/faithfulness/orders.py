@@ -22,8 +22,8 @@ LEVELS = 100_000
 TIES, REMOVED, PERMUTED = 1, 2, 3  # one key per use of random numbers, so that the uses are independent
 
 N_PERMUTATIONS = 8
-"""Of `shapley` here, which would otherwise take most of the time: `attnrec` on the synthetic shop (100 users of 31
-events) had a pos_at_5 of .18 with 4, .17 with 8 in 4 s and .15 with 32, the default of `shapley`, in 19 s."""
+"""Permutations of `shapley`, which would otherwise take most of the time: `attnrec` on the synthetic shop (100 users of
+31 events) had a pos_at_5 of .18 with 4, .17 with 8 in 4 s and .15 with 32, the default of `shapley`, in 19 s."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class MethodOptions:
     """Options of attribution methods.
 
     Attributes:
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         counts: training events of each item row, (N,), for `popularity`.
         n_permutations: of `shapley`.
     """
@@ -49,7 +49,7 @@ def attribution_levels(model: Model, batch: Batch, items: Tensor, *, method: str
         batch: B users.
         items: the explained item of each, (B,).
         method: a name in `METHODS`.
-        options: of the method.
+        options: options of the method.
 
     Returns:
         (B, L) int64 from -LEVELS to LEVELS, 0 at padding; the largest absolute value of a history is LEVELS.

@@ -16,7 +16,7 @@ from attnrec.faithfulness.top_items import TopItems
 from attnrec.models import Model
 
 MAX_SCORES = 2**24
-"""Scores that are computed at a time; limits memory, whatever the size of the catalogue."""
+"""Scores that are computed at a time; limits memory for a catalogue of any size."""
 
 
 @dataclass(frozen=True, eq=False)

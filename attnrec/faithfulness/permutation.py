@@ -32,7 +32,7 @@ def permutation_test(
     Args:
         model: in evaluation mode.
         top_items: B users with their explained items.
-        seed: of the permutations, which depend on seed, history and item alone.
+        seed: seed of the permutations, which depend on seed, history and item alone.
         n_permutations: P, of which the median distance is returned.
 
     Returns:

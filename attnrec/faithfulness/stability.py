@@ -30,8 +30,8 @@ def stability(model: Model, top_items: TopItems, ranks: Tensor, *, method: str, 
         top_items: users with at least two events, with their explained items.
         ranks: rank of each event in the method's order for the full history, (B, L).
         method: a name in `METHODS`.
-        options: of the method; its seed also selects the removed event, the same for all methods unless it is a
-            method's first event.
+        options: options of the method; their seed also selects the removed event, the same for all methods unless it
+            is a method's first event.
 
     Returns:
         (B,) float64, 0 to 1; NaN for fewer than 5 events, where the top 3 are almost all remaining events.

@@ -65,7 +65,7 @@ class InteractionSource(Config):
         column_names: column names of a file without a header. Default: the header; `RATINGS_DAT` for "ratings.dat".
         delimiter: field delimiter of text files. Default: a comma, a tab for ".tsv", "::" for "ratings.dat". With more
             than one character, quotes have no meaning.
-        encoding: of text files, a Python codec. Default "utf-8".
+        encoding: encoding of text files, a Python codec. Default "utf-8".
         datetime_format: strptime format of the times, also for numbers like 20200131. Default: ISO 8601 text (without
             time zone: UTC) or numbers since 1970.
         datetime_unit: "s", "ms", "us" or "ns", the unit of times that are numbers. Default "auto", by magnitude:

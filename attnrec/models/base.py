@@ -160,7 +160,7 @@ class Model(OptionalCapabilities, nn.Module, ABC):
         return False
 
     def graph_sources(self) -> dict[str, Any]:
-        """Return the edges and transitions that the observed graph is made of, by the keywords of `audit_split`.
+        """Return the edges and transitions that the observed graph was built from, as keywords of `audit_split`.
 
         Empty for a model without a graph.
         """
@@ -233,7 +233,7 @@ class Model(OptionalCapabilities, nn.Module, ABC):
 
 
 def observed_graphs(model: Model, histories: Histories) -> dict[str, Any]:
-    """Let a model observe histories, and return what its graph is made of, for `dataset.audit_split`.
+    """Let a model observe histories, and return the data that its graph was built from, for `dataset.audit_split`.
 
     Args:
         model: any; a model without a graph observes nothing here.

@@ -1,7 +1,7 @@
 """Optional capabilities of a model: what attribution methods, analyses and explanations use beyond its scores.
 
-They call these methods and check no model classes, so a model of another package takes part by implementing them. The
-result None (or an empty dict) means that a model does not have the capability.
+They call these methods and check no model classes, so they support a model of another package that implements them.
+The result None (or an empty dict) means that a model does not have the capability.
 Shapes: B users, L positions, n requested items, D channels.
 """
 

@@ -23,7 +23,7 @@ class EASEConfig(ModelConfig):
 
     Attributes:
         regularization: added to the diagonal of the item-item count matrix, in events.
-        precision: of the solver; "float32" needs half the memory.
+        precision: number type of the solver; "float32" needs half the memory.
         max_items: largest catalogue that is accepted; memory grows with its square.
         max_length: the model uses the last `max_length` events of a history.
     """

@@ -26,9 +26,9 @@ class ItemFeatureFusion(nn.Module):
     Args:
         modalities: feature columns of the catalogue.
         dim: D, a multiple of `heads`.
-        heads: of the attention.
+        heads: number of attention heads.
         id_dropout: share of the ids that are masked in each training step, among items with a feature.
-        dropout: of the feature vectors.
+        dropout: dropout rate of the feature vectors.
 
     Attributes:
         names: "id", then the feature columns.

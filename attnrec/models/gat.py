@@ -33,9 +33,9 @@ class GATConfig(ItemGraphSettings, TrainedConfig):
     Attributes:
         relations: edges between items: "bipartite" (through users), "items" (items with common users), "transitions"
             (consecutive events, for ordered logs); several are summed.
-        heads: of the graph attention.
-        dropout: of the graph attention, and of the values in the pooling.
-        pooling_heads: of the attention pooling over the history.
+        heads: number of heads of the graph attention.
+        dropout: dropout rate of the graph attention, and of the values in the pooling.
+        pooling_heads: number of heads of the attention pooling over the history.
         temperature: scores are cosines divided by it.
         item_bias: whether items have a learned bias.
     """

@@ -23,14 +23,14 @@ MOMENTS, ITEMS = "moments.safetensors", "items.parquet"
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """A model and what belongs to it.
+    """A model with its vocabulary, metadata, and the data for a warm start.
 
     Attributes:
         model: ready for scoring, on the CPU.
         item_ids: item id <-> item row of the model.
         metadata: name, seed, best epoch and hash of the log, if available.
-        moments: of the optimizer, "parameter/moment" -> tensor; twice the size of the weights.
-        features: of the items.
+        moments: moments of the optimizer, "parameter/moment" -> tensor; twice the size of the weights.
+        features: features of the items.
     """
 
     model: Model
@@ -94,7 +94,7 @@ def _load(folder: Path, *, with_features: bool) -> SavedModel:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"a model folder needs {CONFIG}, got {folder}; give a folder that save_model wrote")
+        raise FileNotFoundError(f"a model folder needs {CONFIG}, got {folder}; pass a folder that save_model wrote")
     content = read_json(folder / CONFIG)
     if content.get("format") != FORMAT:
         raise ValueError(

@@ -130,7 +130,7 @@ class SessionEncoding:
         history: (B, L).
         event_weights: p / n at the last occurrence of each distinct item, else 0, (B, L).
         sessions: session numbers of the neighbours, (B, K).
-        similarity: of the neighbours, (B, K).
+        similarity: similarity of the neighbours, (B, K).
         decay: 1 / s, where s is the position of the last shared event from the end, (B, K).
         model: stores the items of the sessions.
     """

@@ -49,7 +49,7 @@ class UserReasons:
         n_events: number of events in the history.
         n_read: number of latest events that the model reads.
         events: item rows of the latest events the model reads, oldest first, (L,).
-        times: Unix seconds, (L,); None if the log has no clock.
+        times: Unix seconds, (L,); None if the log has no timestamps.
         event_types: "view", "purchase", ..., (L,); None if the log has none.
         attention: attention weights, (L,); None if the model has none.
         items: item rows of the recommendations, best first, (k,).
@@ -164,7 +164,7 @@ def _item_rows(histories: Histories, rows: pd.DataFrame, candidates: Tensor) -> 
         why = "is unknown to the model" if items[wrong[0]] == 0 else "is in the history or has no training event"
         raise ValueError(
             f"recommended items must be candidates of the model, got {item_id!r} for {user_id!r}, which {why}; "
-            "give the model, histories and filter_viewed that the recommendations were computed with"
+            "pass the model, histories and filter_viewed that the recommendations were computed with"
         )
     return items
 
@@ -178,7 +178,7 @@ def _check_scores(rows: pd.DataFrame, scores: NDArray[np.float64]) -> None:
         raise ValueError(
             f"published scores must match the model, got {published[wrong[0]]:.4f} for {row[ITEM]!r} and {row[USER]!r} "
             f"where the model gives {scores[wrong[0]]:.4f}: the recommendations come from another model or other "
-            "histories; give the ones they were computed with"
+            "histories; pass the ones they were computed with"
         )
 
 

@@ -100,7 +100,7 @@ function eventCard(user, event, largest) {
   return { line: element("li", {}, button), button, number };
 }
 
-/* The day, with the year if it differs from the event before; without a clock the number of the event. */
+/* The day, with the year if it differs from the event before; without timestamps the number of the event. */
 function dateLabel(user, event) {
   if (!user.times) return [`no. ${(event + 1 + user.n_events - user.events.length).toLocaleString("en")}`];
   const year = yearOf(user.times[event]);

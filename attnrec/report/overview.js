@@ -52,8 +52,8 @@ function placed(label, position) {
   return label;
 }
 
-/* Positions of events on the axis, 0 to 1, and its labels. Positions are by time; they are evenly spaced without a
-   clock, or if so many events share a moment (baskets) that they would hide each other. */
+/* Positions of events on the axis, 0 to 1, and its labels. Positions are by time; they are evenly spaced without
+   timestamps, or if so many events have the same time (baskets) that they would hide each other. */
 function axisOf(user) {
   const last = user.events.length - 1;
   const even = user.events.map((_, event) => event / (last || 1));

@@ -2,7 +2,7 @@
 
 const MEANING = {
   contribution: "Exact: the contributions of all events plus popularity sum to the score.",
-  attention: "Attention weights show where the model looks, not the effect on the score.",
+  attention: "Attention weights show what the model attends to, not the effect on the score.",
   what_if: "What if one event had not happened: it is removed, and the model ranks all items again.",
 };
 const LEGEND = {

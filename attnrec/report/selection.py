@@ -65,7 +65,7 @@ def select_users(
         user_id, item_id = rows.loc[duplicated, [USER, ITEM]].iloc[0]
         raise ValueError(
             f"recommendations must contain an item once per user, got {item_id!r} twice for {user_id!r}; "
-            "give the recommendations of one run"
+            "pass the recommendations of one run"
         )
     version, scored_at = (_single_value(rows, name) for name in OPTIONAL)
     return SelectedRecommendations(
@@ -79,7 +79,7 @@ def _relevant_columns(recommendations: pd.DataFrame | pa.Table) -> pa.Table:
     if missing := [name for name in REQUIRED if name not in columns]:
         raise ValueError(
             f"recommendations need the columns {', '.join(REQUIRED)}, got a table without {', '.join(missing)}; "
-            "give the published table or the result of recommend()"
+            "pass the published table or the result of recommend()"
         )
     kept = [name for name in (*REQUIRED, *OPTIONAL) if name in columns]
     return (
@@ -97,7 +97,7 @@ def _selected_users(ids: NDArray[np.object_], users: Sequence[Any] | None, n_use
     positions = pd.Index(ids).get_indexer(pd.Index(requested, dtype=object))
     if not requested or (positions < 0).any():
         unknown = repr(requested[int(np.argmax(positions < 0))]) if requested else "an empty list"
-        raise ValueError(f"users must be in the recommendations, got {unknown}; give user ids of the table")
+        raise ValueError(f"users must be in the recommendations, got {unknown}; pass user ids of the table")
     return positions
 
 
@@ -107,6 +107,6 @@ def _single_value(rows: pd.DataFrame, name: str) -> str:
     values = [value.isoformat() if isinstance(value, pd.Timestamp) else str(value) for value in unique]
     if len(values) > 1:
         raise ValueError(
-            f"recommendations must be from one run, got {name} {values[0]!r} and {values[1]!r}; give those of one run"
+            f"recommendations must be from one run, got {name} {values[0]!r} and {values[1]!r}; pass those of one run"
         )
     return values[0] if values else ""

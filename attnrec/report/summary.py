@@ -1,4 +1,4 @@
-"""The summary at the top of a report: one headline and the figures that matter, against the best baseline.
+"""The summary at the top of a report: one headline and the key figures, compared with the best baseline.
 
 The evaluated model is the first of the metrics table, all others are baselines.
 """

@@ -64,7 +64,7 @@ def faithfulness_rows(table: pd.DataFrame | None) -> list[dict[str, Any]] | None
     if "method" not in table or not columns:
         raise ValueError(
             f"faithfulness needs the column method and one of {', '.join(FAITHFULNESS)}, got {list(table.columns)}; "
-            "give one row per method"
+            "pass one row per method"
         )
     if "pos_at_5" in columns:
         table = table.sort_values("pos_at_5", kind="stable")

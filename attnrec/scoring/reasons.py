@@ -35,7 +35,7 @@ def largest_reasons(encoded: EncodedHistories, history: Tensor, contributions: T
     Args:
         encoded: the encoded histories; provides the attention weights.
         history: item rows, (B, L); 0 is padding.
-        contributions: of each event to each recommended item, (B, L, k).
+        contributions: contribution of each event to each recommended item, (B, L, k).
         m: maximum number of reasons. Items whose contribution is 0 or negative are never reasons.
     """
     ordered = history.sort(dim=1, stable=True)

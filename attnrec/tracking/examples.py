@@ -62,7 +62,7 @@ def because_row(row: "pd.Series", *, n: int = 3, titles: Mapping[str, str] | Non
     """Return the explanation sentence of one row of recommendations.
 
     Args:
-        row: of a table of recommendations.
+        row: row of a table of recommendations.
         n: number of reasons, the largest first.
         titles: titles of items by their id as text; other items are named by their id.
     """

@@ -19,7 +19,7 @@ PARAMS = (
 """Settings that people compare. `architecture`, the kind of model, and `data` come with every run."""
 
 OTHERS = {"kind", "scores", "temperature", "item_bias", "n_negatives", "negatives_per"}
-"""Settings that are not worth one of the 15 places."""
+"""Settings that are not logged as params, of which there are at most 15."""
 
 TEST_METRICS = (
     *("ndcg", "hit_rate", "recall", "mrr", "coverage", "gini", "novelty", "popularity_lift", "mean_popularity"),

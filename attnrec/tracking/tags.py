@@ -19,7 +19,7 @@ PROMOTED = "attnrec.promoted"
 """Version: whether it was promoted to champion, "true" or "false"."""
 
 EXPERIMENT = "attnrec.experiment"
-"""Version: name of the experiment that it serves."""
+"""Version: name of the experiment that the model was trained for."""
 
 ROLE = "attnrec.role"
 """Run: "model", "baseline" or "comparison"."""

@@ -76,8 +76,8 @@ class ProcessGroup:
 def join_process_group(device: torch.device, *, n_processes: int) -> tuple[ProcessGroup, torch.device]:
     """Join the process group of a worker; each worker uses the GPU of its local rank.
 
-    The environment says which worker this is: WORLD_SIZE, RANK and LOCAL_RANK as torchrun sets them. The pipelines also
-    set ATTNREC_RENDEZVOUS, a file through which the workers find each other, so that no process listens for others.
+    The environment identifies the worker: WORLD_SIZE, RANK and LOCAL_RANK as torchrun sets them. The pipelines also
+    set ATTNREC_RENDEZVOUS, a file through which the workers find each other, so that no process listens on a port.
 
     Args:
         device: the device of `TrainConfig.device`.

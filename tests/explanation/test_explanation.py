@@ -408,7 +408,7 @@ def test_an_invalid_history_is_refused(make_histories, history, message):
 def test_no_item_and_an_unknown_method_are_refused(make_histories):
     histories = make_histories({"ann": "ab", "bob": "abc"})
     model = randomised(SequenceConfig(**SMALL), histories)
-    with pytest.raises(ValueError, match="at least one item, got none; give an item_id"):
+    with pytest.raises(ValueError, match="at least one item, got none; pass an item_id"):
         explain_items(model, histories, user=0, items=[])
     with pytest.raises(ValueError, match=r"method must be one of .*contribution.*got 'guess'"):
         explain_items(model, histories, user=0, items=[1], method="guess")
@@ -452,7 +452,7 @@ def test_event_types_have_the_numbers_of_the_training_log(typed):
 def test_a_model_that_reads_event_types_refuses_a_history_without(typed):
     model = randomised(SequenceConfig(**SMALL, event_types=True), typed)
     with pytest.raises(
-        ValueError, match="reads event types, got a history without; give a frame with the column event"
+        ValueError, match="reads event types, got a history without; pass a frame with the column event"
     ):
         explain_items(model, one_history(["a", "b"], typed.item_ids), user=0, items=[3], log=typed)
     assert explain_items(model, one_history([], typed.item_ids), user=0, items=[3], log=typed)[0].frame.empty

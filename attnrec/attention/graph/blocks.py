@@ -16,7 +16,7 @@ BLOCK = {"cpu": 2**20, "cuda": 2**25}  # elements per block; on a CPU 2^18 to 2^
 def edge_blocks(sources: Tensor, targets: Tensor, graph: SortedEdges) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield each block's slice of the edges and its gathered rows of sources (S, D) and targets (N, D), both (M, D).
 
-    Blocks end wherever they are full, so a target may have any degree. The yielded tensors may be written to; all
+    A block ends as soon as it is full, so a target may have any degree. The yielded tensors may be written to; all
     blocks share their memory, because a new allocation for each would cost page faults.
     """
     n_edges, step = len(graph.sources), rows_per_block(sources)

@@ -52,7 +52,7 @@ class _Logits(torch.autograd.Function):
         slope: float,
         graph: SortedEdges,
     ) -> Tensor:
-        """From projected sources (S, D) and targets (N, D), features (E, F) and their weight (D, F): (E, H)."""
+        """Return logits (E, H) of projected sources (S, D) and targets (N, D), features (E, F), their weight (D, F)."""
         ctx.save_for_backward(sources, targets, features, edge_weight, attention)
         ctx.slope, ctx.graph = slope, graph
         logits = sources.new_empty(len(graph.sources), len(attention))

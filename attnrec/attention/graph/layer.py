@@ -39,7 +39,7 @@ class GraphSettings(Config):
     Attributes:
         concat: concatenate the heads to width H * C; False averages them to width C.
         share_weights: project sources and targets with the same matrix, for nodes of one type.
-        negative_slope: of the leaky ReLU.
+        negative_slope: slope of the leaky ReLU below 0.
         dropout: rate on the attention weights, 0 to 1.
         bias: add a bias to the output, in GATv2 also to the projections.
         residual: add the projected target to the output.
@@ -56,8 +56,8 @@ class GraphSettings(Config):
 class GraphLayer(nn.Module, ABC):
     """Each target becomes the sum of its projected sources, weighted by attention over its edges.
 
-    No edge is added: a target attends to itself only if the graph says so (see `SortedEdges.add_self_loops`). Runs in
-    float32 under autocast.
+    No edge is added: a target attends to itself only if the graph has a self-loop (see `SortedEdges.add_self_loops`).
+    Runs in float32 under autocast.
 
     Attributes:
         paper: reference of the method.

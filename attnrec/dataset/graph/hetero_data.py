@@ -9,7 +9,7 @@
 | edge type | from | edge_attr columns |
 |---|---|---|
 | ("user", "interacts", "item") | `Edges` | count, share_TYPE per event type; `time`: Unix seconds of the last event |
-| ("item", "followed_by", "item") | `Transitions` | weight, count, gap_seconds, recent, as far as present |
+| ("item", "followed_by", "item") | `Transitions` | weight, count, gap_seconds, recent, where present |
 | ("item", "co_occurs", "item") | `item_co_occurrence` | weight, count |
 | ("item", "has", "attribute_COLUMN") | `attribute_edges` | weight |
 

@@ -30,16 +30,16 @@ class ItemGraphEncoder(nn.Module):
     No parameter has one row per item or user. The graph is not saved: scoring needs only the resulting table.
 
     Args:
-        settings: of the graph.
+        settings: settings of the graph.
         dim: D, a multiple of `settings.heads`.
         relations: edges between items, in addition to `settings.attributes`; may be empty if there are attributes.
 
     Attributes:
         residual_scale: learned factor of the attention output, a scalar; None unless `residual` is "learned".
-        has_vector: 1 for items whose own vector is used, 0 for items that are known by attributes only, (N, 1); None
+        has_vector: 1 for items whose own vector is used, 0 for items that only attributes represent, (N, 1); None
             before `observe`.
         attribute_graphs: column -> item -> value, from `set_attributes`.
-        item_relations: graphs of the observed log, and what they are made of.
+        item_relations: graphs of the observed log, and the edges and transitions that they were built from.
         edges: relation -> its edges.
 
     Raises:
@@ -153,7 +153,7 @@ class ItemGraphEncoder(nn.Module):
         """Return the attention weights of items on their neighbours in the first layer, by relation.
 
         Args:
-            vectors: of all items, (N, D), as for `forward`.
+            vectors: vectors of all items, (N, D), as for `forward`.
             items: item rows, (n,).
 
         Raises:

@@ -20,7 +20,7 @@ class RelationEdges:
 
     Args:
         graphs: item -> item; or item -> node and node -> item.
-        settings: of the graph; limits and sampling do not apply to attributes, whose edges are always all used.
+        settings: settings of the graph; limits and sampling do not apply to attributes, which always use all edges.
         kind: a key of `COLUMNS`.
     """
 

@@ -29,7 +29,7 @@ class ItemRelations:
 
     Attributes:
         graphs: name (see `ItemGraphSettings.names`) -> item -> item; or item -> node and node -> item.
-        edges, transitions: what the graphs are made of; None if no graph needs them.
+        edges, transitions: the data that the graphs were built from; None if no graph needs them.
     """
 
     graphs: dict[str, tuple[Graph, ...]]
@@ -49,7 +49,7 @@ def item_relations(
     Args:
         histories: training events only.
         relations: those that are built from these events.
-        settings: of the graph.
+        settings: settings of the graph.
         attributes: column -> item -> value, see `dataset.attribute_edges`.
 
     Raises:

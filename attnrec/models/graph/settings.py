@@ -21,20 +21,20 @@ class ItemGraphSettings(Config):
     Attributes:
         layer: a key of `attention.graph.GRAPH_LAYERS`; those that begin with "pyg_" are torch-geometric's own layers.
         layers: number of attention layers; each reads the output of the previous one. 0: item vectors stay unchanged.
-        heads: of the attention.
+        heads: number of attention heads.
         neighbours: each node keeps the K neighbours with the strongest edges; a user keeps K random items, sampled
             once, because its edges have no informative weights. None: all edges.
         sample: sample K neighbours by weight in each training step; scoring uses the strongest.
         edges_per_step: maximum number of edges of a hop, sampled anew in each training step. None: all.
         edge_features: whether attention reads edge features: weight, count, time between the events or age.
-        dropout: of the attention output.
+        dropout: dropout rate of the attention output.
         residual: how the attention output is added to the item's own vector: scaled by a "learned" scalar, 0 at
             initialisation, so that training starts from the model without a graph; unscaled ("sum"); or in place of
             the own vector ("none").
-        combine: the output of several layers: of the "last", or their "mean" or "sum".
+        combine: output with several layers: that of the "last", or the "mean" or "sum" of all.
         directed: whether transitions to earlier and to later items are two relations, each with its own attention;
             False: one relation of both.
-        reach, half_life_days: of transitions, see `dataset.item_transitions`.
+        reach, half_life_days: settings of transitions, see `dataset.item_transitions`.
         attributes: category columns of the items table, each a relation that joins items with a common value.
     """
 

@@ -63,7 +63,7 @@ class StartAttention(nn.Module):
 
         Args:
             vectors: item vectors of the events, (B, L, D).
-            statistics: of their items, see `loss.TargetSteps`, (B, L, 2).
+            statistics: statistics of their items, see `loss.TargetSteps`, (B, L, 2).
             real: events that count, (B, L) bool.
             positions: target positions, (B, T). With an order walks start at or before them, otherwise at any event.
 

@@ -17,13 +17,14 @@ class RandomWalkConfig(ModelConfig):
         hops: edges per step, at most: with 2 a step can also lead to a neighbour of a neighbour.
         neighbours: each item keeps the K neighbours with the strongest edges.
         reach: transitions join events at most `reach` positions apart (see `dataset.item_transitions`).
-        half_life_days: of transitions: in one of the two terms of an edge weight, a pair of events of this age counts
+        half_life_days: for transitions: in one of the two terms of an edge weight, a pair of events of this age counts
             half; the same holds for an event in the popularity of its item. None: age does not matter.
         window: with an order, walks start at one of the last `window` events; None: at any event.
         dim: width of the item vectors, which are inputs of the attention and not part of a score.
-        heads, channels: of the step attention; the start attention has a weight for each event and head.
+        heads, channels: heads and channels per head of the step attention; the start attention has a weight for each
+            event and head.
         folds: in training each user is scored on a graph without them; there is one such graph per fold of users.
-        dropout: of the item vectors.
+        dropout: dropout rate of the item vectors.
     """
 
     kind: str = "random_walk"

@@ -13,7 +13,7 @@ def find_neighbours(neighbours: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
     """Look items up among the neighbours of each event.
 
     Args:
-        neighbours: of the events' items, ascending, (B, L, K) int32.
+        neighbours: neighbours of the events' items, ascending, (B, L, K) int32.
         items: (B, n).
 
     Returns:
@@ -33,7 +33,7 @@ class WalkEncoding:
         history: item rows, (B, L).
         starts: start probability of each event times the number of items, (B, L, H), or (B, L, H + 1) where the last
             head is of walks that stay at their first item.
-        neighbours: of the events' items, ascending and padded with N, (B, L, K) int32.
+        neighbours: neighbours of the events' items, ascending and padded with N, (B, L, K) int32.
         steps: step probabilities to them, (B, L, K, H).
         bias: score by popularity, (N,).
     """

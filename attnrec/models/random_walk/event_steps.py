@@ -39,9 +39,9 @@ class EventSteps:
 
     Attributes:
         graph_index: graph of each history, see `NeighbourTables`, (S,).
-        vectors, statistics: of the events, see `TargetSteps`.
+        vectors, statistics: inputs of the events, see `TargetSteps`.
         row_of_event: index into the R rows, (S, E).
-        neighbours: of the rows, see `NeighbourTables`, (R, K).
+        neighbours: neighbours of the rows, see `NeighbourTables`, (R, K).
         graph: edges of the rows.
         probabilities: step probabilities of the edges, (edges, H).
     """

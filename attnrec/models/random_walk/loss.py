@@ -15,9 +15,9 @@ class TargetSteps:
 
     Attributes:
         vectors: item vectors of the events, (B, L, D).
-        statistics: of the events' items, (B, L, 2): log(1 + number of users), and the logsumexp of the step logits,
-            which measures how strong the item's edges are, mean over heads.
-        popularity: of the targets, (B, T).
+        statistics: statistics of the events' items, (B, L, 2): log(1 + number of users), and the logsumexp of the step
+            logits, which measures how strong the item's edges are, mean over heads.
+        popularity: popularity of the targets, (B, T).
         real: events that count, (B, L) bool.
         has_neighbours: events whose item has a neighbour, (B, L) bool.
         steps: step probability from each event to each target, (B, L, T, H).

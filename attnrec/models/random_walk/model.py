@@ -45,7 +45,7 @@ from attnrec.models.random_walk.neighbour_tables import (
 from attnrec.models.random_walk.windows import HistoryWindow, histories_until, split_histories, whole_histories
 
 POPULARITY_WEIGHT = 0.03
-"""At initialisation."""
+"""Initial weight of the popularity term."""
 
 MIN_PROBABILITY = 1e-12
 """Lower bound of probabilities before a logarithm."""

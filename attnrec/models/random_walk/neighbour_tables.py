@@ -48,7 +48,7 @@ class NeighbourTables:
             the attention has its kink inside their range.
         popularity: smoothed share of each item in all events (add-one smoothing), (W, N); 0 in row 0.
         degrees: log(1 + number of users) of each item, (W, N).
-        sources: the edges or transitions that graph 0 is made of, by the keywords of `dataset.audit_split`.
+        sources: the edges or transitions that graph 0 was built from, as keywords of `dataset.audit_split`.
     """
 
     neighbours: Tensor

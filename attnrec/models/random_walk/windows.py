@@ -19,7 +19,7 @@ class HistoryWindow:
     """S histories or pieces of histories.
 
     Attributes:
-        items: of the events, oldest first, (S, E).
+        items: item rows of the events, oldest first, (S, E).
         real: events that count, (S, E) bool.
         users: rows in the training part, (S,), or None if unknown.
         positions: target positions among the E events, (S, T).

@@ -17,14 +17,14 @@ ATTENTION_KEYS = tuple(AttentionSettings.model_fields)
 
 
 class SequenceConfig(TrainedConfig):
-    """Settings of a sequence model; a setting that is not given comes from the preset `kind`, then from here.
+    """Settings of a sequence model; a missing setting has the value of the preset `kind`, or else the default.
 
     Attributes:
         kind: the preset, a key of `PRESETS`.
         encoder: the history encoder, a key of `attnrec.encoders.ENCODERS`.
-        layers, heads, expansion, attention, attention_settings, positions: of encoders with attention kernels (see
-            `AttentionSettings`).
-        encoder_settings: of all other encoders.
+        layers, heads, expansion, attention, attention_settings, positions: settings of encoders with attention kernels
+            (see `AttentionSettings`).
+        encoder_settings: settings of all other encoders.
         time_gaps: whether the encoder gets the time since the previous event.
         event_types: whether the encoder gets the event type (view, cart, purchase), if the log has one.
         readout: how the user vector is computed from the encoder states. With "pooling" and "item_sum" it is an exact
@@ -44,15 +44,15 @@ class SequenceConfig(TrainedConfig):
         id_dropout: share of the item ids that are hidden in each training step, so that features alone suffice.
         graph: graph attention that enriches the item vectors before the encoder, over "transitions" (consecutive
             events) or "items" (items with common users) of the training part; or "none".
-        graph_settings: of the graph (see `ItemGraphSettings`), such as {"layers": 2, "neighbours": 10}.
+        graph_settings: settings of the graph (see `ItemGraphSettings`), such as {"layers": 2, "neighbours": 10}.
         random_walk: multiply the model's probabilities by those of a random walk (see `models.random_walk`) over
             "transitions" or "items"; or "none".
-        random_walk_settings: of the random walk (see `RandomWalkConfig`), such as {"reach": 3, "neighbours": 50}.
+        random_walk_settings: settings of the random walk (see `RandomWalkConfig`), such as {"reach": 3}.
         dim: width of item and user vectors.
         max_length: the encoder reads the last `max_length` events.
-        dropout: of embeddings, attention and feed-forward layers.
+        dropout: dropout rate of embeddings, attention and feed-forward layers.
         scores: "cosine" divided by `temperature`, "dot", or "auto": cosine for readouts that are exact sums.
-        temperature: of cosine scores.
+        temperature: divisor of cosine scores.
         item_bias: whether each item has a learned bias.
     """
 

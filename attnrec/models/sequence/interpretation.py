@@ -22,7 +22,7 @@ from attnrec.models.sequence.readouts import ItemSum, Last, Pooling, Readout
 
 
 class Interpretable(Protocol):
-    """What these functions use of `SequenceModel`."""
+    """The parts of `SequenceModel` that these functions use."""
 
     encoder: Encoder
     readout: Readout
@@ -99,7 +99,7 @@ def head_weights(model: Interpretable) -> dict[Head, list[Tensor]]:
 
 def _event_numbers(model: Interpretable, inputs: EncoderInputs, batch: Batch) -> Tensor:
     """See `AttentionLayers.event_numbers`, (B, S)."""
-    if model.masks_items:  # a masked position follows the history; the oldest event makes room for it
+    if model.masks_items:  # a masked position follows the history; the oldest event is dropped if necessary
         numbers = appended_event_numbers(batch, max_length=model.max_length)
     else:
         n_events = batch.items.shape[1]

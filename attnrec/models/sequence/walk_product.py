@@ -2,9 +2,9 @@
 
 log P(i) = a log softmax(scores)_i + b log P_walk(i) - normalisation (logarithmic pooling: Genest & Zidek 1986,
 doi:10.1214/ss/1177013825; products of experts: Hinton 2002, doi:10.1162/089976602760128018). Encoder and walk are each
-trained by their own loss, as if alone (except that gradients are clipped together). The powers a and b are trained on
-the product, on a holdout of users. With one common loss the walk, which is better at first, would leave the encoder no
-gradient to learn from.
+trained by their own loss, like separate models (except that gradients are clipped together). The powers a and b are
+trained on the product, on a holdout of users. With one common loss the encoder would get almost no gradient, because
+the walk is better at first.
 Shapes: B users, L positions, T positions with a target, N = n_items + 1 item rows, D channels.
 """
 
@@ -32,10 +32,10 @@ HOLDOUT_OFFSET = 1_000_003
 """Added to user rows, so that the holdout is independent of the folds of the walk, which also come from `fold_of`."""
 
 LR_MULTIPLIERS = {"walk_product.random_walk": 3.0, "walk_product.log_powers": 10.0}
-"""Relative to the encoder: both have few weights, with a useful initialisation."""
+"""Learning rates relative to the encoder: both modules have few weights and a useful initialisation."""
 
 INITIAL_POWERS = (0.5, 1.0)
-"""Of the encoder and of the walk."""
+"""Initial powers of the encoder and of the walk."""
 
 NOT_ADDITIVE = (
     "contributions need scores that are sums over the history, got a product with a random walk, which is not "
@@ -125,7 +125,7 @@ class WalkProductEncoding:
 
     Attributes:
         sequence, walk: the encoded histories of both models.
-        powers: of both, (2,).
+        powers: powers of both, (2,).
     """
 
     sequence: VectorEncoding
