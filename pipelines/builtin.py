@@ -15,12 +15,12 @@ def builtin_path(name: str) -> Path:
 
 def builtin_experiments() -> dict[str, str]:
     """Return the built-in experiments whose data is on this machine: name -> description (the file's first line)."""
-    found = {}
+    experiments = {}
     for path in sorted(FOLDER.glob("*.toml")):
         content = path.read_text(encoding="utf-8")
         if _has_data(tomllib.loads(content)):
-            found[path.stem] = content.partition("\n")[0].removeprefix("#").strip()
-    return found
+            experiments[path.stem] = content.partition("\n")[0].removeprefix("#").strip()
+    return experiments
 
 
 def _has_data(content: dict[str, Any]) -> bool:

@@ -67,16 +67,21 @@ VerboseOption = Annotated[
 
 def main() -> None:
     """Run the command; a user-fixable error is printed as one line, with exit code 2."""
-    from attnrec.storage import StorageError
-
     try:
         app()
-    except (ValueError, LookupError, OSError, StorageError, RuntimeError, TypeError) as error:
-        if os.environ.get("ATTNREC_DEBUG"):
+    except Exception as error:
+        if os.environ.get("ATTNREC_DEBUG") or not isinstance(error, _user_errors()):
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
         traceback.clear_frames(error.__traceback__)  # DuckDB complains at exit about objects that frames still hold
         sys.exit(2)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Return the types of errors that a user can fix; those of MLflow only if it was imported, which takes seconds."""
+    types = (ValueError, LookupError, OSError, RuntimeError, TypeError)
+    mlflow = sys.modules.get("mlflow.exceptions")
+    return types if mlflow is None else (*types, mlflow.MlflowException)
 
 
 def _version(value: bool) -> None:

@@ -82,8 +82,8 @@ def with_last_evaluation(job: Job, model: ScoringModel, inputs: ReportInputs) ->
     if current["model_version"] != model.label:
         return inputs
     last = current["report_inputs"]
-    found = {name: job.home.root / last[name] for name in ("evaluated", "measured") if name in last}
-    return replace(inputs, **{name: folder for name, folder in found.items() if folder.exists()})
+    folders = {name: job.home.root / last[name] for name in ("evaluated", "measured") if name in last}
+    return replace(inputs, **{name: folder for name, folder in folders.items() if folder.exists()})
 
 
 def sample_of(published: Path, *, n_users: int = 3, k: int = 3) -> pd.DataFrame:

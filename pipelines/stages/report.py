@@ -73,10 +73,10 @@ def build_report(job: Job, histories: Path, model: ScoringModel, published: Path
 
     def make(target: Path) -> dict[str, Any]:
         saved = load_model(model.folder)
-        known = Histories.load(histories / "histories").recode(saved.item_ids)
+        all_histories = Histories.load(histories / "histories").recode(saved.item_ids)
         report = write_report(
             target / PAGE,
-            Recommender(saved.model, saved.item_ids, known, saved.metadata),
+            Recommender(saved.model, saved.item_ids, all_histories, saved.metadata),
             read_published(parts),
             n_users=n_users,
             filter_viewed=job.experiment.score.filter_viewed,

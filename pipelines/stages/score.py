@@ -44,13 +44,15 @@ def score_shard(job: Job, histories: Path, model: ScoringModel, at: datetime, sh
 
     def make(target: Path) -> dict[str, Any]:
         saved = load_model(model.folder)
-        known = Histories.load(histories / "histories")
-        if not known.item_ids.index.equals(saved.item_ids.index):
-            known = known.recode(saved.item_ids)
-        users = np.array_split(np.arange(known.n_users), n_shards)[shard]
+        all_histories = Histories.load(histories / "histories")
+        if not all_histories.item_ids.index.equals(saved.item_ids.index):
+            all_histories = all_histories.recode(saved.item_ids)
+        users = np.array_split(np.arange(all_histories.n_users), n_shards)[shard]
         with progress_bar(f"score {shard + 1}/{n_shards}", total=len(users)) as advance:
-            found = recommend(saved.model, known, users, config=job.experiment.score, on_batch=advance)
-        table = to_table(found, known, model_version=model.label, scored_at=at)
+            recommendations = recommend(
+                saved.model, all_histories, users, config=job.experiment.score, on_batch=advance
+            )
+        table = to_table(recommendations, all_histories, model_version=model.label, scored_at=at)
         write_table(table, target / FILE)
         summary = f"{table.num_rows:,} recommendations for {len(users):,} users by {model.label}"
         part = f" (shard {shard + 1} of {n_shards})" if n_shards > 1 else ""

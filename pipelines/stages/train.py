@@ -97,8 +97,8 @@ def _build_in_process(job: Job, mode: Literal["train", "refit"], key: str, init:
         return manifest | {SUMMARY: summary}
 
     folder = build(job.home, mode, key, make)
-    for left in work.glob("*"):
-        left.unlink()
+    for file in work.glob("*"):
+        file.unlink()
     if work.exists():
         work.rmdir()
     return folder
