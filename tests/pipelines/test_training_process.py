@@ -33,33 +33,30 @@ print(train_model(job, next(job.home.stages.glob("histories-*"))))
 
 
 @pytest.fixture
-def ingested(first_day, tmp_path) -> tuple[Path, Path]:
-    """The experiment, and a home of its own with histories and nothing after."""
-    toml, first, _ = first_day
-    shutil.copytree(next((first / "stages").glob("histories-*")), tmp_path / "stages" / folder_name(first))
-    return toml, tmp_path
+def ingested(first_day, new_home) -> tuple[Path, Path]:
+    """Return the experiment and a home that has only the first day's histories and an empty MLflow store."""
+    toml, _, first = first_day
+    shutil.copytree(first.histories, new_home / "stages" / first.histories.name)
+    return toml, new_home
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """The training process without the process, so that a test can reach into it."""
+    """Do the work of the training process in this process, so that a test can patch it."""
 
-    def here(command, **settings):
+    def run(command, **settings):
         return subprocess.CompletedProcess(command, training_work.run(Path(command[-1])))
 
-    monkeypatch.setattr(subprocess, "run", here)
-
-
-def folder_name(home: Path) -> str:
-    return next((home / "stages").glob("histories-*")).name
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 def job_of(ingested: tuple[Path, Path], *overrides: str) -> tuple[Job, Path]:
+    """Return the job and the histories stage."""
     toml, home = ingested
-    return make_job(str(toml), overrides, str(home)), home / "stages" / folder_name(home)
+    return make_job(str(toml), overrides, str(home)), next((home / "stages").glob("histories-*"))
 
 
-def test_two_processes_train_one_model_and_the_first_one_reports(ingested, monkeypatch):
+def test_two_processes_train_one_model_and_only_the_first_one_logs(ingested, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     job, histories = job_of(ingested, *TWO)
     trained = train_model(job, histories)
@@ -73,46 +70,46 @@ def test_two_processes_train_one_model_and_the_first_one_reports(ingested, monke
     assert not list(job.home.stages.glob("work-*"))
 
 
-def test_a_flow_that_is_killed_leaves_none_of_its_processes(ingested):
+def test_processes_end_when_their_flow_is_killed_and_listen_on_loopback_only(ingested):
     toml, home = ingested
     command = [sys.executable, "-c", TRAIN, str(toml), str(home), "train.processes=2"]
     command += ["train.epochs=100000", "train.patience=100000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     flow = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: any(home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=60)
-    left = psutil.Process(flow.pid).children(recursive=True)
-    assert len(left) >= 3, "the parent of the workers, and two workers"
-    addresses = {connection.laddr.ip for process in left for connection in listening(process)}
-    assert addresses <= {"127.0.0.1", "::1"}, "nothing listens on an interface that others can reach"
+    processes = psutil.Process(flow.pid).children(recursive=True)
+    assert len(processes) >= 3, "the parent of the workers, and two workers"
+    addresses = {connection.laddr.ip for process in processes for connection in listening(process)}
+    assert addresses <= {"127.0.0.1", "::1"}, "a port can be reached from other machines"
     flow.kill()
-    _, said = flow.communicate()
-    wait_until(lambda: not any(process.is_running() for process in left), seconds=10)
-    assert "Traceback" not in said
+    _, errors = flow.communicate()
+    wait_until(lambda: not any(process.is_running() for process in processes), seconds=10)
+    assert "Traceback" not in errors
 
 
-def test_an_error_in_one_of_two_processes_is_one_line(ingested):
+def test_an_error_in_one_of_two_workers_is_one_line(ingested):
     job, histories = job_of(ingested, *TWO, "train.learning_rate=1e30")
     with pytest.raises(PipelineError, match=r"^training failed: training stops on a non-finite loss.*diverged\.json$"):
         train_model(job, histories)
 
 
-def test_a_step_that_does_not_fit_into_memory_is_one_line(ingested, in_this_process, monkeypatch):
-    def full(*arguments, **settings):
+def test_running_out_of_memory_is_an_error_of_one_line(ingested, in_this_process, monkeypatch):
+    def out_of_memory(*arguments, **settings):
         raise MemoryError("a step must fit into memory, got 8 windows x 5 positions")
 
-    monkeypatch.setattr(training_work, "train", full)
+    monkeypatch.setattr(training_work, "train", out_of_memory)
     job, histories = job_of(ingested)
     with pytest.raises(PipelineError, match=r"^training failed: a step must fit into memory, got 8 windows x 5"):
         train_model(job, histories)
 
 
 @pytest.mark.parametrize("model", ["model.graph=transitions", "model.graph=items"])
-def test_a_graph_that_sees_the_test_part_ends_training_before_it_begins(ingested, model, in_this_process, monkeypatch):
-    def whole(function):
-        return lambda histories, **made: function(histories.up_to(np.diff(histories.offsets)), **made)
+def test_a_graph_built_from_test_events_is_an_error_before_training(ingested, model, in_this_process, monkeypatch):
+    def with_test_events(function):
+        return lambda histories, **options: function(histories.up_to(np.diff(histories.offsets)), **options)
 
     for name in ("item_transitions", "user_item_edges"):
-        monkeypatch.setattr(item_relations, name, whole(getattr(item_relations, name)))
+        monkeypatch.setattr(item_relations, name, with_test_events(getattr(item_relations, name)))
     monkeypatch.setattr(training_work, "train", None)
     job, histories = job_of(ingested, model)
     with pytest.raises(PipelineError, match=r"^training failed: .* training events, .*; build the graph from"):
@@ -120,7 +117,7 @@ def test_a_graph_that_sees_the_test_part_ends_training_before_it_begins(ingested
     assert not list(job.home.stages.glob("train-*"))
 
 
-def test_a_model_over_a_graph_is_trained_and_fitted_again_on_all_events(ingested, in_this_process):
+def test_a_graph_model_is_trained_and_refitted_on_all_events(ingested, in_this_process):
     job, histories = job_of(ingested, "model.graph=transitions", "train.epochs=1")
     trained = train_model(job, histories)
     refitted = refit_model(job, histories, trained)
@@ -129,33 +126,34 @@ def test_a_model_over_a_graph_is_trained_and_fitted_again_on_all_events(ingested
     assert not torch.equal(*tables)
 
 
-def test_waiting_threads_sleep_sooner_wherever_torch_is_imported():
+def test_waiting_threads_sleep_early_because_the_variable_is_set_before_torch_is_imported():
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    look = """
+    print_at_import = """
 import os, sys
-class Look:
+class PrintAtImport:
     def find_spec(self, name, *more):
         if name == "torch":
-            print(os.environ.get("GOMP_SPINCOUNT"))
-            sys.meta_path.remove(self)
-sys.meta_path.insert(0, Look())
+            print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, PrintAtImport())
 """
     for module in (
         "attnrec_pipelines.flows.daily",
         "attnrec_pipelines.training_work",
         "attnrec_pipelines.cli.app, attnrec.layers",
     ):
-        command = [sys.executable, "-c", f"{look}import {module}"]
-        said = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
-        assert said.strip() == "10000"
+        command = [sys.executable, "-c", f"{print_at_import}import {module}"]
+        assert subprocess.check_output(command, cwd=ROOT, env=environment, text=True) == "10000\n", module
 
 
 def listening(process: psutil.Process) -> list:
-    return [found for found in process.net_connections(kind="inet") if found.status == psutil.CONN_LISTEN]
+    """Return the ports on which a process listens."""
+    connections = process.net_connections(kind="inet")
+    return [connection for connection in connections if connection.status == psutil.CONN_LISTEN]
 
 
-def wait_until(happened, *, seconds: float) -> None:
+def wait_until(condition, *, seconds: float) -> None:
     end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen in time"
+    while not condition():
+        assert time.monotonic() < end, f"the condition was not met within {seconds:g} s"
         time.sleep(0.05)

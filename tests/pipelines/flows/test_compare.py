@@ -1,12 +1,15 @@
-"""`attnrec train --over`: several models side by side, with one table and its figures."""
+"""The flow `compare` (`attnrec train --over`): several models in one table, with figures and an MLflow run."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from attnrec.experiment import ExperimentError
 from attnrec.models import model_config
+from attnrec.tracking.tags import COMPARISON, DESCRIPTION, ROLE
 from attnrec_pipelines.flows.compare import compare_flow
 from attnrec_pipelines.job import PipelineError
 from attnrec_pipelines.stages.compare import read_comparison
@@ -16,25 +19,27 @@ QUICK = ("train.max_minutes=5", "train.epochs=2")
 
 
 @pytest.fixture(scope="module")
-def compared(tiny_experiment, tmp_path_factory):
-    """Arguments and folder of a comparison of four kinds. Look, do not change."""
+def compared(tiny_experiment, make_home, tmp_path_factory):
+    """Compare four kinds of models once; return the arguments of the flow and the folder."""
     folder = tmp_path_factory.mktemp("compared")
-    arguments = (
-        str(tiny_experiment(folder)),
-        "model=popularity,attnrec,gru4rec,bert4rec",
-        QUICK,
-        str(folder / "home"),
-    )
+    home = make_home(folder / "home")
+    arguments = (str(tiny_experiment(folder)), "model=popularity,attnrec,gru4rec,bert4rec", QUICK, str(home))
     return arguments, compare_flow(*arguments)
 
 
-def runs_of(home: str) -> dict[str, object]:
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "attnrec-tiny"]
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+def client_of(home: str) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{home}/mlflow.db")
 
 
-def test_the_table_has_the_ranking_and_the_costs(compared):
+def runs_of(home: str, role: str) -> dict[str, Run]:
+    """Return the runs with a role by name, which must be unique."""
+    experiment = client_of(home).get_experiment_by_name("attnrec-tiny")
+    runs = client_of(home).search_runs([experiment.experiment_id], f"tags.`{ROLE}` = '{role}'")
+    assert max(Counter(run.info.run_name for run in runs).values(), default=1) == 1
+    return {run.info.run_name: run for run in runs}
+
+
+def test_the_table_ranks_the_models_and_has_their_costs(compared):
     _, folder = compared
     table = read_comparison(folder).set_index("model")
     assert sorted(table.index) == ["attnrec", "bert4rec", "gru4rec", "popularity"]
@@ -49,25 +54,23 @@ def test_the_table_has_the_ranking_and_the_costs(compared):
     assert ((table["low"] <= table["mean"]) & (table["mean"] <= table["high"])).all()
     others = table[table["difference"] != 0]
     assert others["p_value"].between(0, 1).all()
-    learned = table.drop(index="popularity")
-    assert (learned[["tokens", "seconds", "tokens_per_second", "parameters", "peak_mb"]] > 0).all(axis=None)
+    trained = table.drop(index="popularity")
+    assert (trained[["tokens", "seconds", "tokens_per_second", "parameters", "peak_mb"]] > 0).all(axis=None)
     assert table["tokens"]["popularity"] == 0
 
 
-def test_equal_tokens_are_those_of_the_model_that_saw_the_fewest(compared):
+def test_equal_tokens_are_those_of_the_slowest_model(compared):
     arguments, folder = compared
     table = read_comparison(folder).set_index("model")
     fewest = table["tokens"][table["tokens"] > 0].min()
     assert table["equal_tokens"].unique().tolist() == [fewest]
-    (least,) = table.index[table["tokens"] == fewest][:1]
-    metrics = runs_of(arguments[3])
-    named = {name.split("-")[0]: run for name, run in metrics.items()}
-    client = MlflowClient(f"sqlite:///{arguments[3]}/mlflow.db")
-    history = client.get_metric_history(named[least].info.run_id, "val/ndcg_at_10")
-    assert table["at_equal_tokens"][least] == pytest.approx(max(point.value for point in history))
+    slowest = table.index[table["tokens"] == fewest][0]
+    runs = {name.split("-")[0]: run for name, run in runs_of(arguments[3], "model").items()}
+    history = client_of(arguments[3]).get_metric_history(runs[slowest].info.run_id, "val/ndcg_at_10")
+    assert table["at_equal_tokens"][slowest] == pytest.approx(max(point.value for point in history))
 
 
-def test_the_table_is_written_for_people_and_the_figures_are_pictures(compared):
+def test_the_folder_has_the_table_as_markdown_and_two_figures(compared):
     _, folder = compared
     markdown = (folder / "comparison.md").read_text().splitlines()
     assert len(markdown) == 2 + 4
@@ -78,46 +81,66 @@ def test_the_table_is_written_for_people_and_the_figures_are_pictures(compared):
 
 def test_the_comparison_is_a_run_beside_the_runs_of_its_models(compared):
     arguments, _ = compared
-    found = runs_of(arguments[3])
-    parent = found.pop("comparison over model")
-    assert parent.info.status == "FINISHED"
-    assert "| attnrec |" in parent.data.tags["mlflow.note.content"]
-    assert sorted(found) == [
-        "attnrec-pooling-d16-L30", "bert4rec-last-d16-L30", "gru4rec-last-d16-L30", "item_knn", "popularity",
-    ]  # fmt: skip
-    assert not [run for run in found.values() if "mlflow.parentRunId" in run.data.tags], "no run is folded"
-    assert parent.data.tags["attnrec.role"] == "comparison"
-    compared_runs = [run for run in found.values() if run.data.tags.get("attnrec.comparison") == arguments[1]]
-    assert len(compared_runs) == 4
-    client = MlflowClient(f"sqlite:///{arguments[3]}/mlflow.db")
-    assert "comparison" in [artifact.path for artifact in client.list_artifacts(parent.info.run_id)]
-    figures = [
-        artifact.path for artifact in client.list_artifacts(found["attnrec-pooling-d16-L30"].info.run_id, "figures")
-    ]
+    home = arguments[3]
+    ((name, comparison),) = runs_of(home, "comparison").items()
+    assert name == "comparison over model"
+    assert comparison.info.status == "FINISHED"
+    assert "| attnrec |" in comparison.data.tags[DESCRIPTION]
+    assert "comparison" in [file.path for file in client_of(home).list_artifacts(comparison.info.run_id)]
+    models, baselines = runs_of(home, "model"), runs_of(home, "baseline")
+    assert sorted(models) == ["attnrec-pooling-d16-L30", "bert4rec-last-d16-L30", "gru4rec-last-d16-L30", "popularity"]
+    assert sorted(baselines) == ["item_knn", "popularity"]
+    assert {run.data.tags[COMPARISON] for run in models.values()} == {arguments[1]}
+    for run in (*models.values(), *baselines.values()):
+        assert "mlflow.parentRunId" not in run.data.tags, "the UI would fold nested runs"
+    run_id = models["attnrec-pooling-d16-L30"].info.run_id
+    figures = [file.path for file in client_of(home).list_artifacts(run_id, "figures")]
     assert "figures/attention_spread.png" in figures
 
 
-def test_a_second_comparison_does_nothing(compared, stage_times):
-    arguments, folder = compared
-    before = stage_times(Path(arguments[3]))
-    assert compare_flow(*arguments) == folder
-    assert stage_times(Path(arguments[3])) == before
-    assert len(runs_of(arguments[3])) == 6
-
-
-def test_a_model_that_fails_is_left_out_and_the_others_are_kept(compared):
+def test_the_runs_of_compared_models_have_their_own_params(compared):
     arguments, _ = compared
-    folder = compare_flow(arguments[0], "model.event_types=false,true", QUICK, arguments[3])  # this log has no types
+    params = {name: run.data.params for name, run in runs_of(arguments[3], "model").items()}
+    assert {name: values["architecture"] for name, values in params.items()} == {
+        "attnrec-pooling-d16-L30": "attnrec", "bert4rec-last-d16-L30": "bert4rec", "gru4rec-last-d16-L30": "gru4rec",
+        "popularity": "popularity",
+    }  # fmt: skip
+    assert all(len(values) <= 15 for values in params.values())
+    assert params["bert4rec-last-d16-L30"]["objective"] == "masked_items"
+
+
+def test_a_second_comparison_does_nothing_and_the_command_prints_the_ranking(compared, run_command, stage_times):
+    (toml, over, changes, home), folder = compared
+    before = stage_times(Path(home))
+    options = [argument for change in changes for argument in ("--set", change)]
+    process = run_command("train", toml, "--over", over, *options, "--home", home, width=80)
+    assert process.returncode == 0, process.stderr
+    assert stage_times(Path(home)) == before
+    assert [len(runs_of(home, role)) for role in ("comparison", "model", "baseline")] == [1, 4, 2]
+    table = read_comparison(folder)
+    rows = [line.split() for line in process.stdout.splitlines() if line.split()[:1] and "0." in line]
+    assert [(row[0], row[1]) for row in rows] == [
+        (name, f"{mean:.4f}") for name, mean in zip(table["model"], table["mean"], strict=True)
+    ]
+    assert "best" in rows[0]
+    assert f"full table and figures: {folder}" in process.stdout
+
+
+def test_a_model_that_fails_is_left_out_and_the_others_are_compared(compared):
+    arguments, _ = compared
+    # the log has no event types
+    folder = compare_flow(arguments[0], "model.event_types=false,true", QUICK, arguments[3])
     assert read_comparison(folder)["model"].tolist() == ["false"]
     with pytest.raises(PipelineError, match="no variant of the comparison could be trained"):
         compare_flow(arguments[0], "model.dropout=0.1", (*QUICK, "model.event_types=true"), arguments[3])
 
 
-def test_models_share_the_shape_and_take_other_settings_from_their_presets(tiny_experiment, tmp_path):
+def test_compared_kinds_share_some_settings_and_take_others_from_their_presets(tiny_experiment, tmp_path):
     toml = tiny_experiment(tmp_path)
     jobs = variants(str(toml), "model=attnrec,sasrec,ease", ("model.readout=last", "model.dropout=0.1"), str(tmp_path))
     models = {name: job.experiment.model for name, job in jobs.items()}
-    assert (models["attnrec"].layers, models["attnrec"].readout) == (1, "last"), "the file's own model stays as it is"
+    # the experiment's own kind keeps its settings
+    assert (models["attnrec"].layers, models["attnrec"].readout) == (1, "last")
     assert (models["sasrec"].dim, models["sasrec"].max_length, models["sasrec"].dropout) == (16, 30, 0.1)
     assert models["sasrec"].layers == 2
     assert models["ease"] == model_config("ease", {})
@@ -128,21 +151,21 @@ def test_models_share_the_shape_and_take_other_settings_from_their_presets(tiny_
     assert (models["attnrec attention=cosine"].attention, models["attnrec attention=cosine"].layers) == ("cosine", 1)
     assert (models["sasrec loss=bpr dim=8"].loss, models["sasrec loss=bpr dim=8"].dim) == ("bpr", 8)
     assert models["ease max_length=5"].max_length == 5
-    walking = "sasrec random_walk=items random_walk_settings={neighbours=5,heads=2}"
+    walk = "sasrec random_walk=items random_walk_settings={neighbours=5,heads=2}"
     others = ["gat relations=['bipartite','transitions']", "nextitnet encoder_settings={kernel_size=3,dilations=[1,2]}"]
-    walks = variants(str(toml), f"model={walking},{','.join(others)}", (), str(tmp_path))
-    assert list(walks) == [walking, *others]
-    assert walks[walking].experiment.model.random_walk_settings == {"neighbours": 5, "heads": 2}
+    walks = variants(str(toml), f"model={walk},{','.join(others)}", (), str(tmp_path))
+    assert list(walks) == [walk, *others]
+    assert walks[walk].experiment.model.random_walk_settings == {"neighbours": 5, "heads": 2}
 
 
 @pytest.mark.parametrize(
-    ("over", "said"),
+    ("over", "message"),
     [
         ("model", "needs a setting of model or train and different values"),
         ("model=", "needs a setting of model or train and different values"),
         ("model=sasrec,sasrec", "needs a setting of model or train and different values"),
         ("split.kind=last,time", "needs a setting of model or train and different values"),
-        ("model=sasrec,lstm", r"--over model=lstm: model must be one of \['attnrec', .*got 'lstm'"),
+        ("model=sasrec,lstm", r"--over model=lstm: model must be one of attnrec, .*got 'lstm'"),
         ("model=sasrec core", "--over model=sasrec core: settings of a model are NAME=VALUE, got 'core'"),
         (
             "model=sasrec atention=cosine",
@@ -152,13 +175,13 @@ def test_models_share_the_shape_and_take_other_settings_from_their_presets(tiny_
         ("model.attention=linformer", "can't be causal"),
     ],
 )
-def test_an_invalid_comparison_fails_before_anything_starts(over, said, tiny_experiment, tmp_path):
+def test_an_invalid_comparison_fails_before_anything_starts(over, message, tiny_experiment, tmp_path):
     toml = tiny_experiment(tmp_path)
-    with pytest.raises(ExperimentError, match=said):
+    with pytest.raises(ExperimentError, match=message):
         variants(str(toml), over, (), str(tmp_path / "home"))
     assert not (tmp_path / "home" / "stages").exists() or not any((tmp_path / "home" / "stages").iterdir())
 
 
-def test_time_must_be_equal(tiny_experiment, tmp_path):
+def test_a_comparison_without_a_time_limit_is_an_error(tiny_experiment, tmp_path):
     with pytest.raises(ExperimentError, match=r"set train\.max_minutes or give --minutes"):
         compare_flow(str(tiny_experiment(tmp_path)), "model=attnrec,sasrec", (), str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""pipelines/prefect.yaml as an operator uses it: a server, a pool, a worker, one run."""
+"""The deployment in pipelines/prefect.yaml: a server, a work pool, a worker, one run."""
 
 import json
 import os
@@ -17,8 +17,8 @@ PREFECT = [sys.executable, "-m", "prefect"]
 
 
 @pytest.fixture
-def operator(tmp_path):
-    """An environment with a Prefect server of its own on loopback, stopped at the end."""
+def server_environment(tmp_path):
+    """Start a Prefect server on the loopback interface, and return the environment of its clients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,25 +44,23 @@ def operator(tmp_path):
         log.close()
 
 
-def test_the_nightly_deployment_runs_once(operator, first_day, tmp_path):
+def test_a_worker_runs_the_nightly_deployment(server_environment, first_day, new_home):
     toml, _, _ = first_day
-    home = tmp_path / "home"
 
     def prefect(*arguments: str) -> str:
-        done = subprocess.run(
-            [*PREFECT, "--no-prompt", *arguments], cwd=ROOT, env=operator, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        command = [*PREFECT, "--no-prompt", *arguments]
+        process = subprocess.run(command, cwd=ROOT, env=server_environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
 
     prefect("work-pool", "create", "attnrec", "--type", "process")
     prefect("deploy", "--all", "--prefect-file", "pipelines/prefect.yaml")
     schedule = json.loads(prefect("deployment", "inspect", "daily/nightly", "--output", "json"))["schedules"][0]
     assert schedule["schedule"]["cron"] == "30 2 * * *"
     assert schedule["schedule"]["timezone"] == "Europe/Berlin"
-    prefect("deployment", "run", "daily/nightly", "-p", f"experiment={toml}", "-p", f"home={home}")
+    prefect("deployment", "run", "daily/nightly", "-p", f"experiment={toml}", "-p", f"home={new_home}")
     prefect("worker", "start", "--pool", "attnrec", "--run-once")
-    assert next((home / "recommendations" / "tiny" / "current").glob("part-*.parquet")).is_file()
+    assert next((new_home / "recommendations" / "tiny" / "current").glob("part-*.parquet")).is_file()
 
 
 def wait_for(address: str, *, seconds: float) -> None:
@@ -72,5 +70,5 @@ def wait_for(address: str, *, seconds: float) -> None:
             with urllib.request.urlopen(address, timeout=5):
                 return
         except OSError:
-            assert time.monotonic() < end, f"{address} did not answer in time"
+            assert time.monotonic() < end, f"{address} did not respond within {seconds:g} s"
             time.sleep(0.3)

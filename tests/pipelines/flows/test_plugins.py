@@ -1,4 +1,4 @@
-"""A model and an attention kernel of a user's package, named in the experiment, go through the daily flow."""
+"""Plugins: a model and an attention kernel of a user's module, which the experiment names."""
 
 import subprocess
 import sys
@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-PLUGIN = '''
-"""A recency model: each event adds its age discount to its own item."""
+PLUGIN = """
 from typing import Literal
 
 import torch
@@ -35,7 +34,7 @@ class MyKernel(ScaledDot):
 
 register_model(MyPopularity, MyConfig)
 ATTENTION_KERNELS["my_kernel"] = MyKernel
-'''
+"""
 
 
 @pytest.fixture
@@ -48,35 +47,34 @@ def experiment(tiny_experiment, tmp_path) -> Path:
 
 
 def run(*arguments: object, cwd: Path) -> str:
+    """Run the command in a process of its own, which has registered the plugin when it ends."""
     command = [sys.executable, "-m", "attnrec_pipelines", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
-def test_a_model_of_a_user_is_trained_published_and_explained(experiment, tmp_path):
+def test_a_model_of_a_user_is_trained_published_and_explained(experiment, new_home, tmp_path):
     text = experiment.read_text()
     start, end = text.index("[model]"), text.index("[train]")
     experiment.write_text(f'{text[:start]}[model]\nkind = "my_popularity"\n{text[end:]}')
-    home = tmp_path / "home"
-    run("daily", experiment, "--home", home, cwd=tmp_path)
-    frame = pd.read_parquet(home / "recommendations" / "tiny" / "current")
+    run("daily", experiment, "--set", "faithfulness.n_users=8", "--home", new_home, cwd=tmp_path)
+    frame = pd.read_parquet(new_home / "recommendations" / "tiny" / "current")
     assert frame["user_id"].nunique() == 150
     user, item = frame["user_id"].iloc[0], frame["item_id"].iloc[0]
-    assert "score" in run("explain", "--user", user, "--item", item, "--home", home, cwd=tmp_path)
+    assert f"{item}: score " in run("explain", "--user", user, "--item", item, "--home", new_home, cwd=tmp_path)
 
 
-def test_an_attention_kernel_of_a_user_is_trained(experiment, tmp_path):
-    home = tmp_path / "home"
+def test_an_attention_kernel_of_a_user_is_trained(experiment, new_home, tmp_path):
     changes = ("--set", "model.attention=my_kernel", "--set", "train.epochs=1", "--set", "faithfulness.n_users=0")
-    run("train", experiment, *changes, "--home", home, cwd=tmp_path)
-    assert list(home.glob("stages/train-*/model/weights.safetensors"))
+    run("train", experiment, *changes, "--home", new_home, cwd=tmp_path)
+    assert list(new_home.glob("stages/train-*/model/weights.safetensors"))
 
 
-def test_a_plugin_that_cannot_be_imported_is_one_clear_error(experiment, tmp_path):
+def test_a_plugin_that_cannot_be_imported_is_an_error_of_one_line(experiment, run_command, tmp_path):
     experiment.write_text(experiment.read_text().replace("my_shop", "no_such_shop"))
-    command = [sys.executable, "-m", "attnrec_pipelines", "daily", str(experiment), "--home", str(tmp_path / "home")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "no_such_shop" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = run_command("daily", experiment, "--home", tmp_path / "home")
+    assert process.returncode == 2
+    (error,) = (line for line in process.stderr.splitlines() if line.startswith("error:"))
+    assert "no_such_shop" in error
+    assert "Traceback" not in process.stderr

@@ -1,4 +1,4 @@
-"""Evaluation by segment: files of the stage, the run in MLflow, warnings, lines in the terminal."""
+"""The stage evaluate: files, segments, the MLflow run, warnings, and terminal output."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from attnrec.evaluation.list_quality import measure_beyond_accuracy
 from attnrec.models import PopularityConfig, build_model
 from attnrec.models.saved_model import SavedModel, save_model
 from attnrec.storage import read_json, write_json
-from attnrec.tracking.tags import TRAIN_KEY
+from attnrec.tracking.tags import DESCRIPTION, TRAIN_KEY, UNDERPERFORMING
 from attnrec.tracking.tracker import Version
 from attnrec_pipelines.cli.printing import print_metrics
 from attnrec_pipelines.flows.tasks import evaluate_task
@@ -50,9 +50,9 @@ kind = "popularity"
 
 
 def write_world(folder: Path) -> Path:
-    """Users of the west end with an item that nobody else has, those of the east with one of the eight popular ones.
+    """Write a log in which a popularity model predicts the last items of users in the east, but not in the west.
 
-    So a model of popularity answers the east, and the west never.
+    Users in the west end with an item that only they have, users in the east with one of the eight popular items.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -72,8 +72,8 @@ def write_world(folder: Path) -> Path:
     return folder / "sides.toml"
 
 
-def made(toml: Path, home: Path, *overrides: str) -> tuple[Job, Path, Path, Path]:
-    """Job, histories, a model that is trained at once, and the log."""
+def prepare_stages(toml: Path, home: Path, *overrides: str) -> tuple[Job, Path, Path, Path]:
+    """Return the arguments of `evaluate_model`: the job, and the stages histories, train (popularity) and ingest."""
     job = make_job(str(toml), overrides, str(home))
     log = ingest_log(job, job.experiment.interactions)
     histories = gather_histories(job, log)
@@ -94,16 +94,16 @@ def made(toml: Path, home: Path, *overrides: str) -> tuple[Job, Path, Path, Path
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Arguments of an evaluation and its folder. Look, do not change."""
+def world(make_home, tmp_path_factory):
+    """Evaluate once; return the arguments of `evaluate_model` and its folder, which tests must not change."""
     folder = tmp_path_factory.mktemp("sides")
-    arguments = made(write_world(folder), folder / "home")
+    arguments = prepare_stages(write_world(folder), make_home(folder / "home"))
     return arguments, evaluate_model(*arguments)
 
 
 @pytest.fixture(scope="module")
 def recorded(world):
-    """The run of that evaluation in MLflow."""
+    """Log that evaluation to MLflow; return the client and the run id."""
     (job, histories, trained, _), evaluated = world
     run_id = record_run(job, histories, trained, evaluated)
     return MlflowClient(job.home.tracking_uri), run_id
@@ -116,7 +116,7 @@ def artifact(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path
 # --- files ----------------------------------------------------------------------------------------------
 
 
-def test_columns_of_users_are_segments_and_underperforming_ones_are_named(world):
+def test_user_columns_are_segments_and_underperforming_segments_are_named(world):
     _, evaluated = world
     table = segments_table(evaluated, NDCG)
     assert list(dict.fromkeys(table["segment"])) == [
@@ -145,7 +145,7 @@ def test_every_model_is_in_every_table(world):
     assert shares.tolist() == pytest.approx([1, 1, 1])
 
 
-def test_metrics_and_values_by_user_go_beyond_accuracy(world):
+def test_metrics_and_values_per_user_include_measures_beyond_accuracy(world):
     _, evaluated = world
     names = {
         "novelty_at_10",
@@ -153,48 +153,48 @@ def test_metrics_and_values_by_user_go_beyond_accuracy(world):
         "diversity_kind (shop)_at_10",
         "miscalibration_kind (shop)_at_10",
     }
-    for model, found in read_json(evaluated / "metrics.json").items():
+    for model, results in read_json(evaluated / "metrics.json").items():
         frame = pd.read_parquet(evaluated / f"{model}.parquet")
         assert names <= set(frame), model
         for name in names:
-            low, high = found["intervals"][name]
-            assert low <= found["metrics"][name] <= high
-            assert frame[name].mean() == pytest.approx(found["metrics"][name])
-    # who saw p0 to p3 is shown p4 to p7: two of each kind, as before
+            low, high = results["intervals"][name]
+            assert low <= results["metrics"][name] <= high
+            assert frame[name].mean() == pytest.approx(results["metrics"][name])
+    # east-000 has viewed p0 to p3 and is recommended p4 to p7: two of each kind, as in the history
     frame = pd.read_parquet(evaluated / "challenger.parquet").set_index("user_id")
     assert frame["miscalibration_kind (shop)_at_10"]["east-000"] == pytest.approx(0)
     assert frame["diversity_kind (shop)_at_10"]["east-000"] == pytest.approx(4 / 6)
 
 
-def test_the_place_is_that_of_the_metric_that_promotes(tmp_path):
-    evaluated = evaluate_model(*made(write_world(tmp_path), tmp_path / "home", "promote.metric=recall_at_5"))
+def test_k_is_that_of_the_promotion_metric(tmp_path):
+    evaluated = evaluate_model(*prepare_stages(write_world(tmp_path), tmp_path / "home", "promote.metric=recall_at_5"))
     assert set(tables_of(evaluated)["segments"]["metric"]) == {"recall_at_5", "hit_rate_at_5"}
     assert "novelty_at_5" in pd.read_parquet(evaluated / "challenger.parquet")
 
 
-# --- which evaluation it is -----------------------------------------------------------------------------
+# --- caching --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("table", "old", "new"), [("items", "p0,3,a", "p0,3,b"), ("users", "east-000,east", "east-000,west")]
 )
-def test_a_changed_table_is_a_new_evaluation_and_an_unchanged_one_is_not(table, old, new, tmp_path):
+def test_an_evaluation_is_cached_until_a_table_changes(table, old, new, tmp_path):
     toml = write_world(tmp_path)
-    first = evaluate_model(*made(toml, tmp_path / "home"))
-    assert evaluate_model(*made(toml, tmp_path / "home")) == first
+    first = evaluate_model(*prepare_stages(toml, tmp_path / "home"))
+    assert evaluate_model(*prepare_stages(toml, tmp_path / "home")) == first
     path = tmp_path / f"{table}.csv"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    arguments = made(toml, tmp_path / "home")
+    arguments = prepare_stages(toml, tmp_path / "home")
     second = evaluate_model(*arguments)
     assert second != first
     changed = {"items": "metrics.json", "users": "segments.parquet"}[table]
     assert (second / changed).read_bytes() != (first / changed).read_bytes()
 
 
-def test_a_later_evaluation_of_the_same_run_replaces_its_tables(tmp_path):
+def test_a_later_evaluation_of_the_same_run_replaces_its_tables(new_home, tmp_path):
     toml = write_world(tmp_path)
-    job, histories, trained, log = made(toml, tmp_path / "home")
+    job, histories, trained, log = prepare_stages(toml, new_home)
     run_id = record_run(job, histories, trained, evaluate_model(job, histories, trained, log))
     evaluated = evaluate_model(job, histories, trained)
     assert record_run(job, histories, trained, evaluated) == run_id
@@ -204,15 +204,13 @@ def test_a_later_evaluation_of_the_same_run_replaces_its_tables(tmp_path):
     assert written["columns"] == list(table)
     assert len(written["data"]) == len(table)
     assert "side" not in {row[2] for row in written["data"]}
-    assert client.get_run(run_id).data.tags["attnrec.underperforming_segments"] == str(
-        len(underperforming_segments(evaluated))
-    )
+    assert client.get_run(run_id).data.tags[UNDERPERFORMING] == str(len(underperforming_segments(evaluated)))
 
 
-# --- logs that know less --------------------------------------------------------------------------------
+# --- logs without tables or times, other models ----------------------------------------------------------
 
 
-def test_without_tables_of_items_and_users_there_is_less_to_say(world):
+def test_without_tables_of_items_and_users_their_segments_and_metrics_are_left_out(world):
     (job, histories, trained, _), _ = world
     evaluated = evaluate_model(job, histories, trained)
     assert list(dict.fromkeys(segments_table(evaluated, NDCG)["segment"])) == [
@@ -224,31 +222,31 @@ def test_without_tables_of_items_and_users_there_is_less_to_say(world):
     assert set(tables_of(evaluated)) == {"segments", "exposure", "popularity_groups"}
 
 
-def test_without_times_nobody_is_active(tmp_path):
-    evaluated = evaluate_model(*made(write_world(tmp_path), tmp_path / "home", "interactions.datetime=order"))
+def test_without_times_there_is_no_segment_of_activity(tmp_path):
+    evaluated = evaluate_model(*prepare_stages(write_world(tmp_path), tmp_path / "home", "interactions.datetime=order"))
     assert list(dict.fromkeys(segments_table(evaluated, NDCG)["segment"])) == [
         "all users", "history_length", "popularity_group", "side",
     ]  # fmt: skip
 
 
-def test_the_champion_is_evaluated_by_segments_of_the_log(world):
+def test_the_champion_is_evaluated_with_the_segments_of_the_log(world):
     (job, histories, trained, _), _ = world
     champion = Version("sides", "1", "no run", {TRAIN_KEY: read_json(trained / "manifest.json")["key"]})
-    judged = evaluate_champion(job, histories, champion, tracker_of(job))
-    tables = tables_of(judged)
+    evaluated = evaluate_champion(job, histories, champion, tracker_of(job))
+    tables = tables_of(evaluated)
     assert set(tables["segments"]["model"]) == {"champion"}
     assert "history_length" in set(tables["segments"]["segment"])
-    champion_metrics = read_json(judged / "metrics.json")["champion"]["metrics"]
+    champion_metrics = read_json(evaluated / "metrics.json")["champion"]["metrics"]
     assert champion_metrics["novelty_at_10"] > 0
 
 
-def test_a_model_that_recommends_nothing_is_evaluated_and_recorded(tmp_path, monkeypatch):
+def test_a_model_without_recommendations_is_evaluated_and_recorded(new_home, tmp_path, monkeypatch):
     def without_lists(evaluation, *rest, **settings):
         evaluation.lists[:] = 0
         return measure_beyond_accuracy(evaluation, *rest, **settings)
 
     monkeypatch.setattr("attnrec_pipelines.stages.evaluate.measure_beyond_accuracy", without_lists)
-    job, histories, trained, log = made(write_world(tmp_path), tmp_path / "home")
+    job, histories, trained, log = prepare_stages(write_world(tmp_path), new_home)
     evaluated = evaluate_model(job, histories, trained, log)
     assert [len(table) for table in tables_of(evaluated).values()][1:] == [0, 0]
     run_id = record_run(job, histories, trained, evaluated)
@@ -257,27 +255,27 @@ def test_a_model_that_recommends_nothing_is_evaluated_and_recorded(tmp_path, mon
     assert "figures/exposure.png" not in figures
 
 
-# --- what people see ------------------------------------------------------------------------------------
+# --- MLflow, warnings and terminal ------------------------------------------------------------------------
 
 
-def test_the_run_names_underperforming_segments(recorded, world, tmp_path):
+def test_the_description_of_the_run_names_underperforming_segments(recorded, world):
     client, run_id = recorded
     run = client.get_run(run_id)
-    assert run.data.tags["attnrec.underperforming_segments"] == "1"
-    note = run.data.tags["mlflow.note.content"]
+    assert run.data.tags[UNDERPERFORMING] == "1"
+    description = run.data.tags[DESCRIPTION]
     (sentence,) = underperforming_segments(world[1])
-    assert "**Underperforming segments:**" in note
-    assert f"- {sentence}" in note.splitlines()
-    assert "Training: best epoch" in note.splitlines()[-1]
-    assert "[segments](#/experiments/" in note.splitlines()[2]
+    assert "**Underperforming segments:**" in description
+    assert f"- {sentence}" in description.splitlines()
+    assert "Training: best epoch" in description.splitlines()[-1]
+    assert "[segments](#/experiments/" in description.splitlines()[2]
 
 
-def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):
+def test_the_run_has_metrics_tables_and_figures(recorded, world, tmp_path):
     client, run_id = recorded
     metrics = client.get_run(run_id).data.metrics
-    told = read_json(world[1] / "metrics.json")
-    assert metrics["test/novelty_at_10"] == told["challenger"]["metrics"]["novelty_at_10"]
-    assert metrics["main/ndcg_at_10"] == told["challenger"]["metrics"]["ndcg_at_10"]
+    evaluated = read_json(world[1] / "metrics.json")["challenger"]["metrics"]
+    assert metrics["test/novelty_at_10"] == evaluated["novelty_at_10"]
+    assert metrics["main/ndcg_at_10"] == evaluated["ndcg_at_10"]
     assert len(metrics) <= 25
     assert len(client.get_run(run_id).data.params) <= 15
     for name, table in tables_of(world[1]).items():
@@ -290,41 +288,43 @@ def test_the_run_has_means_tables_and_figures(recorded, world, tmp_path):
     assert "evaluation/segments.parquet" in files
 
 
-def test_a_flow_warns_once_of_each_segment(world, monkeypatch):
+def test_the_task_logs_one_warning_per_underperforming_segment(world, monkeypatch):
     arguments, evaluated = world
-    said: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage()) if record.levelno == logging.WARNING else None
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())
     shown: dict[str, list] = {}
-    monkeypatch.setattr("attnrec_pipelines.flows.tasks.show_table", lambda name, rows, told: shown.update({name: rows}))
+    monkeypatch.setattr(
+        "attnrec_pipelines.flows.tasks.show_table", lambda name, rows, description: shown.update({name: rows})
+    )
     logger = logging.getLogger("attnrec_pipelines.flows.tasks")
     logger.addHandler(handler)
     try:
         evaluate_task.fn(*arguments)
     finally:
         logger.removeHandler(handler)
-    assert said == [f"popularity: {sentence}" for sentence in underperforming_segments(evaluated)]
+    assert warnings == [f"popularity: {sentence}" for sentence in underperforming_segments(evaluated)]
     assert [row["group"] for row in shown["sides-segments"] if row["underperforming"] == "True"] == ["west"]
 
 
-def test_the_terminal_has_a_yellow_line_for_each_underperforming_segment(world):
+def test_the_terminal_shows_a_yellow_line_per_underperforming_segment(world):
     (_, _, trained, _), evaluated = world
-    written = StringIO()
-    print_metrics(Console(file=written, force_terminal=True, color_system="standard", width=80), trained, evaluated)
+    out = StringIO()
+    print_metrics(Console(file=out, force_terminal=True, color_system="standard", width=80), trained, evaluated)
     (sentence,) = underperforming_segments(evaluated)
-    yellow = [line for line in written.getvalue().splitlines() if line.startswith("\x1b[33m")]
+    yellow = [line for line in out.getvalue().splitlines() if line.startswith("\x1b[33m")]
     assert len(yellow) == 1
     assert sentence in yellow[0]
 
 
-def test_more_than_ten_segments_are_counted():
+def test_segments_after_the_tenth_are_only_counted():
     sentences = [f"group {n}" for n in range(12)]
     assert shorten(sentences[:10]) == sentences[:10]
     assert shorten(sentences) == [*sentences[:10], "and 2 more segments"]
     assert shorten([]) == []
 
 
-def test_flows_hand_the_log_to_the_evaluation(tmp_path):
-    _, evaluated = train_flow(str(write_world(tmp_path)), (), str(tmp_path / "home"))
+def test_flows_pass_the_tables_of_the_log_to_the_evaluation(new_home, tmp_path):
+    _, evaluated = train_flow(str(write_world(tmp_path)), (), str(new_home))
     assert "side" in set(segments_table(evaluated, NDCG)["segment"])
     assert "miscalibration_kind (shop)_at_10" in pd.read_parquet(evaluated / "challenger.parquet")

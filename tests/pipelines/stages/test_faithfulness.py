@@ -1,12 +1,10 @@
-"""Whether reasons are true, in every run: the stage, the run in MLflow, Prefect's page, and who may not be champion."""
+"""Faithfulness of the reasons in a daily run: the stage, the MLflow run, Prefect's page, and the promotion."""
 
 import json
 import logging
 import shutil
-import sqlite3
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,14 @@ from attnrec.models import build_model, model_config
 from attnrec.models.saved_model import SavedModel, save_model
 from attnrec.storage import read_json, write_json
 from attnrec.tracking.examples import fixed_users
+from attnrec.tracking.tags import DESCRIPTION, FAITHFUL
 from attnrec_pipelines.flows.daily import DailyResult, daily_flow
-from attnrec_pipelines.flows.tasks import FAITHFULNESS_COLUMNS as METRICS
-from attnrec_pipelines.flows.tasks import faithfulness_task
+from attnrec_pipelines.flows.tasks import FAITHFULNESS_COLUMNS, faithfulness_task
 from attnrec_pipelines.job import Job, make_job
 from attnrec_pipelines.mlflow_runs import tracker_of
 from attnrec_pipelines.stage_cache import build
 from attnrec_pipelines.stages.evaluate import evaluate_model
 from attnrec_pipelines.stages.faithfulness import (
-    log_faithfulness,
     measure_faithfulness,
     unfaithful_reason,
     verdict_sentence,
@@ -38,14 +35,13 @@ from attnrec_pipelines.stages.faithfulness import (
 from attnrec_pipelines.stages.histories import gather_histories, load_split
 from attnrec_pipelines.stages.ingest import ingest_log
 from attnrec_pipelines.stages.promote import decide_promotion
-from attnrec_pipelines.stages.record import record_run
+from attnrec_pipelines.stages.record import log_faithfulness, record_run
 
 N_USERS = 20
-NOTE = "mlflow.note.content"
 
 
 def planted(**pos_at_5: float) -> Faithfulness:
-    """20 users, for all of whom a method has the same value of every metric."""
+    """Return the result of 20 users, for all of whom a method has the same value of every metric."""
     metrics = ("pos_at_5", "neg_at_5", "deletion", "insertion", "comprehensiveness", "sufficiency", "tau", "stability")
     users = pd.DataFrame({"user_id": [f"user-{n:04}" for n in range(N_USERS)], "item_id": "tea", "n_events": 9})
     per_user = [users.assign(method=name, **dict.fromkeys(metrics, value)) for name, value in pos_at_5.items()]
@@ -60,42 +56,29 @@ def planted(**pos_at_5: float) -> Faithfulness:
     )
 
 
-def stage_with(measured: Faithfulness, folder: Path) -> Path:
-    """The folder of a faithfulness stage that found this."""
+def saved(measured: Faithfulness, folder: Path) -> Path:
+    """Write the files of a result."""
     folder.mkdir(parents=True)
     save_faithfulness(measured, folder)
-    write_json(folder / "manifest.json", {"verdict": faithfulness_verdict(measured).to_json()})
     return folder
 
 
-def own_copy(home: Path, folder: Path, patch: pytest.MonkeyPatch) -> Path:
-    """A copy of a home whose runs keep their artifacts in the copy, not in the home it was taken from."""
-    shutil.copytree(home, folder, symlinks=True)
-    # MLflow remembers by a run's id where its artifacts are, and both homes have the same run
-    patch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict())
-    places = {
-        "experiments": ("artifact_location",),
-        "runs": ("artifact_uri",),
-        "logged_models": ("artifact_location",),
-        "model_versions": ("source", "storage_location"),
-    }
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        for table, columns in places.items():
-            for column in columns:
-                store.execute(f"update {table} set {column} = replace({column}, ?, ?)", (str(home), str(folder)))
-        store.commit()
+def stage_with(measured: Faithfulness, folder: Path) -> Path:
+    """Write a faithfulness stage with this result and its verdict."""
+    saved(measured, folder)
+    write_json(folder / "manifest.json", {"verdict": faithfulness_verdict(measured).to_json()})
     return folder
 
 
 @contextmanager
 def warnings_of(name: str) -> Iterator[list[str]]:
-    """What a logger warns of inside the block; Prefect keeps its records from pytest."""
-    said: list[str] = []
+    """Collect the warnings of a logger inside the block; Prefect keeps its records from pytest."""
+    warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: warnings.append(record.getMessage())
     logging.getLogger(name).addHandler(handler)
     try:
-        yield said
+        yield warnings
     finally:
         logging.getLogger(name).removeHandler(handler)
 
@@ -109,74 +92,75 @@ def store(home: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
 
 
-def champions_run(home: Path) -> Any:
-    """The run that trained the model that serves."""
+def run_of_champion(home: Path) -> Any:
+    """Return the training run of the champion."""
     client = store(home)
     return client.get_run(client.get_model_version_by_alias("tiny", "champion").run_id)
 
 
 def artifact(home: Path, path: str) -> bytes:
-    """A file of the run that trained the model that serves, from where its home says that it is."""
-    folder = urlparse(champions_run(home).info.artifact_uri).path
+    """Read an artifact of the champion's training run, which must lie in the home."""
+    folder = urlparse(run_of_champion(home).info.artifact_uri).path
     assert folder.startswith(str(home))
     return Path(folder, path).read_bytes()
 
 
-def shown_in_prefect(key: str) -> list[Any]:
-    """The data of all artifacts of a key, of whichever run in this session."""
+def prefect_artifacts(key: str) -> list[Any]:
+    """Return the data of all Prefect artifacts with a key, of any run in this session."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+    chosen = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), limit=200)
-    return [one.data for one in found]
+        return [artifact.data for artifact in client.read_artifacts(artifact_filter=chosen, limit=200)]
 
 
 # --- the stage of a daily run -----------------------------------------------------------------------------
 
 
-def test_the_stage_has_every_method_of_the_same_hundred_users_and_a_verdict(first_day):
+def test_the_stage_measures_every_method_on_the_same_hundred_users(first_day):
     toml, home, _ = first_day
     folder = stage(home, "faithfulness")
     assert sorted(file.name for file in folder.iterdir()) == [
         "curves.parquet", "faithfulness.json", "manifest.json", "per_user.parquet", "permutation.parquet",
     ]  # fmt: skip
-    found = load_faithfulness(folder)
-    assert tuple(found.methods) == DEFAULT_METHODS
+    measured = load_faithfulness(folder)
+    assert tuple(measured.methods) == DEFAULT_METHODS
     ids = pd.read_csv(toml.with_name("log.csv"))["user_id"].unique()
     expected = set(ids[fixed_users(ids, n=100)])
     assert len(expected) == 100
-    for method, rows in found.per_user.groupby("method"):
+    for method, rows in measured.per_user.groupby("method"):
         assert set(rows["user_id"]) == expected, method
-    assert read_json(folder / "manifest.json")["verdict"] == faithfulness_verdict(found).to_json()
+    assert read_json(folder / "manifest.json")["verdict"] == faithfulness_verdict(measured).to_json()
 
 
-def test_what_is_explained_is_what_the_evaluated_model_would_recommend_next(first_day):
-    """Before its refit, from what the test part lets it see: the last event is the answer, and is not seen."""
+def test_the_explained_item_is_a_recommendation_from_the_history_before_the_test_event(first_day):
+    """The model before its refit is measured: each user's last event is the test target and not in the history."""
     toml, home, _ = first_day
     log = pd.read_csv(toml.with_name("log.csv"))
     seen = {user: rows["item_id"].tolist()[:-1] for user, rows in log.sort_values("datetime").groupby("user_id")}
-    found = load_faithfulness(stage(home, "faithfulness")).per_user
-    assert found["n_events"].tolist() == [min(30, len(seen[user])) for user in found["user_id"]]
-    assert not [user for user, item in zip(found["user_id"], found["item_id"], strict=True) if item in seen[user]]
+    per_user = load_faithfulness(stage(home, "faithfulness")).per_user
+    assert per_user["n_events"].tolist() == [min(30, len(seen[user])) for user in per_user["user_id"]]
+    pairs = zip(per_user["user_id"], per_user["item_id"], strict=True)
+    assert not [user for user, item in pairs if item in seen[user]]
 
 
-def test_the_run_has_the_metrics_of_its_own_reasons_and_the_verdict(first_day):
+def test_the_run_has_the_metrics_of_the_contributions_and_the_verdict(first_day):
     _, home, _ = first_day
-    folder, run = stage(home, "faithfulness"), champions_run(home)
+    folder, run = stage(home, "faithfulness"), run_of_champion(home)
     summary = load_faithfulness(folder).summary().set_index("method")
-    own = summary.loc["contribution"]
+    contribution = summary.loc["contribution"]
     for name in ("pos_at_5", "neg_at_5", "tau"):
-        assert run.data.metrics[f"test/{name}"] == pytest.approx(own[name])
+        assert run.data.metrics[f"test/{name}"] == pytest.approx(contribution[name])
     share = load_faithfulness(folder).interchangeable_share
     assert run.data.metrics["test/interchangeable_share"] == pytest.approx(share)
     assert len(run.data.metrics) <= 25
     verdict = read_json(folder / "manifest.json")["verdict"]
-    assert run.data.tags["attnrec.faithful"] == {True: "true", False: "false"}[verdict["faithful"]]
-    assert f"Explanations: {verdict['sentence']}." in run.data.tags[NOTE].splitlines()
+    assert run.data.tags[FAITHFUL] == {True: "true", False: "false"}[verdict["faithful"]]
+    assert f"Explanations: {verdict['sentence']}." in run.data.tags[DESCRIPTION].splitlines()
 
 
-def test_the_run_has_a_table_of_one_row_a_method_and_figures(first_day):
+def test_the_run_has_a_table_with_a_row_per_method_and_figures(first_day):
     _, home, _ = first_day
     written = json.loads(artifact(home, "tables/faithfulness.json"))
     summary = load_faithfulness(stage(home, "faithfulness")).summary()
@@ -186,114 +170,111 @@ def test_the_run_has_a_table_of_one_row_a_method_and_figures(first_day):
         assert artifact(home, f"figures/{name}.png").startswith(b"\x89PNG")
 
 
-def test_prefect_shows_the_table(first_day):
+def test_prefect_shows_the_table_of_methods(first_day):
     _, home, _ = first_day
     summary = load_faithfulness(stage(home, "faithfulness")).summary()
     rows = [
-        {"method": row["method"]} | {name: str(round(row[name], 4)) for name in METRICS}
+        {"method": row["method"]} | {name: str(round(row[name], 4)) for name in FAITHFULNESS_COLUMNS}
         for row in summary.to_dict("records")
     ]
-    assert rows in [json.loads(data) for data in shown_in_prefect("tiny-faithfulness")]
+    assert rows in [json.loads(data) for data in prefect_artifacts("tiny-faithfulness")]
 
 
-# --- measured otherwise, in the same home: reasons that are worse than a control --------------------------
+# --- a second run in the same home, whose reasons are worse than a control ---------------------------------
 
 
 @dataclass(frozen=True)
-class Remeasured:
-    """A daily run after [faithfulness] has changed, and what it was given.
+class SecondRun:
+    """A daily run after [faithfulness] has changed.
 
     Attributes:
         home, result: of that run.
-        before: when each stage was finished before it.
-        asked: users and methods that were measured.
-        warned: what was said.
+        before: completion times of the stages before it.
+        measurements: number of users and methods of each measurement.
+        warnings: what it logged.
     """
 
     home: Path
     result: DailyResult
     before: dict[str, int]
-    asked: list[tuple[int, tuple[str, ...]]]
-    warned: list[str]
+    measurements: list[tuple[int, tuple[str, ...]]]
+    warnings: list[str]
 
-    def made(self, name: str) -> Path:
-        """The stage that this run made."""
+    def new_stage(self, name: str) -> Path:
+        """Return the stage that this run built."""
         (folder,) = (f for f in (self.home / "stages").glob(f"{name}-*") if f.name not in self.before)
         return folder
 
 
-def times_of(home: Path) -> dict[str, int]:
-    return {m.parent.name: m.stat().st_mtime_ns for m in sorted((home / "stages").glob("*/manifest.json"))}
-
-
 @pytest.fixture(scope="module")
-def remeasured(first_day, tmp_path_factory):
-    """Nobody serves yet, and the reasons of the model that is trained are found to be worse than a control."""
+def second_run(first_day, copy_home, stage_times, tmp_path_factory):
+    """Run again without a champion; the reasons of the model, which is not trained again, are worse than a control."""
     toml, home, _ = first_day
-    asked: list[tuple[int, tuple[str, ...]]] = []
+    measurements: list[tuple[int, tuple[str, ...]]] = []
 
-    def measure(model, histories, users, *, methods, **given):
-        asked.append((len(users), methods))
+    def measure(model, histories, users, *, methods, **options):
+        measurements.append((len(users), methods))
         return planted(contribution=0.9, random=0.25, recency=0.95)
 
     overrides = ("faithfulness.n_users=20", 'faithfulness.methods=["contribution", "random", "recency"]')
-    with pytest.MonkeyPatch.context() as patch, warnings_of("attnrec_pipelines.flows.tasks") as warned:
-        home = own_copy(home, tmp_path_factory.mktemp("remeasured") / "home", patch)
+    with pytest.MonkeyPatch.context() as patch, warnings_of("attnrec_pipelines.flows.tasks") as warnings:
+        home = copy_home(home, tmp_path_factory.mktemp("second-run") / "home")
         store(home).delete_registered_model_alias("tiny", "champion")
-        before = times_of(home)
+        before = stage_times(home)
         patch.setattr("attnrec_pipelines.stages.faithfulness.measure", measure)
         result = daily_flow(str(toml), overrides, str(home))
-    return Remeasured(home, result, before, asked, warned)
+    return SecondRun(home, result, before, measurements, warnings)
 
 
-def test_only_what_depends_on_the_measurement_is_made_anew(remeasured, first_day):
-    after = times_of(remeasured.home)
-    assert {name: after[name] for name in remeasured.before} == remeasured.before
-    made = sorted(name.rsplit("-", 1)[0] for name in set(after) - set(remeasured.before))
-    assert made == ["decide", "faithfulness", "report"]
-    assert remeasured.asked == [(20, ("contribution", "random", "recency"))]
-    assert remeasured.result.trained.name == first_day[2].trained.name
-    assert len(store(remeasured.home).search_runs(["1"])) == 1
+def test_only_stages_that_depend_on_the_measurement_are_built_again(second_run, first_day, stage_times):
+    after = stage_times(second_run.home)
+    assert {name: after[name] for name in second_run.before} == second_run.before
+    built = sorted(name.rsplit("-", 1)[0] for name in set(after) - set(second_run.before))
+    assert built == ["faithfulness", "promote", "report"]
+    assert second_run.measurements == [(20, ("contribution", "random", "recency"))]
+    assert second_run.result.trained.name == first_day[2].trained.name
+    assert len(store(second_run.home).search_runs(["1"])) == 3, "the model and two baselines"
 
 
-def test_a_first_champion_with_untrue_reasons_serves_and_everybody_is_told(remeasured):
-    untrue = "pos_at_5 0.900 of its reasons is worse than random's 0.250"
-    assert remeasured.result.decision.promoted
-    assert untrue in remeasured.result.decision.reason
-    assert "recency" not in remeasured.result.decision.reason, "that one is worse still"
-    assert remeasured.warned == [untrue]
-    assert champions_run(remeasured.home).data.tags["attnrec.faithful"] == "false"
+def test_a_first_champion_with_unfaithful_reasons_serves_with_a_warning(second_run):
+    reason = "pos@5 of its reasons, 0.900, is worse than random (0.250)"
+    assert second_run.result.decision.promoted
+    assert reason in second_run.result.decision.reason
+    assert "recency" not in second_run.result.decision.reason, "recency is worse than the reasons"
+    assert second_run.warnings == [reason]
+    assert run_of_champion(second_run.home).data.tags[FAITHFUL] == "false"
 
 
-def test_a_run_that_is_recorded_twice_has_one_table_and_one_sentence(remeasured, first_day):
-    written = json.loads(artifact(remeasured.home, "tables/faithfulness.json"))
+def test_a_run_that_is_recorded_twice_has_one_table_and_one_verdict(second_run, first_day):
+    written = json.loads(artifact(second_run.home, "tables/faithfulness.json"))
     assert [row[0] for row in written["data"]] == ["contribution", "random", "recency"]
-    note = champions_run(remeasured.home).data.tags[NOTE].splitlines()
-    assert note.count(verdict_sentence(remeasured.made("faithfulness"))) == 1
-    assert verdict_sentence(stage(first_day[1], "faithfulness")) not in note
+    description = run_of_champion(second_run.home).data.tags[DESCRIPTION]
+    assert description.count(verdict_sentence(second_run.new_stage("faithfulness"))) == 1
+    assert verdict_sentence(stage(first_day[1], "faithfulness")) not in description
 
 
-def test_the_page_is_kept_with_the_champions_run_byte_for_byte(remeasured):
-    page = remeasured.result.page
-    assert page == remeasured.made("report") / "report.html"
-    assert artifact(remeasured.home, "report/report.html") == page.read_bytes()
+def test_the_report_is_an_artifact_of_the_champions_run_and_linked_in_its_description(second_run):
+    page = second_run.result.page
+    assert page == second_run.new_stage("report") / "report.html"
+    assert artifact(second_run.home, "report/report.html") == page.read_bytes()
     assert '"method":"contribution","exact":true,"control":false,"pos_at_5":0.9' in page.read_text()
+    assert run_of_champion(second_run.home).data.tags[DESCRIPTION].count("/artifacts/report/report.html)") == 1
 
 
-def test_a_run_may_do_without_either(first_day, tmp_path, monkeypatch):
+def test_a_run_without_faithfulness_and_report_succeeds(first_day, copy_home, stage_times, tmp_path):
     toml, home, first = first_day
-    home = own_copy(home, tmp_path / "home", monkeypatch)
+    home = copy_home(home, tmp_path / "home")
     for name in ("faithfulness", "report"):
         shutil.rmtree(stage(home, name))
-    before = times_of(home)
-    with warnings_of("attnrec_pipelines.flows.tasks") as warned:
+    before = stage_times(home)
+    with warnings_of("attnrec_pipelines.flows.tasks") as warnings:
         result = daily_flow(str(toml), ("faithfulness.n_users=0", "report.n_users=0"), str(home))
-    assert times_of(home) == before
-    assert warned == []
+    assert stage_times(home) == before
+    assert warnings == []
     assert result.page is None
     assert result.published.resolve().relative_to(home) == first.published.resolve().relative_to(first_day[1])
     assert "measured" not in read_json(home / "current.json")["report_inputs"]
-    assert "contributions" not in champions_run(home).data.tags[NOTE]
+    assert "Explanations:" not in run_of_champion(home).data.tags[DESCRIPTION]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +288,7 @@ def test_a_run_may_do_without_either(first_day, tmp_path, monkeypatch):
         (("seed=1",), False),
     ],
 )
-def test_a_measurement_is_used_again_only_where_the_same_was_asked(overrides, same, first_day, tmp_path):
+def test_a_measurement_is_cached_by_its_own_settings_only(overrides, same, first_day, tmp_path):
     toml, _, first = first_day
     few = ("faithfulness.n_users=5", 'faithfulness.methods=["contribution", "random"]')
     folders = [
@@ -318,87 +299,82 @@ def test_a_measurement_is_used_again_only_where_the_same_was_asked(overrides, sa
     assert len(list((tmp_path / "stages").glob("faithfulness-*"))) == 2 - same
 
 
-# --- who may be champion ----------------------------------------------------------------------------------
+# --- promotion ----------------------------------------------------------------------------------------------
 
 BETTER = {"contribution": 0.1, "shapley": 0.05, "random": 0.5, "recency": 0.3}
 WORSE = BETTER | {"random": 0.05}
+WORSE_REASON = "pos@5 of its reasons, 0.100, is worse than random (0.050)"
 
 
 @pytest.mark.parametrize(
-    ("pos_at_5", "said"),
+    ("pos_at_5", "reason"),
     [
-        (BETTER, ""),  # other methods may be better: only controls look at no score
-        (WORSE, "pos_at_5 0.100 of its reasons is worse than random's 0.050"),
+        (BETTER, ""),  # shapley is better, but it is not a control
+        (WORSE, WORSE_REASON),
         (
             {"contribution": 0.6, "random": 0.5, "recency": 0.6, "popularity": 0.25},
-            "pos_at_5 0.600 of its reasons is worse than random's 0.500 and popularity's 0.250",
+            "pos@5 of its reasons, 0.600, is worse than random (0.500) and popularity (0.250)",
         ),
-        ({"contribution": 0.5, "random": 0.5, "recency": 0.5}, ""),  # not worse, though the verdict says not better
-        ({"random": 0.5, "recency": 0.3}, ""),  # no exact reasons
+        ({"contribution": 0.5, "random": 0.5, "recency": 0.5}, ""),  # equal, although the verdict is "not faithful"
+        ({"random": 0.5, "recency": 0.3}, ""),  # no exact contributions
     ],
 )
-def test_what_speaks_against_reasons_is_every_control_that_does_better(pos_at_5, said, tmp_path):
-    folder = tmp_path / "stage"
-    folder.mkdir()
-    save_faithfulness(planted(**pos_at_5), folder)
-    assert unfaithful_reason(folder) == said
+def test_the_reason_against_promotion_names_every_control_that_is_better(pos_at_5, reason, tmp_path):
+    assert unfaithful_reason(saved(planted(**pos_at_5), tmp_path / "stage")) == reason
 
 
 @pytest.mark.parametrize(
-    ("n_worse", "said"), [(5, ""), (6, "pos_at_5 0.550 of its reasons is worse than random's 0.250")]
+    ("n_worse", "reason"), [(5, ""), (6, "pos@5 of its reasons, 0.550, is worse than random (0.250)")]
 )
-def test_a_control_that_does_better_by_chance_alone_speaks_against_nothing(n_worse, said, tmp_path):
+def test_a_control_that_is_better_by_chance_is_no_reason_against_promotion(n_worse, reason, tmp_path):
     measured = planted(contribution=0.25, random=0.25)
     worse = (measured.per_user["method"] == "contribution") & (measured.per_user.groupby("method").cumcount() < n_worse)
     measured.per_user.loc[worse, "pos_at_5"] = 1.25
-    folder = tmp_path / "stage"
-    folder.mkdir()
-    save_faithfulness(measured, folder)
-    # all signs of n differences alike: 2 / 2 ** n is .0625 for 5 and .03125 for 6
-    assert unfaithful_reason(folder) == said
+    # all n differences have the same sign: 2 / 2 ** n is .0625 for 5 and .03125 for 6
+    assert unfaithful_reason(saved(measured, tmp_path / "stage")) == reason
 
 
-def test_what_was_not_measured_is_not_held_against_a_model():
+def test_missing_measurements_are_no_reason_against_promotion():
     assert unfaithful_reason(None) == ""
 
 
 @pytest.fixture
-def challenge(remeasured, first_day, tmp_path, monkeypatch):
-    """Decides about a model as good as the champion, by what was measured of its reasons; no baseline is a rival."""
+def decide(second_run, first_day, tmp_path, monkeypatch):
+    """Decide about a challenger with the champion's metrics and a given faithfulness; baselines are left out."""
     toml, _, first = first_day
     trained = tmp_path / "train-by-hand"
     trained.mkdir()
     write_json(trained / "manifest.json", {"key": "by-hand"})
     monkeypatch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
 
-    def decide(measured: Path | None, *overrides: str):
-        job = make_job(str(toml), overrides, str(remeasured.home))
+    def decision(measured: Path | None, *overrides: str):
+        job = make_job(str(toml), overrides, str(second_run.home))
         return decide_promotion(job, first.histories, trained, first.evaluated, measured)
 
-    return decide
+    return decision
 
 
-def test_a_challenger_whose_reasons_are_worse_than_a_control_is_not_promoted(challenge, tmp_path):
+def test_a_challenger_whose_reasons_are_worse_than_a_control_is_not_promoted(decide, tmp_path):
     worse = stage_with(planted(**WORSE), tmp_path / "faithfulness-worse")
-    decision = challenge(worse)
-    assert (decision.promoted, decision.reason) == (False, "pos_at_5 0.100 of its reasons is worse than random's 0.050")
-    assert challenge(worse) == decision, "what was decided stays"
+    decision = decide(worse)
+    assert (decision.promoted, decision.reason) == (False, WORSE_REASON)
+    assert decide(worse) == decision, "the cached decision is the same"
 
 
-def test_the_same_challenger_is_promoted_with_better_reasons_or_where_nobody_asks(challenge, tmp_path):
+def test_the_same_challenger_is_promoted_with_better_reasons_or_without_the_rule(decide, tmp_path):
     worse = stage_with(planted(**WORSE), tmp_path / "faithfulness-worse")
     better = stage_with(planted(**BETTER), tmp_path / "faithfulness-better")
-    assert not challenge(worse).promoted
-    for decision in (challenge(better), challenge(worse, "promote.faithful=false"), challenge(None)):
+    assert not decide(worse).promoted
+    for decision in (decide(better), decide(worse, "promote.faithful=false"), decide(None)):
         assert decision.promoted
         assert "the champion has" in decision.reason
 
 
-# --- models and logs of which there is less to say --------------------------------------------------------
+# --- models without contributions, and logs with nothing to measure ----------------------------------------
 
 
 def trained_by_hand(job: Job, histories: Path, kind: str, **settings: Any) -> Path:
-    """A training stage with a model that saw the training part and nothing else."""
+    """Build a training stage whose model has observed the train part and has untrained weights."""
 
     def make(target: Path) -> dict[str, Any]:
         _, split = load_split(job.experiment, histories)
@@ -414,15 +390,7 @@ def trained_by_hand(job: Job, histories: Path, kind: str, **settings: Any) -> Pa
     return build(job.home, "train", f"by-hand-{kind}", make)
 
 
-@pytest.fixture
-def new_home(first_day, tmp_path):
-    """A home with nothing but MLflow's store, which takes seconds to make."""
-    (tmp_path / "home").mkdir()
-    shutil.copy(first_day[1] / "mlflow.db", tmp_path / "home")
-    return tmp_path / "home"
-
-
-def test_a_model_without_exact_reasons_passes_and_the_verdict_says_that_it_has_none(first_day, challenge, new_home):
+def test_a_model_without_contributions_is_promoted_and_its_verdict_is_not_faithful(first_day, decide, new_home):
     toml, _, first = first_day
     job = make_job(str(toml), ("faithfulness.n_users=8", "tracking.experiment=by-hand"), str(new_home))
     trained = trained_by_hand(job, first.histories, "attnrec", dim=16, layers=1, max_length=30, readout="last")
@@ -431,13 +399,13 @@ def test_a_model_without_exact_reasons_passes_and_the_verdict_says_that_it_has_n
     assert (verdict["faithful"], verdict["numbers"]) == (False, {})
     assert verdict["sentence"].startswith("attnrec-last-d16-L30 has no exact contributions: contribution needs ")
     assert unfaithful_reason(folder) == ""
-    assert challenge(folder).promoted
+    assert decide(folder).promoted
     tracker = tracker_of(job)
     run_id = tracker.open_run("without", stage_key="by-hand", params={}, settings={})
     log_faithfulness(tracker, run_id, folder)
     run = tracker.client.get_run(run_id)
-    assert run.data.tags["attnrec.faithful"] == "false"
-    assert "test/pos_at_5" not in run.data.metrics, "the model has no reasons of its own"
+    assert run.data.tags[FAITHFUL] == "false"
+    assert "test/pos_at_5" not in run.data.metrics, "the model has no contributions"
 
 
 ONCE = """
@@ -449,8 +417,8 @@ kind = "popularity"
 """
 
 
-def test_a_log_in_which_no_user_has_two_events_is_a_warning_and_the_run_goes_on(new_home, tmp_path):
-    """Who comes back on the last day is asked then, and has one event before; the others come back earlier."""
+def test_a_log_in_which_no_user_has_two_events_is_a_warning_and_the_run_continues(new_home, tmp_path):
+    """Test users return on the last day and have one event before it; the others return earlier."""
     first = pd.DataFrame({"user_id": [f"u{n:02}" for n in range(20)], "item_id": ["tea", "cup", "pan", "pot"] * 5})
     again = first.assign(item_id=["cup", "pan", "pot", "tea"] * 5, datetime=["2024-01-11", "2024-01-21"] * 10)
     pd.concat([first.assign(datetime="2024-01-01"), again]).to_csv(tmp_path / "log.csv", index=False)
@@ -460,13 +428,13 @@ def test_a_log_in_which_no_user_has_two_events_is_a_warning_and_the_run_goes_on(
     histories = gather_histories(job, log)
     trained = trained_by_hand(job, histories, "popularity")
     evaluated = evaluate_model(job, histories, trained, log)
-    with warnings_of("attnrec_pipelines.flows.tasks") as warned:
+    with warnings_of("attnrec_pipelines.stages.faithfulness") as warnings:
         measured = faithfulness_task.fn(job, histories, trained)
     assert measured is None
-    assert len(warned) == 1
-    assert "got 10 with fewer than 2 events and 0 with no recommendable item" in warned[0]
+    assert len(warnings) == 1
+    assert "got 10 with fewer than 2 events and 0 with no recommendable item" in warnings[0]
     assert not [folder for folder in job.home.stages.iterdir() if "faithfulness" in folder.name]
     run = tracker_of(job).client.get_run(record_run(job, histories, trained, evaluated, measured))
-    assert "attnrec.faithful" not in run.data.tags
-    assert "test/ndcg_at_10" in run.data.metrics
+    assert FAITHFUL not in run.data.tags
+    assert "main/ndcg_at_10" in run.data.metrics
     assert decide_promotion(job, histories, trained, evaluated, measured).promoted

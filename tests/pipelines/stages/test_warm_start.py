@@ -1,4 +1,4 @@
-"""`pipeline.init`: a second day that starts from the champion of the first."""
+"""Warm start (`pipeline.init`): the second day's training starts from the champion of the first day."""
 
 import shutil
 from pathlib import Path
@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from attnrec.models.saved_model import load_with_warm_start
 from attnrec.storage import read_json
 from attnrec.tracking.download import download_model
+from attnrec.tracking.tags import SERVED_STAGE
 from attnrec_pipelines.flows.daily import daily_flow
 from attnrec_pipelines.job import PipelineError, make_job
 from attnrec_pipelines.stages.warm_start import find_init, init_folder
@@ -19,24 +20,24 @@ FILES = ["config.json", "vocabulary.parquet", "weights.safetensors"]
 
 
 @pytest.fixture(scope="module")
-def second_day(first_day, tmp_path_factory):
-    """More users and a new item on the next day, started from the champion, which the new model replaces."""
+def second_day(first_day, copy_home, tmp_path_factory):
+    """Run the next day with more users and a new item, warm-started; the new model replaces the champion."""
     toml, home, first = first_day
     folder = tmp_path_factory.mktemp("second-day")
-    shutil.copytree(home, folder / "home", symlinks=True)
+    home = copy_home(home, folder / "home")
     log = pd.read_csv(toml.with_name("log.csv"))
     more = log[log["user_id"] < "user-0040"].assign(user_id=lambda frame: "new-" + frame["user_id"])
     more["item_id"] = more["item_id"].replace("tea-010", "aaa-new")
     pd.concat([log, more]).to_csv(folder / "log.csv", index=False)
     overrides = ("pipeline.init=champion", f"interactions.path={folder / 'log.csv'}", "train.epochs=4")
     overrides += ("promote.metric=recall_at_20", "promote.tolerance=0.99")
-    arguments = (str(toml), overrides, str(folder / "home"))
+    arguments = (str(toml), overrides, str(home))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
         return arguments, first, daily_flow(*arguments)
 
 
-def test_the_next_day_starts_from_the_champion_as_it_was_judged(second_day):
+def test_the_next_day_starts_from_the_champion_before_its_refit(second_day):
     (_, _, home), first, second = second_day
     assert read_json(second.trained / "manifest.json")["init"] == read_json(first.trained / "manifest.json")["key"]
     before, after = load_with_warm_start(first.trained / "model"), load_with_warm_start(second.trained / "model")
@@ -44,11 +45,11 @@ def test_the_next_day_starts_from_the_champion_as_it_was_judged(second_day):
     assert steps[1] > steps[0] > 0
     assert second.model_version == "tiny/2"
     version = MlflowClient(f"sqlite:///{home}/mlflow.db").get_model_version_by_alias("tiny", "champion")
-    refit = load_with_warm_start(Path(home) / "stages" / version.tags["attnrec.served"] / "model")
+    refit = load_with_warm_start(Path(home) / "stages" / version.tags[SERVED_STAGE] / "model")
     assert refit.moments["item_scorer.embedding.weight/step"] > steps[0]
 
 
-def test_the_same_day_again_does_nothing_although_the_champion_is_another(second_day, stage_times):
+def test_a_second_run_of_the_day_does_nothing_although_the_champion_has_changed(second_day, stage_times):
     arguments, _, second = second_day
     before = stage_times(Path(arguments[2]))
     again = daily_flow(*arguments)
@@ -56,48 +57,47 @@ def test_the_same_day_again_does_nothing_although_the_champion_is_another(second
     assert (again.trained, again.model_version) == (second.trained, "tiny/2")
 
 
-def test_a_registered_model_is_what_serves_and_nothing_more(second_day):
+def test_a_registered_model_has_no_files_for_warm_starts(second_day):
     _, _, home = second_day[0]
     folder = download_model("models:/tiny@champion", store=f"sqlite:///{home}/mlflow.db")
     assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
-def test_a_machine_without_the_champions_stages_starts_from_the_copy_in_mlflow(first_day, tmp_path):
-    toml, home, first = first_day
-    shutil.copytree(home, tmp_path / "home", symlinks=True)
-    job = make_job(str(toml), ("pipeline.init=champion",), str(tmp_path / "home"))
-    start = find_init(job, lambda start: "another key")
-    shutil.rmtree(job.home.stages / f"train-{start}")
-    folder = init_folder(job, start)
+def test_a_champion_without_its_stages_is_downloaded_for_the_warm_start(first_day, copied_home):
+    toml, _, first = first_day
+    job = make_job(str(toml), ("pipeline.init=champion",), str(copied_home))
+    init = find_init(job, lambda init: "another key")
+    shutil.rmtree(job.home.stages / f"train-{init}")
+    folder = init_folder(job, init)
     assert folder.parent.name.startswith("init-")
-    found, expected = load_with_warm_start(folder), load_with_warm_start(first.trained / "model")
-    assert found.moments.keys() == expected.moments.keys()
-    assert all(torch.equal(found.moments[name], value) for name, value in expected.moments.items())
+    downloaded, original = load_with_warm_start(folder), load_with_warm_start(first.trained / "model")
+    assert downloaded.moments.keys() == original.moments.keys()
+    assert all(torch.equal(downloaded.moments[name], value) for name, value in original.moments.items())
 
 
-def test_a_champion_that_may_have_seen_the_questions_is_no_start(first_day):
+def test_training_starts_from_scratch_if_the_champion_may_have_seen_test_events(first_day):
     toml, home, _ = first_day
     job = make_job(str(toml), ("pipeline.init=champion", "dataset.min_user_events=2"), str(home))
-    assert find_init(job, lambda start: "another key") == ""
+    assert find_init(job, lambda init: "another key") == ""
 
 
-def test_without_a_champion_training_starts_from_scratch(first_day, tmp_path, caplog):
-    job = make_job(str(first_day[0]), ("pipeline.init=champion",), str(tmp_path / "home"))
+def test_without_a_champion_training_starts_from_scratch(first_day, new_home, caplog):
+    job = make_job(str(first_day[0]), ("pipeline.init=champion",), str(new_home))
     with caplog.at_level("INFO", logger="attnrec_pipelines.stages.warm_start"):
-        assert find_init(job, lambda start: "a key") == ""
+        assert find_init(job, lambda init: "a key") == ""
     assert "there is no champion yet, training starts from scratch" in caplog.text
     assert init_folder(job, "") is None
 
 
-def test_a_folder_is_known_by_its_content(first_day, tmp_path):
+def test_a_model_folder_is_identified_by_its_content(first_day, tmp_path):
     toml, home, first = first_day
     model = tmp_path / "model"
     shutil.copytree(first.trained / "model", model)
     job = make_job(str(toml), (f"pipeline.init={model}",), str(home))
-    start = find_init(job, lambda start: "a key")
-    assert init_folder(job, start) == model
+    init = find_init(job, lambda init: "a key")
+    assert init_folder(job, init) == model
     (model / "moments.safetensors").unlink()
-    assert find_init(job, lambda start: "a key") != start
+    assert find_init(job, lambda init: "a key") != init
     (model / "config.json").unlink()
     with pytest.raises(PipelineError, match=r"pipeline\.init must be 'champion' or a model folder"):
-        find_init(job, lambda start: "a key")
+        find_init(job, lambda init: "a key")
