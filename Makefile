@@ -1,4 +1,4 @@
-# Two commands from nothing: make demo, make test. Both make .venv first.
+# To start: make demo, make test. Both create .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# in place, so that what is committed is what they show
+# executed in place, so that the committed outputs are up to date
 notebooks: setup
 	$(BIN)/python notebooks/execute.py
 

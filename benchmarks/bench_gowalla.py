@@ -40,7 +40,7 @@ class Run:
         values: recall_at_20 and ndcg_at_20, one row per evaluated user.
         seconds: training, counting or computing singular vectors.
         scoring_seconds: scoring and ranking of all users.
-        settings: of the model, and under `train` of training.
+        settings: settings of the model, and of training under `train`.
         tokens_per_second: target events per second of training.
         curve: seconds and Recall@20 at each validation.
         more: further keys of the result line.

@@ -84,7 +84,7 @@ def hold_out(histories: Histories, *, share: float = HOLDOUT_SHARE, seed: int = 
     Args:
         histories: an unordered log.
         share: probability of each event to be held out.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         The histories without the held-out events, in the same user and item rows, and the holdout.

@@ -1,7 +1,7 @@
 """Write docs/report.png, the picture in the README: make images. Needs Chromium.
 
-The report is of the sample log, by a model that trains in seconds; the picture is a screenshot of one user's page. The
-metrics in it are of the events that chose the epoch: a picture, not a result.
+The report is of the sample log, by a model that trains in seconds; the picture is a screenshot of one user's page. Its
+metrics are measured on the events that chose the epoch, so they are illustrations, not results.
 """
 
 import io

@@ -49,7 +49,7 @@ def show_text(name: str, markdown: str) -> None:
 def _publish(create: Callable[[], Any], name: str) -> None:
     try:
         create()
-    except Exception as error:  # no server, or no flow run: the files are the truth
+    except Exception as error:  # no server, or no flow run; the results are in files
         logger.debug("artifact %s was not published: %s", name, error)
 
 

@@ -10,7 +10,7 @@ class ConsoleHandler(logging.Handler):
     """Write each record as one line to the current stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; a message that spans lines is joined."""
+        """Write a record; line breaks in the message become spaces."""
         text = " ".join(record.getMessage().split("\n"))
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         if prefix and sys.stderr.isatty():

@@ -18,7 +18,7 @@ def tracker_of(job: Job) -> Tracker:
 
 
 def training_run(job: Job, histories: Path, trained: Path) -> str:
-    """Return the run of a training stage; it is made again from the stage's files if the store has lost it."""
+    """Return the run of a training stage; a run that the store no longer has is restored from the stage's files."""
     tracker, key = tracker_of(job), read_json(trained / "manifest.json")["key"]
     run_id = tracker.find_run(key)
     if run_id is None:

@@ -16,7 +16,7 @@ FORMAT = 2
 """Increase when the meaning of a stage's output changes: every key changes with it."""
 
 SUMMARY = "summary"
-"""Key of a manifest: the result of a stage in one line, for people."""
+"""Key of a manifest: the result of a stage in one line, for the log."""
 
 logger = logging.getLogger("attnrec_pipelines.stages")
 
@@ -48,7 +48,7 @@ def build(home: Home, stage: str, key: str, make: Callable[[Path], Mapping[str, 
         make: fills a temporary folder and returns entries for the manifest, among them `SUMMARY`.
 
     Returns:
-        The complete folder. A killed or failed run leaves none.
+        The complete folder. A killed or failed run does not create it.
     """
     folder = folder_of(home, stage, key)
     if is_done(folder):

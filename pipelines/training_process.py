@@ -1,7 +1,7 @@
 """The training process: python -m attnrec_pipelines.training_process SPEC.json, started by the stage `train`.
 
 With `train.processes` above 1 it starts that many workers, one device each. They find each other through a file in the
-home and talk over the loopback interface only: nothing listens on another interface, and nothing is unpickled.
+home and communicate over the loopback interface only; nothing is unpickled.
 """
 
 import json
@@ -23,7 +23,7 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 def main(spec: Path) -> int:
-    """Train as the spec says; with several processes, start the workers."""
+    """Train as specified; with several processes, start the workers."""
     parent = os.getppid()
     _end_with(parent)
     show_log_lines()
@@ -41,7 +41,7 @@ def main(spec: Path) -> int:
 
 
 def start_workers(spec: Path, n_processes: int) -> int:
-    """Start the workers and wait; the first one that fails ends the others and gives the exit code."""
+    """Start the workers and wait; the first one that fails ends the others and determines the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the flow, and the end of the flow ends this process
     rendezvous = spec.with_name(f"rendezvous-{os.getpid()}")
     shared = {

@@ -24,10 +24,10 @@ USER_ERRORS = (ValueError, LeakageError, DivergenceError, MemoryError, OSError)
 
 
 def run(path: Path) -> int:
-    """Train as a spec says; a user-fixable error is written to error.txt beside the spec.
+    """Train as specified; a user-fixable error is written to error.txt beside the spec.
 
-    Of several processes the first one reports and writes the model. Each may write the error: it may be the only one
-    that fails.
+    With several processes, only the first one reports and writes the model, but each of them may write the error,
+    because it may be the only one that fails.
     """
     keep_freed_memory()
     try:

@@ -30,15 +30,16 @@ class LightGCNConfig(Config):
     """Settings; the defaults are those of the paper for Gowalla.
 
     Attributes:
-        dim, layers: of the model.
+        dim, layers: width of the vectors, number of layers.
         regularization: weight of the squared norm of the vectors of a step, averaged over its pairs.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         batch_size: pairs per step.
-        initial_std: of the initial vectors, as in the authors' PyTorch code; None is PyG's Xavier initialisation.
+        initial_std: standard deviation of the initial vectors, as in the authors' PyTorch code; None is PyG's Xavier
+            initialisation.
         epochs: maximum number.
         max_minutes: no epoch starts after this CPU time of training.
         check_minutes: CPU time of training between validations, which follow an epoch; the last epoch is validated.
-        seed: of vectors, order and negatives.
+        seed: seed of vectors, order and negatives.
     """
 
     dim: int = Field(default=64, gt=0)
@@ -71,7 +72,7 @@ class Trained:
     """Result of training.
 
     Attributes:
-        vectors: of the best validated epoch; without validation, of the last.
+        vectors: vectors of the best validated epoch; without validation, of the last.
         epochs: number of trained epochs.
         seconds: CPU time of training.
         pairs_per_second: in training.

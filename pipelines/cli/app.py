@@ -198,13 +198,13 @@ def ui(
     home: HomeOption = None,
 ) -> None:
     """Serve the MLflow UI with this home's runs, on 127.0.0.1 only; stop with Ctrl-C."""
-    place = home_at(home)
-    if not (place.root / "mlflow.db").exists():
-        raise FileNotFoundError(f"{place.root} has no runs yet; run `attnrec daily EXPERIMENT` or give --home")
+    home_folder = home_at(home)
+    if not (home_folder.root / "mlflow.db").exists():
+        raise FileNotFoundError(f"{home_folder.root} has no runs yet; run `attnrec daily EXPERIMENT` or give --home")
     prepare(home)
-    out.print(f"http://127.0.0.1:{port}/{_first_page(place)}", soft_wrap=True)
+    out.print(f"http://127.0.0.1:{port}/{_first_page(home_folder)}", soft_wrap=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", place.local_store, "--artifacts-destination", str(place.artifacts)]
+    command += ["--backend-store-uri", home_folder.local_store, "--artifacts-destination", str(home_folder.artifacts)]
     try:
         code = subprocess.run(command, check=False).returncode
     except KeyboardInterrupt:
@@ -219,7 +219,7 @@ def _first_page(home: Home) -> str:
     from attnrec.storage import read_json
     from attnrec.tracking.saved_view import VIEW
 
-    # MLflow opens on its GenAI pages unless the address says otherwise
+    # without workflowType in the address MLflow opens its GenAI pages
     if not home.current.exists():
         return "#/experiments?workflowType=machine_learning"
     name = read_json(home.current)["mlflow_experiment"]

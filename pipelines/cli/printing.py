@@ -51,7 +51,7 @@ def print_daily(out: Console, result: "DailyResult", home: Home) -> None:
     decision = result.decision
     promoted = "promoted" if decision.promoted else "not promoted"
     caution = not decision.promoted or CAUTION.search(decision.reason)
-    line = f"{promoted}: {decision.reason}; {result.model_version} serves"
+    line = f"{promoted}: {decision.reason}; {result.model_version} is served"
     out.print(plain(line, "bold yellow" if caution else "bold"), soft_wrap=True)
     print_next(out, result, home)
 
@@ -186,7 +186,7 @@ def print_models(out: Console, *, n_items: int = 1000) -> None:
     from attnrec.models import MODELS, PRESETS, build_model, model_config
 
     title = f"kinds of models with default settings; parameters for {n_items:,} items"
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("kind", "family", "objective", "params", "reasons", "source"):
         table.add_column(name, no_wrap=True, justify="right" if name == "params" else "left")
     for kind in MODELS:

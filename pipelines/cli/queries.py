@@ -177,17 +177,17 @@ def _recommender(model: str | None, home: str | None) -> tuple["Recommender", di
     from attnrec.recommender import Recommender
     from attnrec.storage import read_json
 
-    place = home_at(home)
-    if not place.current.exists():
+    home_folder = home_at(home)
+    if not home_folder.current.exists():
         raise FileNotFoundError(
-            f"{place.root} has no recommendations yet; run `attnrec daily EXPERIMENT` or give --home"
+            f"{home_folder.root} has no recommendations yet; run `attnrec daily EXPERIMENT` or give --home"
         )
     prepare(home)
-    current = read_json(place.current)
+    current = read_json(home_folder.current)
     load_plugins(current["plugins"])
-    os.environ.setdefault("MLFLOW_TRACKING_URI", place.tracking_uri)
-    loaded = load(model or place.root / current["model"])
-    histories = Histories.load(place.root / current["histories"] / "histories").recode(loaded.item_ids)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", home_folder.tracking_uri)
+    loaded = load(model or home_folder.root / current["model"])
+    histories = Histories.load(home_folder.root / current["histories"] / "histories").recode(loaded.item_ids)
     return Recommender(loaded.model, loaded.item_ids, histories, loaded.metadata, features=loaded.features), current
 
 

@@ -1,1 +1,1 @@
-"""Prefect flows: one file per flow; the body of a flow is the recipe."""
+"""Prefect flows: one file per flow, whose body lists the steps."""

@@ -51,7 +51,7 @@ def compare_flow(experiment: str, over: str, overrides: tuple[str, ...] = (), ho
 
 
 def record_comparison(tracker: Tracker, job: Job, folder: Path, *, over: str) -> None:
-    """Log a comparison as a run of its own, beside the runs of its models: its table is the description."""
+    """Log a comparison as a separate run, in addition to those of its models; its table is the description."""
     key = key_of("comparison", inputs=[], parameters={"over": over, "experiment": job.experiment.name})
     run_id = tracker.find_run(key) or tracker.open_run(
         f"comparison over {over.partition('=')[0]}",

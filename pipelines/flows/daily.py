@@ -34,7 +34,7 @@ class DailyResult:
     Attributes:
         log, histories, trained, evaluated: stage folders.
         decision: whether the new model was promoted.
-        model_version: the version that serves now.
+        model_version: the version that is served now.
         published: the folder of recommendations.
         page: the report; None if no report is configured.
     """

@@ -1,4 +1,4 @@
-"""Prefect tasks around the stages: retries where the outside world is touched, and artifacts on the run's page."""
+"""Prefect tasks around the stages: retries of tasks that use MLflow or source files, artifacts on the run's page."""
 
 import logging
 from datetime import datetime

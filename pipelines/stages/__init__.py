@@ -1,1 +1,1 @@
-"""Stages: one file per stage, what it makes and the key of its output. No Prefect, no printing."""
+"""Stages: one file per stage, with its output and its stage key. No Prefect, no printing."""

@@ -1,4 +1,4 @@
-"""The champion of an experiment: the registered version that serves, and the folder of its model."""
+"""The champion of an experiment: the registered version that is served, and the folder of its model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ def check_registry(job: Job) -> Version | None:
 
 
 def split_key(experiment: Experiment) -> str:
-    """Hash the settings that decide which events are validation and test events, and so are never trained on."""
+    """Hash the settings that decide which events are validation and test events."""
     settings = {
         "split": experiment.split.model_dump(mode="json", exclude={"test_path"}),
         "dataset": experiment.dataset.model_dump(),

@@ -32,7 +32,7 @@ def compare_models(models: dict[str, ComparedModel], *, key: str) -> Path:
 
     Args:
         models: by name.
-        key: of the setting in which they differ.
+        key: key of the setting in which they differ.
 
     Returns:
         A folder with comparison.csv, comparison.md and figures.

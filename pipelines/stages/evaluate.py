@@ -47,9 +47,9 @@ def evaluate_model(job: Job, histories: Path, trained: Path, log: Path | None = 
 
     def make(target: Path) -> dict[str, Any]:
         _, split = load_split(job.experiment, histories)
-        seen = split.test.histories
-        items = load_features(tables["items"], seen.item_ids) if "items" in tables else None
-        users = load_features(tables["users"], seen.user_ids) if "users" in tables else None
+        visible = split.test.histories
+        items = load_features(tables["items"], visible.item_ids) if "items" in tables else None
+        users = load_features(tables["users"], visible.user_ids) if "users" in tables else None
         saved = load_model(trained / "model")
         results = {CHALLENGER: _evaluate(job, saved, split, items)}
         for config in BASELINES:

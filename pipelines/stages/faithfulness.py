@@ -27,7 +27,7 @@ def measure_faithfulness(job: Job, histories: Path, trained: Path) -> Path | Non
 
     Returns:
         A folder as `save_faithfulness` writes it, with the verdict in its manifest; None if [faithfulness] n_users is
-        0, or if no user has anything to explain.
+        0, or if no user can be measured.
     """
     settings = job.experiment.faithfulness
     if not settings.n_users:
@@ -38,12 +38,12 @@ def measure_faithfulness(job: Job, histories: Path, trained: Path) -> Path | Non
 
     def make(target: Path) -> dict[str, Any]:
         _, split = load_split(job.experiment, histories)
-        model, seen = load_model(trained / "model").model, split.test.histories
-        users = split.test.users[fixed_users(seen.user_ids.decode(split.test.users), n=settings.n_users)]
+        model, visible = load_model(trained / "model").model, split.test.histories
+        users = split.test.users[fixed_users(visible.user_ids.decode(split.test.users), n=settings.n_users)]
         with progress_bar(f"faithfulness {model.description}", total=len(users)) as advance:
             measured = measure(
                 model,
-                seen,
+                visible,
                 users,
                 methods=settings.methods,
                 counts=torch.from_numpy(split.train.item_counts()),

@@ -1,4 +1,4 @@
-"""Stage: clean interactions become histories in flat arrays, which a split cuts into train, validation and test."""
+"""Stage: histories as flat arrays, built from clean interactions, and their split into train, validation and test."""
 
 from pathlib import Path
 
@@ -49,10 +49,10 @@ def gather_histories(job: Job, log: Path, test_log: Path | None = None) -> Path:
 
 
 def load_split(experiment: Experiment, folder: Path) -> tuple[Histories, Split]:
-    """Load a histories stage and split it as the experiment says.
+    """Load a histories stage and split it by the settings of the experiment.
 
     Raises:
-        LeakageError: when training would see validation or test events.
+        LeakageError: if training histories contain validation or test events.
     """
     histories = Histories.load(folder / "histories")
     settings = experiment.split

@@ -1,4 +1,4 @@
-"""Stage: scored shards are checked, put side by side, and published by moving one pointer."""
+"""Stage: scored shards are checked, linked into one folder, and published by replacing one symbolic link."""
 
 import os
 import uuid
@@ -23,7 +23,7 @@ PARTS = "recommendations"
 
 
 def publish(job: Job, shards: list[Path], model: ScoringModel, at: datetime) -> Path:
-    """Check the shards, put them side by side and move the pointer NAME/current to them.
+    """Check the shards, link them into one folder, and point the symbolic link NAME/current to it.
 
     Returns:
         The folder that readers open.
@@ -106,7 +106,9 @@ def _check(shards: list[Path]) -> tuple[int, int]:
                 "nothing was published"
             )
         if not np.isfinite(table["score"]).all():
-            raise PipelineError(f"published scores must be finite, got others in {shard / FILE}; nothing was published")
+            raise PipelineError(
+                f"published scores must be finite, got non-finite ones in {shard / FILE}; nothing was published"
+            )
         seen |= users
         n_users, n_rows = n_users + len(users), n_rows + len(table)
     return n_users, n_rows

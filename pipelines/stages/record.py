@@ -102,7 +102,7 @@ def record_run(
 
 
 def record_baselines(job: Job, histories: Path, evaluated: Path) -> None:
-    """Log each baseline as a run of its own; experiments on the same data and split share these runs."""
+    """Log each baseline as a separate run; experiments on the same data and split share these runs."""
     tracker, metrics, main = tracker_of(job), metrics_of(evaluated), job.experiment.promote.metric
     split = job.experiment.split.model_dump(mode="json", exclude={"test_path"})
     for baseline in BASELINES:
@@ -142,12 +142,12 @@ def log_faithfulness(tracker: Tracker, run_id: str, measured: Path) -> None:
 def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, run_id: str) -> None:
     """Log examples, the same users in every run: history, top 10, reasons, and figures that explain the first item."""
     _, split = load_split(job.experiment, histories)
-    saved, seen = load_model(trained / "model"), split.test.histories
-    recommender = Recommender(saved.model, saved.item_ids, seen, saved.metadata)
-    test_ids = seen.user_ids.decode(split.test.users)
+    saved, visible = load_model(trained / "model"), split.test.histories
+    recommender = Recommender(saved.model, saved.item_ids, visible, saved.metadata)
+    test_ids = visible.user_ids.decode(split.test.users)
     users = split.test.users[fixed_users(test_ids, n=N_EXAMPLES)]
     tracker.log_table(run_id, examples_table(recommender, users), "tables/examples.json")
-    spread = attention_spread(saved.model, seen, split.test.users[fixed_users(test_ids, n=N_SPREAD)])
+    spread = attention_spread(saved.model, visible, split.test.users[fixed_users(test_ids, n=N_SPREAD)])
     if len(spread):
         tracker.log_table(run_id, spread, "tables/attention_spread.json")
         tracker.log_figure(run_id, attention_spread_figure(spread), "figures/attention_spread.png")
@@ -157,7 +157,7 @@ def _log_examples(job: Job, histories: Path, trained: Path, tracker: Tracker, ru
             tracker.log_figure(run_id, figure, "figures/item_graph.png")
     if not saved.model.exact_reasons:
         return
-    first = recommender.recommend(seen.user_ids.decode(users[:N_EXPLAINED]), k=1)  # no row if all items are viewed
+    first = recommender.recommend(visible.user_ids.decode(users[:N_EXPLAINED]), k=1)  # no row if all items are viewed
     for user_id, item_id in zip(first["user_id"], first["item_id"], strict=True):
         name = re.sub(r"[^\w-]", "_", str(user_id))
         tracker.log_figure(run_id, recommender.explain(user_id, item_id).figure(), f"figures/explanations/{name}.png")

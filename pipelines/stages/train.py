@@ -1,4 +1,4 @@
-"""Stage: training, in a process of its own with a time limit; a killed training resumes from its checkpoint."""
+"""Stage: training, in a separate process with a time limit; a killed training resumes from its checkpoint."""
 
 import subprocess
 import sys
@@ -74,7 +74,7 @@ def training_summary(manifest: dict[str, Any]) -> str:
 
 
 def _build_in_process(job: Job, mode: Literal["train", "refit"], key: str, init: str, inputs: dict[str, Any]) -> Path:
-    """Build a stage in `attnrec_pipelines.training_process`; its checkpoint outlives a kill, its output does not."""
+    """Build a stage in `attnrec_pipelines.training_process`; a killed process leaves its checkpoint, but no output."""
     work = job.home.stages / f"work-{mode}-{key}"
 
     def make(target: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Warm start (`pipeline.init`): training starts from nothing, from a model folder, or from the champion.
+"""Warm start (`pipeline.init`): training starts from scratch, from a model folder, or from the champion.
 
 The served champion was refitted on all events, which include the validation and test events of today's split: metrics
 of a model that starts from it would be worthless. Training therefore starts from the champion's training stage, which
-never saw its own validation and test events; these are older than today's as long as split and filters stay the same.
+was not trained on its own validation and test events; these are older than today's as long as split and filters do not
+change.
 """
 
 import logging
