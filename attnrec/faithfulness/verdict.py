@@ -31,7 +31,7 @@ def faithfulness_verdict(measured: Faithfulness, *, metric: str = "pos_at_5", le
     """Test whether a model's contributions outperform every measured control.
 
     Contributions outperform a control if their mean is better in the metric's direction and the p-value of the paired
-    test is below the level. A model without contributions is not faithful, whatever its other attributions.
+    test is below the level. A model without contributions is not faithful, regardless of its other attributions.
 
     Args:
         measured: with contributions and at least one control.

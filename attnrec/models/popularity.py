@@ -10,7 +10,7 @@ from attnrec.models.base import Model, ModelConfig
 
 
 class PopularityConfig(ModelConfig):
-    """Settings of Popularity, which has none of its own."""
+    """Settings of Popularity: those of every model."""
 
     kind: str = "popularity"
 

@@ -7,7 +7,7 @@ from attnrec.models.sequence.presets import PRESETS, Preset
 
 
 def register_preset(kind: str, preset: Preset) -> None:
-    """Make default settings of the sequence model available under a name of their own.
+    """Make default settings of the sequence model available under a kind.
 
     Args:
         kind: the name, for `fit(model=...)` and `[model] kind = "..."`.
