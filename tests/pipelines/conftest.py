@@ -7,8 +7,9 @@ import sqlite3
 import subprocess
 import sys
 from collections import OrderedDict
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -147,6 +148,32 @@ def forget_artifact_folders() -> None:
         cache = utils._artifact_repos_cache
         assert isinstance(cache, OrderedDict), "this version of MLflow caches artifact folders otherwise"
         cache.clear()
+
+
+@pytest.fixture(scope="session")
+def training_in_this_process():
+    """Return a context manager in which training starts no process, whose start takes longer than a small training."""
+
+    def run(command, **settings):
+        from attnrec_pipelines import training_work
+
+        return subprocess.CompletedProcess(command, training_work.run(Path(command[-1])))
+
+    @contextmanager
+    def patched():
+        with pytest.MonkeyPatch.context() as patch:
+            replacement = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+            patch.setattr("attnrec_pipelines.stages.train.subprocess", replacement)
+            yield
+
+    return patched
+
+
+@pytest.fixture
+def in_this_process(training_in_this_process):
+    """Train in this process during a test, which may also patch the training."""
+    with training_in_this_process():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -40,16 +40,6 @@ def ingested(first_day, new_home) -> tuple[Path, Path]:
     return toml, new_home
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Do the work of the training process in this process, so that a test can patch it."""
-
-    def run(command, **settings):
-        return subprocess.CompletedProcess(command, training_work.run(Path(command[-1])))
-
-    monkeypatch.setattr(subprocess, "run", run)
-
-
 def job_of(ingested: tuple[Path, Path], *overrides: str) -> tuple[Job, Path]:
     """Return the job and the histories stage."""
     toml, home = ingested

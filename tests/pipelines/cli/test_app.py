@@ -141,7 +141,7 @@ def test_scoring_without_a_champion_is_an_error(run_command, first_day, new_home
     ],
 )
 def test_an_unusable_log_is_an_error_and_leaves_no_partial_stage(
-    run_command, first_day, new_home, tmp_path, name, content, words
+    run_command, first_day, new_home, in_this_process, tmp_path, name, content, words
 ):
     log = tmp_path / name
     log.write_bytes(content)

@@ -19,12 +19,13 @@ QUICK = ("train.max_minutes=5", "train.epochs=2")
 
 
 @pytest.fixture(scope="module")
-def compared(tiny_experiment, make_home, tmp_path_factory):
+def compared(tiny_experiment, make_home, training_in_this_process, tmp_path_factory):
     """Compare four kinds of models once; return the arguments of the flow and the folder."""
     folder = tmp_path_factory.mktemp("compared")
     home = make_home(folder / "home")
     arguments = (str(tiny_experiment(folder)), "model=popularity,attnrec,gru4rec,bert4rec", QUICK, str(home))
-    return arguments, compare_flow(*arguments)
+    with training_in_this_process():
+        return arguments, compare_flow(*arguments)
 
 
 def client_of(home: str) -> MlflowClient:
@@ -126,7 +127,7 @@ def test_a_second_comparison_does_nothing_and_the_command_prints_the_ranking(com
     assert f"full table and figures: {folder}" in process.stdout
 
 
-def test_a_model_that_fails_is_left_out_and_the_others_are_compared(compared):
+def test_a_model_that_fails_is_left_out_and_the_others_are_compared(compared, in_this_process):
     arguments, _ = compared
     # the log has no event types
     folder = compare_flow(arguments[0], "model.event_types=false,true", QUICK, arguments[3])

@@ -175,7 +175,7 @@ def test_the_registry_serves_the_refitted_model(first_day):
 # --- promotion ------------------------------------------------------------------------------------------------
 
 
-def test_a_worse_challenger_is_not_promoted(first_day, copied_home):
+def test_a_worse_challenger_is_not_promoted(first_day, copied_home, in_this_process):
     overrides = ("train.epochs=1", "train.learning_rate=1e-6", "promote.tolerance=0")
     result = daily_flow(str(first_day[0]), overrides, str(copied_home))
     assert not result.decision.promoted
@@ -186,7 +186,9 @@ def test_a_worse_challenger_is_not_promoted(first_day, copied_home):
     assert set(published(copied_home)["model_version"]) == {"tiny/1"}
 
 
-def test_a_better_challenger_becomes_champion_and_the_former_champion_is_previous(first_day, copied_home, monkeypatch):
+def test_a_better_challenger_becomes_champion_and_the_former_champion_is_previous(
+    first_day, copied_home, in_this_process, monkeypatch
+):
     monkeypatch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
     overrides = ("train.epochs=12", "promote.metric=recall_at_20", "promote.tolerance=0.99")
     result = daily_flow(str(first_day[0]), overrides, str(copied_home))

@@ -324,7 +324,7 @@ def test_segments_after_the_tenth_are_only_counted():
     assert shorten([]) == []
 
 
-def test_flows_pass_the_tables_of_the_log_to_the_evaluation(new_home, tmp_path):
+def test_flows_pass_the_tables_of_the_log_to_the_evaluation(new_home, tmp_path, in_this_process):
     _, evaluated = train_flow(str(write_world(tmp_path)), (), str(new_home))
     assert "side" in set(segments_table(evaluated, NDCG)["segment"])
     assert "miscalibration_kind (shop)_at_10" in pd.read_parquet(evaluated / "challenger.parquet")

@@ -48,7 +48,7 @@ def test_events_of_rare_items_are_filtered_out_and_counted(first_day, tmp_path):
     assert manifest["summary"] == "3 users, 2 items, 4 events, 1 events filtered out"
 
 
-def test_a_log_without_order_is_an_error_for_a_sequence_model(first_day, new_home, tmp_path):
+def test_a_log_without_order_is_an_error_for_a_sequence_model(first_day, new_home, tmp_path, in_this_process):
     from attnrec_pipelines.stages.train import train_model
 
     toml, _, _ = first_day

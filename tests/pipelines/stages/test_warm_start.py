@@ -20,7 +20,7 @@ FILES = ["config.json", "vocabulary.parquet", "weights.safetensors"]
 
 
 @pytest.fixture(scope="module")
-def second_day(first_day, copy_home, tmp_path_factory):
+def second_day(first_day, copy_home, training_in_this_process, tmp_path_factory):
     """Run the next day with more users and a new item, warm-started; the new model replaces the champion."""
     toml, home, first = first_day
     folder = tmp_path_factory.mktemp("second-day")
@@ -32,7 +32,7 @@ def second_day(first_day, copy_home, tmp_path_factory):
     overrides = ("pipeline.init=champion", f"interactions.path={folder / 'log.csv'}", "train.epochs=4")
     overrides += ("promote.metric=recall_at_20", "promote.tolerance=0.99")
     arguments = (str(toml), overrides, str(home))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, training_in_this_process():
         patch.setattr("attnrec_pipelines.stages.promote.BASELINES", ())
         return arguments, first, daily_flow(*arguments)
 
