@@ -66,14 +66,16 @@ def test_processes_end_when_their_flow_is_killed_and_listen_on_loopback_only(ing
     command += ["train.epochs=100000", "train.patience=100000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     flow = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: any(home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=60)
-    processes = psutil.Process(flow.pid).children(recursive=True)
-    assert len(processes) >= 3, "the parent of the workers, and two workers"
-    addresses = {connection.laddr.ip for process in processes for connection in listening(process)}
-    assert addresses <= {"127.0.0.1", "::1"}, "a port can be reached from other machines"
-    flow.kill()
+    try:
+        wait_until(lambda: any(home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=180)
+        processes = psutil.Process(flow.pid).children(recursive=True)
+        assert len(processes) >= 3, "the parent of the workers, and two workers"
+        addresses = {connection.laddr.ip for process in processes for connection in listening(process)}
+        assert addresses <= {"127.0.0.1", "::1"}, "a port can be reached from other machines"
+    finally:
+        flow.kill()
     _, errors = flow.communicate()
-    wait_until(lambda: not any(process.is_running() for process in processes), seconds=10)
+    wait_until(lambda: not any(process.is_running() for process in processes), seconds=30)
     assert "Traceback" not in errors
 
 

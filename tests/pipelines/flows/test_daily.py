@@ -228,15 +228,36 @@ def test_a_second_run_does_nothing(first_day, stage_times):
     assert len(store(home).search_runs(["1"])) == 3, "the model and two baselines"
 
 
-def test_a_killed_training_resumes_and_ends_with_the_same_weights(first_day, new_home, make_home, tmp_path, capfd):
+@pytest.fixture
+def start_training():
+    """Start `attnrec train` in a process group of its own, which is killed after the test at the latest."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(toml: Path, home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "attnrec_pipelines", "train", str(toml), "--home", str(home)]
+        command += [argument for override in overrides for argument in ("--set", override)]
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stderr.close()
+
+
+def test_a_killed_training_resumes_and_ends_with_the_same_weights(
+    first_day, new_home, make_home, start_training, tmp_path, capfd
+):
     """The first run is killed with SIGKILL during training; the second one resumes; a third one is never killed."""
     toml, _, _ = first_day
     overrides = ("train.epochs=30", "train.patience=30", "faithfulness.n_users=0")
     process = start_training(toml, new_home, overrides)
-    wait_until(lambda: any(new_home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=90)
+    wait_until(lambda: any(new_home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=180)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    process.stderr.close()
     assert not any(new_home.glob("stages/train-*/manifest.json")), "training was complete before it was killed"
     train_flow(str(toml), overrides, str(new_home))
     assert "resuming from epoch" in capfd.readouterr().err
@@ -249,9 +270,9 @@ def test_a_killed_training_resumes_and_ends_with_the_same_weights(first_day, new
     assert not any(new_home.glob("stages/.tmp-*/model"))
 
 
-def test_ctrl_c_stops_at_once_and_tells_how_to_resume(first_day, new_home):
+def test_ctrl_c_stops_at_once_and_tells_how_to_resume(first_day, new_home, start_training):
     process = start_training(first_day[0], new_home, ("train.epochs=100000", "train.patience=100000"))
-    wait_until(lambda: any(new_home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=90)
+    wait_until(lambda: any(new_home.glob("stages/work-train-*/checkpoint.safetensors")), seconds=180)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
@@ -265,13 +286,6 @@ def test_training_is_stopped_at_its_time_limit(first_day, new_home):
         train_flow(str(first_day[0]), overrides, str(new_home))
     assert not any(new_home.glob("stages/train-*"))
     assert [run.info.status for run in store(new_home).search_runs(["1"])] == ["FAILED"]
-
-
-def start_training(toml: Path, home: Path, overrides: tuple[str, ...]) -> subprocess.Popen[str]:
-    """Start `attnrec train` in a process group of its own."""
-    command = [sys.executable, "-m", "attnrec_pipelines", "train", str(toml), "--home", str(home)]
-    command += [argument for override in overrides for argument in ("--set", override)]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
 
 
 def wait_until(condition, *, seconds: float) -> None:
