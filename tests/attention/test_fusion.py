@@ -208,8 +208,8 @@ def test_features_are_not_saved_with_the_weights(ids):
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ({"colour": 4, "size": 1, "picture": 8}, "as wide as the model's, 9, got 8 in 'picture'"),
-        ({"colour": 4, "size": 1}, r"columns \['colour', 'size', 'picture'\], got \['colour', 'size'\]"),
+        ({"colour": 4, "size": 1, "picture": 8}, "column 'picture' must have the width it had in training, 9, got 8"),
+        ({"colour": 4, "size": 1}, r"columns of the model, \['colour', 'size', 'picture'\], got \['colour', 'size'\]"),
         ({"size": 1, "colour": 4, "picture": 9}, r"got \['size', 'colour', 'picture'\]"),
     ],
 )

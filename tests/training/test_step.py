@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 from math import ceil, cos, pi
 
 import pytest
@@ -378,7 +379,9 @@ def test_flops_share_is_not_reported_on_a_cpu(histories):
 
 @pytest.mark.filterwarnings("ignore")  # warnings of torch.compile itself
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_model_has_the_same_loss(histories):
+def test_a_compiled_model_has_the_same_loss(histories, monkeypatch):
+    """With the backend aot_eager, which captures the same graphs as inductor but needs no C++ compiler and a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     plain, compiled = untrained(), untrained()
     expected = train(plain, histories, config=config_of(epochs=1), progress_bar=False)
     result = train(compiled, histories, config=config_of(epochs=1, compile=True), progress_bar=False)
