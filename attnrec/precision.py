@@ -98,7 +98,8 @@ def describe_precision(precision: Precision, device: torch.device) -> str:
         return "float32 (as configured)"
     support, prefix = bfloat16_support(device), "auto: " if precision == "auto" else ""
     if device.type == "cpu":
-        name = f"CPU, {torch.get_num_threads()} thread(s)"
+        n_threads = torch.get_num_threads()
+        name = f"CPU, {n_threads} thread{'s' * (n_threads > 1)}"
         reason = f"products are rounded to bfloat16, at {support.speedup or 1:.1f} times the speed of float32"
         if not support.rounds:
             reason = "its backend computes the products in float32"

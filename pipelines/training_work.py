@@ -14,8 +14,9 @@ from attnrec.dataset import Features, LeakageError, audit_split, load_features
 from attnrec.experiment import Experiment
 from attnrec.models import build_model, observed_graphs
 from attnrec.models.saved_model import SavedModel, load_with_warm_start, save_model
+from attnrec.precision import describe_precision
 from attnrec.storage import read_json, write_json, write_text
-from attnrec.training import DivergenceError, TrainingResult, WarmStart, train
+from attnrec.training import DivergenceError, TrainConfig, TrainingResult, WarmStart, train
 from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 from attnrec.training.loop import OnEpoch
 from attnrec_pipelines.settings import Home, prepare
@@ -75,7 +76,7 @@ def _train(spec: dict[str, Any]) -> None:
     (target / "model").mkdir()
     save_model(SavedModel(model, histories.item_ids, metadata, result.moments or {}, features), target / "model")
     write_json(target / "epochs.json", result.epochs)
-    write_json(target / "training.json", _facts(result, config.processes, time.monotonic() - started))
+    write_json(target / "training.json", _facts(result, config, time.monotonic() - started))
 
 
 def _warm_start(folder: str | None, features: Features | None) -> WarmStart | None:
@@ -112,11 +113,13 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _facts(result: TrainingResult, n_processes: int, wall_seconds: float) -> dict[str, Any]:
+def _facts(result: TrainingResult, config: TrainConfig, wall_seconds: float) -> dict[str, Any]:
     def of_epochs(name: str) -> list[float]:
         return [epoch[name] for epoch in result.epochs] or [0.0]
 
+    precision = describe_precision(config.precision, torch.device(result.device))
     return {
+        "precision": precision,
         "best_epoch": result.best_epoch,
         "n_epochs": len(result.epochs),
         "seconds": result.seconds,
@@ -127,5 +130,5 @@ def _facts(result: TrainingResult, n_processes: int, wall_seconds: float) -> dic
         "peak_mb": max(of_epochs("train/peak_mb")) or peak_memory_mb(torch.device(result.device)),
         "device": result.device,
         "threads": torch.get_num_threads(),
-        "processes": n_processes,
+        "processes": config.processes,
     }

@@ -69,7 +69,7 @@ def training_summary(manifest: dict[str, Any]) -> str:
     return (
         f"best epoch {manifest['best_epoch']} of {manifest['n_epochs']}, {manifest['seconds']:.0f} s, "
         f"{manifest['tokens_per_second']:,.0f} tokens/s on {device} ({threads}), {manifest['padding']:.0%} padding, "
-        f"{manifest['peak_mb']:,.0f} MB"
+        f"{manifest['peak_mb']:,.0f} MB, {manifest.get('precision', 'float32').partition(' ')[0]}"
     )
 
 
