@@ -615,7 +615,7 @@ def test_neighbour_weights_need_an_observed_graph(pairs):
 def test_the_code_of_the_graphs_page_runs(monkeypatch, capsys):
     root = Path(__file__).parents[2]
     blocks = re.findall(r"^```python\n(.*?)^```", (root / "docs" / "graphs.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(root)
     names: dict = {}
     for block in blocks:
