@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "creating $(VENV) and installing attnrec (some minutes)"
+	@echo "creating $(VENV) and installing attnrec (about 2 GB, 3 to 10 minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --upgrade "pip>=24"
 	@# torch first and by exact version: which build pip takes depends on the index that is configured

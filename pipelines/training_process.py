@@ -5,6 +5,7 @@ home and communicate over the loopback interface only; nothing is unpickled.
 """
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ def main(spec: Path) -> int:
     parent = os.getppid()
     _end_with(parent)
     show_log_lines()
+    logging.getLogger("attnrec.precision").setLevel(logging.WARNING)  # the manifest and the run have the precision
     n_processes = json.loads(spec.read_text())["experiment"]["train"]["processes"]
     if n_processes > 1 and "WORLD_SIZE" not in os.environ:
         return start_workers(spec, n_processes)

@@ -1,5 +1,6 @@
 """The work of the training process (see `training_process`)."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from attnrec.training import DivergenceError, TrainConfig, TrainingResult, WarmS
 from attnrec.training.hardware import keep_freed_memory, peak_memory_mb
 from attnrec.training.loop import OnEpoch
 from attnrec_pipelines.settings import Home, prepare
+
+logger = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, LeakageError, DivergenceError, MemoryError, OSError)
 
@@ -57,6 +60,10 @@ def _train(spec: dict[str, Any]) -> None:
     started = time.monotonic()
     if spec["mode"] == "refit":
         config = config.model_copy(update={"epochs": max(1, spec["epochs"]), "max_minutes": None})
+    if _is_main():
+        part = "again on all events" if spec["mode"] == "refit" else "on the training part"
+        logger.info("training %s %s, at most %d epochs", model.description, part, config.epochs)
+    if spec["mode"] == "refit":
         result = train(model, histories, config=config, **common)
     else:
         with _epochs_in_mlflow(experiment, home, spec["run_id"]) as on_epoch:

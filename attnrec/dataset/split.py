@@ -106,7 +106,8 @@ def split_by_time(
         users = np.flatnonzero((visible > 0) & (ends > visible))
         if not len(users):
             raise ValueError(
-                f"the {period} period must contain events of users with earlier events, got none; change the cutoff"
+                f"the {period} period must contain events of users with earlier events, got none; "
+                "set split.cutoff, split.test_days or split.validation_days, or use split.kind = 'last'"
             )
         return _holdout(histories, users, visible=visible, ends=ends)
 

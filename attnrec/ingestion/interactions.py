@@ -93,10 +93,17 @@ def _finish(
     reasons = write_rejected_interactions(workspace, files)
     if not accepted.n_rows:
         raise IngestionError(
-            f"a log must have at least one valid row, got {n_read} rejected rows: {reasons}; "
-            "check the column names and formats"
+            f"a log must have at least one valid row, got {n_read:,} rejected rows of {files[0].name} "
+            f"({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())}); {_advice(reasons)}"
         )
     return _manifest(source, files, accepted, reasons)
+
+
+def _advice(reasons: dict[str, int]) -> str:
+    """Name the setting that helps when every row was rejected."""
+    if "unparsable datetime" in reasons:
+        return "set datetime_format in [interactions], such as datetime_format = '%d.%m.%Y %H:%M', or datetime_unit"
+    return "check the column names and formats in [interactions]"
 
 
 def _manifest(

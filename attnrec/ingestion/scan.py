@@ -29,6 +29,15 @@ class Scan:
     progress: float
 
 
+def _advice(columns: Sequence[str]) -> str:
+    """Name the setting that helps when a column is missing."""
+    if len(columns) == 1:
+        found = [delimiter for delimiter in (";", "\t", "|", ",") if delimiter in columns[0]]
+        if found:
+            return f"set delimiter = {found[0]!r}"
+    return "set the right column name or delimiter"
+
+
 def resolve_columns(selected: Sequence[str], columns: Sequence[str], file: Path) -> list[str]:
     """Return the source column of each selected name; columns may be named by an alias (`schema.ALIASES`).
 
@@ -41,8 +50,7 @@ def resolve_columns(selected: Sequence[str], columns: Sequence[str], file: Path)
         present = [candidate for candidate in candidates if candidate in columns]
         if not present:
             raise IngestionError(
-                f"the source must have the column {name!r}, got {list(columns)} in {file.name}; "
-                "set the right column name or delimiter"
+                f"the source must have the column {name!r}, got {list(columns)} in {file.name}; {_advice(columns)}"
             )
         resolved.append(present[0])
     return resolved

@@ -70,7 +70,11 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if os.environ.get("ATTNREC_DEBUG") or not isinstance(error, _user_errors()):
+        if (
+            os.environ.get("ATTNREC_DEBUG")
+            or isinstance(error, RecursionError)
+            or not isinstance(error, _user_errors())
+        ):
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
         traceback.clear_frames(error.__traceback__)  # DuckDB complains at exit about objects that frames still hold
@@ -234,11 +238,14 @@ def _prepare_flow(experiment: str, overrides: list[str] | None, home: str | None
     from attnrec.ingestion import source_fingerprint
     from attnrec_pipelines.job import make_job
 
-    if not verbose:  # read by Prefect when it sets up logging
+    if verbose:
+        os.environ["ATTNREC_DEBUG"] = "1"
+    else:  # read by Prefect when it sets up logging
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     job = make_job(experiment, tuple(overrides or ()), home)
     source_fingerprint(job.experiment.interactions)
     show_log_lines()
+    print("starting Prefect's temporary server (10 s to 40 s)", file=sys.stderr, flush=True)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_traceback)
     signal.signal(signal.SIGINT, _stop)

@@ -1,7 +1,10 @@
 """Terminal output of the command."""
 
 import json
+import os
 import re
+import shutil
+import sys
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,14 +63,15 @@ def print_next(out: Console, result: "DailyResult", home: Home) -> None:
     """Print what to open next: the report, the runs, the table, and the explanation of one item."""
     from attnrec_pipelines.stages.publish import sample_of
 
+    program = "attnrec" if shutil.which("attnrec") else os.path.relpath(sys.argv[0])
     option = "" if home.root == Path("data").absolute() else f" --home {home.root}"
     first = sample_of(result.published, n_users=1, k=1)
     lines = {"report": str(result.page)} if result.page is not None else {}
-    lines["runs in MLflow"] = f"attnrec ui{option}"
+    lines["runs in MLflow"] = f"{program} ui{option}"
     lines["recommendations"] = f"pandas.read_parquet({str(result.published)!r})"
     if len(first):
         user, item = (first[name].iloc[0] for name in ("user_id", "item_id"))
-        lines["one explanation"] = f"attnrec explain --user {user!r} --item {item!r}{option}"
+        lines["one explanation"] = f"{program} explain --user {user!r} --item {item!r}{option}"
     out.print("\nopen next:")
     for name, text in lines.items():
         out.print(plain(f"  {name:<16} {text}"), soft_wrap=True)
@@ -131,7 +135,7 @@ def print_metrics(out: Console, trained: Path, evaluated: Path) -> None:
 
     manifest, metrics = read_json(evaluated / "manifest.json"), read_json(evaluated / "metrics.json")
     names = [name for name in SHOWN if name in metrics[CHALLENGER]["metrics"]]
-    table = Table("test part", *(name.replace("_at_", "@") for name in names), box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table("model (test part)", *(name.replace("_at_", "@") for name in names), box=SIMPLE, padding=(0, 1, 0, 0))
     for name, evaluation in metrics.items():
         values = [f"{evaluation['metrics'][metric]:.4f}" for metric in names]
         table.add_row(plain(manifest["model"] if name == CHALLENGER else name), *values)

@@ -58,7 +58,9 @@ def evaluate_model(job: Job, histories: Path, trained: Path, log: Path | None = 
             results[config.kind] = _evaluate(job, SavedModel(baseline, saved.item_ids), split, items)
         write_tables(target, results, segments_of(split.test, users), metric=metric)
         sentences = underperforming_sentences(segments_table(target, metric), metric)
-        summary = _summary(metrics_of(target), metric, n_users=len(split.test.users))
+        summary = _summary(
+            metrics_of(target), metric, n_users=read_json(target / "metrics.json")[CHALLENGER]["n_users"]
+        )
         return {"model": saved.model.description, "underperforming": sentences, SUMMARY: summary}
 
     return build(job.home, "evaluate", key, make)
@@ -111,7 +113,7 @@ def _evaluate(job: Job, saved: SavedModel, split: Split, items: Features | None 
 
 
 def _summary(metrics: dict[str, dict[str, float]], metric: str, *, n_users: int) -> str:
-    """Describe the result in one line, such as "ndcg@10 0.2445 on 1,200 users; item_knn 0.1065, popularity 0.0808"."""
+    """Describe the result in one line, such as "ndcg@10 0.2445 on 735 users; item_knn 0.1065, popularity 0.0808"."""
     others = [f"{name} {values[metric]:.4f}" for name, values in metrics.items() if name != CHALLENGER]
     value = metrics[CHALLENGER][metric]
     return f"test {metric.replace('_at_', '@')} {value:.4f} on {n_users:,} users; {', '.join(others)}"

@@ -216,7 +216,7 @@ def test_a_log_of_one_event_is_accepted(tmp_path):
         ("", {}, "0 bytes"),
         (HEADER, {}, "at least one row"),
         ("\n\n", {}, "at least one row"),
-        (HEADER + "u,,5\n,a,5\n", {}, r"'missing item_id': 1, 'missing user_id': 1"),
+        (HEADER + "u,,5\n,a,5\n", {}, r"1 missing item_id, 1 missing user_id"),
         ("user,item\nu,a\n", {}, r"column 'user_id', got \['user', 'item'\]"),
         (HEADER + "u,a,5\n", {"weight": "stars"}, "column 'stars'"),
         (HEADER + "u,a,5\n", {"item_pattern": "("}, "item_pattern"),
