@@ -202,22 +202,28 @@ def contains_pickle() -> Callable[[Path], bool]:
 
 # --- distribution over processes -----------------------------------------------------------------------
 
+ROOT = Path(__file__).parents[1]
 FIRST = ("tests/pipelines", "tests/test_notebooks.py", "tests/models")
 """The slowest tests start first, so that the processes finish together."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share fixtures in one process (`--dist loadgroup`): one group per file, one for the flows."""
-    root = Path(__file__).parents[1]
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep tests that share fixtures in one process (`--dist loadgroup`): a group per file, one for all flows.
 
-    def start_order(item: pytest.Item) -> int:
-        path = item.path.relative_to(root).as_posix()
+    Here and not in `pytest_collection_modifyitems`, where pytest-xdist reads the groups before other plugins.
+    """
+    path = item.path.relative_to(ROOT).as_posix()
+    group = "pipelines" if path.startswith("tests/pipelines") else path
+    if "test_a_notebook_runs" in item.name:
+        group = item.name
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the slowest tests."""
+
+    def position(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT).as_posix()
         return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
 
-    for item in items:
-        path = item.path.relative_to(root).as_posix()
-        group = "pipelines" if path.startswith("tests/pipelines") else path
-        if "test_a_notebook_runs" in item.name:
-            group = item.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=start_order)
+    items.sort(key=position)
