@@ -265,7 +265,9 @@ def _stop(number: int, frame: object) -> None:
     with suppress(Exception):  # a server that is not ours, or already stopped, does not matter
         for server in list(SubprocessASGIServer._instances.values()):
             server.stop()
-    print("\nstopped; the same command resumes from the last checkpoint", file=sys.stderr, flush=True)
+    # not print, which a flow with log_prints sends to Prefect
+    sys.stderr.write("\nstopped; the same command resumes from the last checkpoint\n")
+    sys.stderr.flush()
     os._exit(130)
 
 
