@@ -245,11 +245,13 @@ def _prepare_flow(experiment: str, overrides: list[str] | None, home: str | None
     job = make_job(experiment, tuple(overrides or ()), home)
     source_fingerprint(job.experiment.interactions)
     show_log_lines()
-    print("starting Prefect's temporary server (10 s to 40 s)", file=sys.stderr, flush=True)
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_without_traceback)
     signal.signal(signal.SIGINT, _stop)
-    with spinner("starting Prefect's temporary server and loading the flow"):
+    starting = "starting Prefect's temporary server (10 s to 40 s)"
+    if not sys.stderr.isatty():  # on a terminal the spinner shows it
+        print(starting, file=sys.stderr, flush=True)
+    with spinner(starting):
         from prefect.client.orchestration import get_client
 
         import attnrec_pipelines.flows.daily  # noqa: F401  torch and mlflow take some seconds

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attnrec.dataset import (
+    LeakageError,
     attribute_edges,
     audit_split,
     features_from_frame,
@@ -138,6 +139,9 @@ def test_converted_graphs_can_be_audited(make_histories):
     data = to_hetero_data(user_item_edges(split.train), transitions=item_transitions(split.train, reach=2))
     converted = from_hetero_data(data)
     audit_split(split, edges=converted.edges, transitions=converted.transitions)
+    leaking = from_hetero_data(to_hetero_data(user_item_edges(split.test.histories)))
+    with pytest.raises(LeakageError, match="graph edges must be training events"):
+        audit_split(split, edges=leaking.edges)
 
 
 def test_a_heterogeneous_gnn_runs_on_the_data(graphs):
