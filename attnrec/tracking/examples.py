@@ -1,7 +1,5 @@
 """Example recommendations of a run: a few fixed users with their history, their top-k items and the reasons."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -52,21 +50,13 @@ def examples_table(recommender: Recommender, users: NDArray[np.int64], *, k: int
                 USER: str(user_id),
                 "history": ", ".join(map(str, history)),
                 "top": ", ".join(map(str, of_user[ITEM])),
-                "because": because_row(of_user.iloc[0]) if recommender.model.exact_reasons and len(of_user) else "",
+                "because": _because(of_user.iloc[0]) if recommender.model.exact_reasons and len(of_user) else "",
             }
         )
     return pd.DataFrame(rows)
 
 
-def because_row(row: "pd.Series", *, n: int = 3, titles: Mapping[str, str] | None = None) -> str:
-    """Return the explanation sentence of one row of recommendations.
-
-    Args:
-        row: row of a table of recommendations.
-        n: number of reasons, the largest first.
-        titles: titles of items by their id as text; other items are named by their id.
-    """
-    titles = titles or {}
-    named = [(str(reason[ITEM]), float(reason["contribution"])) for reason in row["reasons"][:n]]
-    reasons = [(titles.get(item, item), value) for item, value in named]
+def _because(row: "pd.Series", *, n: int = 3) -> str:
+    """Return the explanation sentence of one row of recommendations, with its n largest reasons."""
+    reasons = [(str(reason[ITEM]), float(reason["contribution"])) for reason in row["reasons"][:n]]
     return because(reasons, score=float(row["score"]), item_bias=float(row["item_bias"]))
