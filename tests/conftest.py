@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on two cores are fa
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -202,28 +202,37 @@ def contains_pickle() -> Callable[[Path], bool]:
 
 # --- distribution over processes -----------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[1]
 FIRST = ("tests/pipelines", "tests/test_notebooks.py", "tests/models")
 """The slowest tests start first, so that the processes finish together."""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep tests that share fixtures in one process (`--dist loadgroup`): a group per file, one for all flows.
+def group_of(node_id: str) -> str:
+    """Return the group of a test: tests of one group share fixtures and run in one process.
 
-    Here and not in `pytest_collection_modifyitems`, where pytest-xdist reads the groups before other plugins.
+    All flows are a group, every execution of a notebook is one, and otherwise every file.
     """
-    path = item.path.relative_to(ROOT).as_posix()
-    group = "pipelines" if path.startswith("tests/pipelines") else path
-    if "test_a_notebook_runs" in item.name:
-        group = item.name
-    item.add_marker(pytest.mark.xdist_group(group))
+    path, _, name = node_id.partition("::")
+    if path.startswith("tests/pipelines/"):
+        return "tests/pipelines"
+    return name if name.startswith("test_a_notebook_runs") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute whole groups; the marks of `--dist loadgroup` have no effect with pytest 9.2 and pytest-xdist 3.8."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the slowest tests."""
 
     def position(item: pytest.Item) -> int:
-        path = item.path.relative_to(ROOT).as_posix()
-        return next((number for number, start in enumerate(FIRST) if path.startswith(start)), len(FIRST))
+        return next((number for number, start in enumerate(FIRST) if item.nodeid.startswith(start)), len(FIRST))
 
     items.sort(key=position)
